@@ -1,0 +1,7 @@
+"""MobileSAMv2: train, distil and evaluate small segment-anything models."""
+
+from mobilesamv2.registry import build_sam, list_models, load_sam
+from mobilesamv2.segany import SegAny
+from mobilesamv2.segevery import SegEvery
+
+__all__ = ["SegAny", "SegEvery", "build_sam", "list_models", "load_sam"]

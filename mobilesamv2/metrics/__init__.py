@@ -1,0 +1,1 @@
+"""What is measured: AR@K and time per stage."""

@@ -1,0 +1,62 @@
+"""Milliseconds for each stage of segmenting an image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+STAGES = ("image_encoder", "prompt_sampling", "mask_decoder", "postprocessing")
+"""As in MobileSAMv2's table 2, where post-processing is not shown."""
+
+
+class StageTimer:
+    """Adds up the time of each stage, image by image.
+
+    On an accelerator each stage waits for the device at its end, so that its work is counted where it belongs.
+
+    Args:
+        device: where the model runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.images: list[dict[str, float]] = []
+        self.num_prompts: list[int] = []
+
+    def start_image(self) -> None:
+        """What comes next belongs to a new image."""
+        self.images.append(dict.fromkeys(STAGES, 0.0))
+        self.num_prompts.append(0)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to a stage of the current image, in ms."""
+        start = time.perf_counter()
+        yield
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        self.images[-1][name] += (time.perf_counter() - start) * 1000
+
+    def add_prompts(self, count: int) -> None:
+        """Counts prompts that were decoded for the current image."""
+        self.num_prompts[-1] += count
+
+    def summary(self, warmup: int = 1) -> dict[str, dict[str, float]]:
+        """Median, 10th and 90th percentile of each stage and of their sum, ms per image.
+
+        Args:
+            warmup: images at the start that are left out, where more than these were timed.
+        """
+        images = self.images[warmup:] or self.images
+        if not images:
+            return {}
+        columns = {name: [image[name] for image in images] for name in STAGES}
+        columns["total"] = [sum(image.values()) for image in images]
+        return {
+            name: {"median": float(np.median(ms)), "p10": float(np.quantile(ms, 0.1)), "p90": float(np.quantile(ms, 0.9))}
+            for name, ms in columns.items()
+        }

@@ -1,0 +1,110 @@
+"""SAM's prompt encoder: points, boxes and masks to embeddings. Parameter names are those of the released files."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+
+class FourierPositions(nn.Module):
+    """Positions in [0, 1] x [0, 1] as sines and cosines of fixed random frequencies.
+
+    Args:
+        num_frequencies: half the number of channels.
+    """
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(self, num_frequencies: int) -> None:
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_frequencies))
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """(..., 2) xy in [0, 1] to (..., C)."""
+        angles = 2 * math.pi * ((2 * coords - 1) @ self.positional_encoding_gaussian_matrix)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class PromptEncoder(nn.Module):
+    """Points, boxes and masks to the embeddings that the mask decoder reads.
+
+    Args:
+        embed_dim: C.
+        image_size: S, pixels.
+        grid: side of the image embedding, cells.
+        mask_channels: width of the convolutions over mask inputs.
+    """
+
+    def __init__(self, embed_dim: int, image_size: int, grid: int, mask_channels: int = 16) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.image_size = image_size
+        self.grid = grid
+        self.pe_layer = FourierPositions(embed_dim // 2)
+        # background point, foreground point, upper left and lower right corner of a box
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
+        self.not_a_point_embed = nn.Embedding(1, embed_dim)
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1, mask_channels // 4, 2, stride=2),
+            LayerNorm2d(mask_channels // 4, eps=1e-6),
+            nn.GELU(),
+            nn.Conv2d(mask_channels // 4, mask_channels, 2, stride=2),
+            LayerNorm2d(mask_channels, eps=1e-6),
+            nn.GELU(),
+            nn.Conv2d(mask_channels, embed_dim, 1),
+        )
+        self.no_mask_embed = nn.Embedding(1, embed_dim)
+
+    def image_positions(self) -> Tensor:
+        """(1, C, S/16, S/16): the positional encoding of each cell of the image embedding."""
+        centres = (torch.arange(self.grid, device=self.no_mask_embed.weight.device) + 0.5) / self.grid
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        return self.pe_layer(torch.stack([x, y], dim=-1)).permute(2, 0, 1)[None]
+
+    def forward(
+        self,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes_xyxy: Tensor | None = None,
+        mask_input: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Embeds N prompts; coordinates are pixels of the model's input.
+
+        Args:
+            points: (N, P, 2) xy.
+            labels: (N, P), 1 foreground, 0 background, -1 padding.
+            boxes_xyxy: (N, 4).
+            mask_input: (N, 1, S/4, S/4) logits.
+
+        Returns:
+            Sparse embeddings (N, ., C), and dense embeddings (N, C, S/16, S/16) or, without a mask input, one that
+            serves all prompts: (1, C, S/16, S/16).
+        """
+        sparse: list[Tensor] = []
+        if points is not None and labels is not None:
+            sparse.append(self._embed_points(points, labels, pad=boxes_xyxy is None))
+        if boxes_xyxy is not None:
+            sparse.append(self._embed_boxes(boxes_xyxy))
+        if mask_input is None:
+            dense = self.no_mask_embed.weight[:, :, None, None].expand(1, -1, self.grid, self.grid)
+        else:
+            dense = self.mask_downscaling(mask_input)
+        if not sparse:
+            sparse.append(dense.new_zeros(len(dense), 0, self.embed_dim))
+        return torch.cat(sparse, dim=1), dense
+
+    def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
+        if pad:  # without a box SAM appends a point that is none
+            points = torch.cat([points, points.new_zeros(len(points), 1, 2)], dim=1)
+            labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1)
+        positions = self.pe_layer((points + 0.5) / self.image_size)  # (N, P, C)
+        table = torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings[:2])])
+        is_point = (labels >= 0)[..., None]
+        return torch.where(is_point, positions, 0.0) + table[labels.long() + 1]
+
+    def _embed_boxes(self, boxes_xyxy: Tensor) -> Tensor:
+        corners = self.pe_layer((boxes_xyxy.reshape(-1, 2, 2) + 0.5) / self.image_size)  # (N, 2, C)
+        return corners + torch.cat([e.weight for e in self.point_embeddings[2:]])

@@ -1,0 +1,81 @@
+"""SAM: image encoder, prompt encoder, mask decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
+from mobilesamv2.models.mask_decoder import MaskDecoder
+from mobilesamv2.models.prompt_encoder import PromptEncoder
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+class Sam(nn.Module):
+    """A segment-anything model of any size.
+
+    Args:
+        image_encoder: (B, 3, S, S) to (B, C, S/16, S/16).
+        image_size: S, pixels.
+        embed_dim: C.
+        decoder_heads: attention heads of the mask decoder.
+        decoder_mlp_dim: hidden width of the mask decoder's MLPs.
+        name: the registry's name of the model; saved beside its weights.
+        encoder_name: the registry's name of the image encoder.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        image_size: int = 1024,
+        embed_dim: int = 256,
+        decoder_heads: int = 8,
+        decoder_mlp_dim: int = 2048,
+        name: str | None = None,
+        encoder_name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.name = name
+        self.encoder_name = encoder_name
+        self.image_encoder = image_encoder
+        self.prompt_encoder = PromptEncoder(embed_dim, image_size, image_size // EMBEDDING_STRIDE)
+        self.mask_decoder = MaskDecoder(embed_dim, decoder_heads, decoder_mlp_dim)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.pixel_mean.device
+
+    def decode(
+        self,
+        image_embedding: Tensor,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes_xyxy: Tensor | None = None,
+        mask_input: Tensor | None = None,
+        multimask: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """N prompts on one image, in pixels of the model's input, to masks.
+
+        Args:
+            image_embedding: (1, C, S/16, S/16).
+            points: (N, P, 2) xy.
+            labels: (N, P), 1 foreground, 0 background, -1 padding.
+            boxes_xyxy: (N, 4).
+            mask_input: (N, 1, S/4, S/4) logits.
+            multimask: three masks a prompt instead of one.
+
+        Returns:
+            low-res logits (N, M, S/4, S/4) and predicted IoU (N, M).
+        """
+        sparse, dense = self.prompt_encoder(points, labels, boxes_xyxy, mask_input)
+        positions = self.prompt_encoder.image_positions()
+        return self.mask_decoder(image_embedding, positions, sparse, dense, multimask)

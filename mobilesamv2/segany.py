@@ -1,0 +1,206 @@
+"""SegAny: one image and prompts to masks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobilesamv2.masks import MASK_THRESHOLD
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.structures import Prompts
+from mobilesamv2.transforms import ModelFrame, check_image, to_model_input
+
+PROMPTS_PER_BATCH = 64
+"""Prompts decoded at a time; memory goes with it and not with N."""
+
+
+class Prediction(NamedTuple):
+    """Masks of N prompts.
+
+    Attributes:
+        masks: (N, M, H, W) bool.
+        predicted_iou: (N, M) float32.
+        low_res_logits: (N, M, S/4, S/4) float32; one of a prompt's M can go back in as its ``mask_input``.
+    """
+
+    masks: np.ndarray
+    predicted_iou: np.ndarray
+    low_res_logits: np.ndarray
+
+
+class SegAny:
+    """Segments what prompts point at.
+
+    Args:
+        sam: the model, on any device; it should be in eval mode, as ``build_sam`` gives it.
+
+    Example:
+        >>> segany = SegAny(build_sam("mobile_sam", "mobile_sam.pt"))
+        >>> segany.set_image(image)
+        >>> masks, predicted_iou, low_res_logits = segany.predict(boxes=[[10, 20, 200, 300]], multimask=False)
+    """
+
+    def __init__(self, sam: Sam) -> None:
+        self.sam = sam
+        self._embedding: Tensor | None = None
+        self._frame: ModelFrame | None = None
+        self._upscaling: tuple[Tensor, Tensor] | None = None
+
+    @torch.inference_mode()
+    def set_image(self, image: np.ndarray) -> None:
+        """Encodes an image; prompts refer to it until the next one is set.
+
+        Args:
+            image: RGB uint8 (H, W, 3).
+
+        Raises:
+            ValueError: it is not such an array.
+        """
+        image = check_image(image)
+        sam = self.sam
+        frame = ModelFrame((image.shape[0], image.shape[1]), sam.image_size)
+        self._embedding = sam.image_encoder(to_model_input(image, sam.image_size, sam.pixel_mean, sam.pixel_std))
+        self._frame = frame
+        self._upscaling = frame.upscaling(sam.image_size // 4, sam.device)
+
+    @property
+    def image_embedding(self) -> Tensor:
+        """(1, C, S/16, S/16) of the image that is set."""
+        if self._embedding is None:
+            raise RuntimeError("No image is set: call set_image(image) first.")
+        return self._embedding
+
+    @property
+    def frame(self) -> ModelFrame:
+        """How the image that is set lies in the model's input."""
+        if self._frame is None:
+            raise RuntimeError("No image is set: call set_image(image) first.")
+        return self._frame
+
+    def predict(
+        self,
+        points: Any = None,
+        labels: Any = None,
+        boxes: Any = None,
+        mask_input: Any = None,
+        multimask: bool = True,
+    ) -> Prediction:
+        """Masks of N prompts on the image that is set. A prompt may combine points, a box and a mask.
+
+        Args:
+            points: (N, P, 2) xy, pixels of the image; (P, 2) is one prompt of P points.
+            labels: (N, P), 1 foreground, 0 background, -1 padding; (P,) for one prompt; None makes every point foreground.
+            boxes: (N, 4) xyxy, pixels of the image; (4,) is one box.
+            mask_input: (N, S/4, S/4) low-res logits of an earlier prediction, or (N, 1, S/4, S/4).
+            multimask: three masks a prompt, for what is ambiguous, instead of one.
+
+        Returns:
+            Masks, predicted IoU and low-res logits.
+
+        Raises:
+            RuntimeError: no image is set.
+            ValueError: no prompt, or arrays whose shapes or numbers disagree, or values that are not finite.
+        """
+        prompts, masks = self._check_prompts(points, labels, boxes, mask_input)
+        logits, predicted_iou = self.predict_low_res(prompts, multimask, masks)
+        height, width = self.frame.original_size
+        full = np.empty((*logits.shape[:2], height, width), dtype=bool)
+        for i, low_res in enumerate(logits):
+            full[i] = (self.upscale(low_res) > MASK_THRESHOLD).transpose(1, 2).cpu().numpy()
+        return Prediction(full, predicted_iou.float().cpu().numpy(), logits.float().cpu().numpy())
+
+    @torch.inference_mode()
+    def predict_low_res(
+        self, prompts: Prompts | None, multimask: bool, mask_input: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Low-res logits (N, M, S/4, S/4) and predicted IoU (N, M) of N prompts, on the model's device.
+
+        Args:
+            prompts: in pixels of the image; None where ``mask_input`` alone is the prompt.
+            multimask: three masks a prompt instead of one.
+            mask_input: (N, 1, S/4, S/4) logits.
+        """
+        device = self.sam.device
+        total = len(mask_input) if mask_input is not None else len(prompts) if prompts is not None else 0
+        parts = []
+        for start in range(0, total, PROMPTS_PER_BATCH):
+            chosen = slice(start, start + PROMPTS_PER_BATCH)
+            inputs: dict[str, Tensor | None] = {}
+            if prompts is not None:
+                batch = prompts[chosen]
+                if batch.points is not None and batch.labels is not None:
+                    inputs["points"] = self.frame.coords_to_model(batch.points).to(device)
+                    inputs["labels"] = batch.labels.to(device)
+                if batch.boxes_xyxy is not None:
+                    inputs["boxes_xyxy"] = self.frame.boxes_to_model(batch.boxes_xyxy).to(device)
+            if mask_input is not None:
+                inputs["mask_input"] = mask_input[chosen].to(device)
+            parts.append(self.sam.decode(self.image_embedding, **inputs, multimask=multimask))
+        logits, predicted_iou = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(predicted_iou)
+
+    @torch.inference_mode()
+    def upscale(self, low_res_logits: Tensor) -> Tensor:
+        """Logits at the size of the image.
+
+        Args:
+            low_res_logits: (D, S/4, S/4).
+
+        Returns:
+            (D, W, H) float32, transposed, which is the order that run lengths are counted in.
+        """
+        if self._upscaling is None:
+            raise RuntimeError("No image is set: call set_image(image) first.")
+        rows, columns = self._upscaling
+        return columns @ low_res_logits.float().transpose(1, 2) @ rows.T
+
+    def _check_prompts(
+        self, points: Any, labels: Any, boxes: Any, mask_input: Any
+    ) -> tuple[Prompts | None, Tensor | None]:
+        """Arrays of any kind to tensors of one form."""
+        if points is None and labels is not None:
+            raise ValueError("labels come with points, and there are no points.")
+        side = self.sam.image_size // 4
+        point_tensor = _shaped("points", points, (None, None, 2), torch.float64)
+        label_tensor = _shaped("labels", labels, (None, None), torch.int64)
+        box_tensor = _shaped("boxes", boxes, (None, 4), torch.float64)
+        mask_tensor = None
+        if mask_input is not None:
+            mask_array = np.asarray(mask_input)
+            mask_array = mask_array[:, 0] if mask_array.ndim == 4 and mask_array.shape[1] == 1 else mask_array
+            mask_tensor = _shaped("mask_input", mask_array, (None, side, side), torch.float32)
+        if point_tensor is not None and label_tensor is None:
+            label_tensor = torch.ones(point_tensor.shape[:2], dtype=torch.int64)
+        if point_tensor is not None and label_tensor is not None and label_tensor.shape != point_tensor.shape[:2]:
+            raise ValueError(
+                f"Each point has one label: points {tuple(point_tensor.shape)}, labels {tuple(label_tensor.shape)}."
+            )
+        if label_tensor is not None and not torch.isin(label_tensor, torch.tensor([-1, 0, 1])).all():
+            raise ValueError("Labels are 1 for foreground, 0 for background or -1 for padding.")
+        if point_tensor is None and box_tensor is None and mask_tensor is None:
+            raise ValueError("Nothing to segment: give points, boxes or mask_input.")
+        prompts = None
+        if point_tensor is not None or box_tensor is not None:
+            prompts = Prompts(points=point_tensor, labels=label_tensor, boxes_xyxy=box_tensor)
+            if mask_tensor is not None and len(mask_tensor) != len(prompts):
+                raise ValueError(f"{len(mask_tensor)} mask inputs for {len(prompts)} prompts: each prompt has one.")
+        if len(prompts if prompts is not None else mask_tensor) == 0:  # pyright: ignore[reportArgumentType]
+            raise ValueError("Nothing to segment: there are 0 prompts.")
+        return prompts, None if mask_tensor is None else mask_tensor[:, None]
+
+
+def _shaped(name: str, value: Any, shape: tuple[int | None, ...], dtype: torch.dtype) -> Tensor | None:
+    """A tensor of a given shape, where None is any length and a missing first axis means one prompt."""
+    if value is None:
+        return None
+    array = value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    tensor = array[None] if array.ndim == len(shape) - 1 else array
+    if tensor.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, tensor.shape, strict=True)):
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name} should be of shape ({wanted}), and is {tuple(array.shape)}.")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name} holds NaN or infinity.")
+    return tensor.to(dtype)

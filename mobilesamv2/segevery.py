@@ -1,0 +1,135 @@
+"""SegEvery: one image to every mask. Sample prompts, decode, filter, suppress duplicates."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobilesamv2 import masks as mask_ops
+from mobilesamv2.metrics.stage_time import StageTimer
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.prompts.sampler import PromptSampler
+from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
+from mobilesamv2.structures import Filters, Masks, Prompts
+
+PIXELS_PER_CHUNK = 2**21
+"""Logits at the size of the image that exist at a time: 8 MiB in float32, which stays in a CPU's cache."""
+
+
+class SegEvery:
+    """Segments everything in an image.
+
+    Args:
+        sam: the model, on any device; it should be in eval mode, as ``build_sam`` gives it.
+        sampler: chooses the prompts and says how their masks are filtered and ranked.
+
+    Example:
+        >>> segevery = SegEvery(build_sam("mobile_sam", "mobile_sam.pt"), Grid())
+        >>> masks = segevery(image)
+        >>> json.dump(masks.to_coco(image_id=1), file)
+    """
+
+    def __init__(self, sam: Sam, sampler: PromptSampler) -> None:
+        self.segany = SegAny(sam)
+        self.sampler = sampler
+        self.timer = StageTimer(sam.device)
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> Masks:
+        """Every mask of an image, best predicted IoU first where the sampler asks for NMS, else in the prompts' order.
+
+        Masks without a pixel are dropped, whatever the filters.
+
+        Args:
+            image: RGB uint8 (H, W, 3).
+
+        Raises:
+            ValueError: it is not such an array.
+        """
+        self.timer.device = self.segany.sam.device
+        self.timer.start_image()
+        with self.timer.stage("image_encoder"):
+            self.segany.set_image(image)
+        found: list[Masks] = []
+        rounds = self.sampler.rounds(image)
+        with self.timer.stage("prompt_sampling"):
+            prompts = next(rounds, None)
+        while prompts is not None:
+            found.append(self._decode(prompts))
+            with self.timer.stage("prompt_sampling"):
+                try:
+                    prompts = rounds.send(found[-1])
+                except StopIteration:
+                    break
+        with self.timer.stage("postprocessing"):
+            return self._suppress(found) if found else _no_masks(image)
+
+    def _decode(self, prompts: Prompts) -> Masks:
+        """The masks of one round that pass the filters."""
+        self.timer.add_prompts(len(prompts))
+        kept: list[Masks] = []
+        for batch in prompts.batches(PROMPTS_PER_BATCH):
+            with self.timer.stage("mask_decoder"):
+                logits, predicted_iou = self.segany.predict_low_res(batch, self.sampler.multimask)
+            with self.timer.stage("postprocessing"):
+                kept.append(self._filter(batch, logits, predicted_iou))
+        return Masks.cat(kept)
+
+    def _filter(self, prompts: Prompts, logits: Tensor, predicted_iou: Tensor) -> Masks:
+        """Low-res logits (N, M, S/4, S/4) to the masks that pass the filters, a chunk of pixels at a time."""
+        filters: Filters = self.sampler.filters
+        num_masks = logits.shape[1]
+        logits, predicted_iou = logits.flatten(0, 1), predicted_iou.flatten().float()
+        candidates = torch.arange(len(logits), device=logits.device)
+        if filters.predicted_iou > 0:
+            candidates = candidates[predicted_iou > filters.predicted_iou]
+        size = self.segany.frame.original_size
+        rles, boxes, stabilities, indices = [], [], [], []
+        for chunk in candidates.split(max(1, PIXELS_PER_CHUNK // (size[0] * size[1]))):
+            full = self.segany.upscale(logits[chunk])  # (D, W, H)
+            stability = mask_ops.stability_score(full)
+            binary = full > mask_ops.MASK_THRESHOLD
+            keep = binary.flatten(1).any(1)
+            if filters.stability > 0:
+                keep &= stability >= filters.stability
+            binary = binary[keep]
+            rles += mask_ops.encode(binary)
+            boxes.append(mask_ops.boxes_from_masks(binary).cpu())
+            stabilities.append(stability[keep].cpu())
+            indices.append(chunk[keep].cpu())
+        index = torch.cat(indices) if indices else torch.zeros(0, dtype=torch.int64)
+        stability_score = torch.cat(stabilities) if stabilities else torch.zeros(0)
+        iou = predicted_iou.cpu()[index]
+        chosen = prompts[index // num_masks]
+        return Masks(
+            size=size,
+            rles=rles,
+            boxes_xyxy=torch.cat(boxes) if boxes else torch.zeros(0, 4),
+            predicted_iou=iou,
+            stability_score=stability_score,
+            scores=self.sampler.rank(iou, stability_score, chosen),
+            prompts=chosen,
+        )
+
+    def _suppress(self, rounds: list[Masks]) -> Masks:
+        """All rounds together, without the duplicates."""
+        masks = Masks.cat(rounds)
+        nms_iou = self.sampler.filters.nms_iou
+        if nms_iou >= 1:
+            return masks
+        return masks[mask_ops.nms(masks.boxes_xyxy, masks.predicted_iou, nms_iou)]
+
+
+def _no_masks(image: np.ndarray) -> Masks:
+    """The masks of an image for which the sampler had no prompt."""
+    none = torch.zeros(0)
+    return Masks(
+        size=(image.shape[0], image.shape[1]),
+        rles=[],
+        boxes_xyxy=torch.zeros(0, 4),
+        predicted_iou=none,
+        stability_score=none,
+        scores=none,
+        prompts=Prompts(boxes_xyxy=torch.zeros(0, 4)),
+    )

@@ -1,0 +1,105 @@
+"""Image frame to model frame and back: the longest side becomes S, the rest is padded at the right and the bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def check_image(image: Any) -> np.ndarray:
+    """The image itself, if it is RGB uint8 (H, W, 3).
+
+    Raises:
+        ValueError: any other array; the sentence says what came and what is wanted.
+    """
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"An image is a NumPy array, RGB uint8 (H, W, 3); got {type(image).__name__}.")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(
+            f"An image is RGB uint8 (H, W, 3) with a pixel at least; got {image.dtype} {image.shape}. "
+            "Pillow's Image.convert('RGB') makes one of grey, RGBA and 16-bit images."
+        )
+    return image
+
+
+@dataclass(frozen=True)
+class ModelFrame:
+    """How one image lies in the model's square input.
+
+    Attributes:
+        original_size: (H, W) pixels.
+        side: S, pixels.
+
+    Source: SAM's ResizeLongestSide. A side that would round to 0 pixels becomes 1 here.
+    """
+
+    original_size: tuple[int, int]
+    side: int
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """(height, width) of the image inside the model's input, pixels, without padding."""
+        scale = self.side / max(self.original_size)
+        height, width = (max(1, int(length * scale + 0.5)) for length in self.original_size)
+        return height, width
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """RGB uint8 (H, W, 3) to uint8 of the resized height and width, Pillow's antialiased bilinear."""
+        height, width = self.resized
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+    def coords_to_model(self, coords: Tensor) -> Tensor:
+        """(..., 2) xy in pixels of the original image to float32 pixels of the model's input."""
+        scale = [new / old for new, old in zip(self.resized[::-1], self.original_size[::-1], strict=True)]
+        return (coords.double() * torch.tensor(scale, dtype=torch.float64, device=coords.device)).float()
+
+    def boxes_to_model(self, boxes_xyxy: Tensor) -> Tensor:
+        """(N, 4) xyxy in pixels of the original image to float32 pixels of the model's input."""
+        return self.coords_to_model(boxes_xyxy.reshape(-1, 2, 2)).reshape(-1, 4)
+
+    def upscaling(self, low_res: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The two matrices that take low-res logits to the original image: ``rows @ logits @ columns.T``.
+
+        SAM upsamples twice, bilinear: low-res to S x S, then, with the padding cut off, to H x W. Both steps are
+        separable and linear, so one matrix an axis does both.
+
+        Returns:
+            rows (H, low_res) and columns (W, low_res), float32.
+        """
+        up = _bilinear_matrix(low_res, self.side)
+        rows, columns = (
+            _bilinear_matrix(resized, original) @ up[:resized]
+            for resized, original in zip(self.resized, self.original_size, strict=True)
+        )
+        return rows.float().to(device), columns.float().to(device)
+
+
+def _bilinear_matrix(source: int, target: int) -> Tensor:
+    """(target, source) float64: what torch's bilinear interpolation does along one axis."""
+    identity = torch.eye(source, dtype=torch.float64)[None]
+    return F.interpolate(identity, size=target, mode="linear", align_corners=False)[0].T
+
+
+def to_model_input(image: np.ndarray, side: int, mean: Tensor, std: Tensor) -> Tensor:
+    """One image as the encoder wants it: resized, normalised, padded with zeros.
+
+    Args:
+        image: RGB uint8 (H, W, 3).
+        side: S, pixels.
+        mean: (3, 1, 1), in units of 0 to 255.
+        std: (3, 1, 1), in units of 0 to 255.
+
+    Returns:
+        (1, 3, S, S) float32 on the device of ``mean``.
+    """
+    frame = ModelFrame((image.shape[0], image.shape[1]), side)
+    pixels = torch.from_numpy(frame.resize(image).copy()).to(mean.device).permute(2, 0, 1)  # (3, h, w)
+    normalised = (pixels - mean) / std
+    height, width = frame.resized
+    return F.pad(normalised, (0, side - width, 0, side - height))[None]
