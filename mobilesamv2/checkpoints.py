@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mobilesamv2.models.released import require_released
 from mobilesamv2.models.sam import Sam
 
 PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
@@ -110,7 +111,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         ValueError: it is not such a file.
     """
     path = Path(path)
-    _require_file(path)
+    require_released(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -159,14 +160,9 @@ def save_mobile_sam(sam: Sam, path: str | Path) -> None:
     torch.save(state, Path(path))
 
 
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no weight file {path}.")
-
-
 def _read(path: Path) -> dict[str, Any]:
     """The dictionary in a weight file; nothing in it is executed."""
-    _require_file(path)
+    require_released(path)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:

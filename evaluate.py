@@ -1,0 +1,146 @@
+"""Scores masks or models by zero-shot mask AR@K: ``python evaluate.py dataset=lvis``. See ``--help`` and the README."""
+
+import hashlib
+import inspect
+import platform
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.utils import get_class, get_method, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+import schema
+from mobilesamv2 import SegEvery
+from mobilesamv2.data.coco import CocoDataset, read_results
+from mobilesamv2.masks import MASK_THRESHOLD
+from mobilesamv2.metrics.average_recall import AverageRecall, ImageCounts, count_matches
+from mobilesamv2.metrics.proposal_report import format_table, proposal_results, write_results
+from mobilesamv2.models.released import require_released
+
+schema.register()
+
+
+@hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Composes, builds, runs, and prints the table."""
+    import pytorch_lightning as pl
+
+    try:
+        require_files(cfg)
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        dataset = instantiate(cfg.dataset, images=None if cfg.predictions else cfg.dataset.images, _convert_="all")
+        score = score_predictions if cfg.predictions else score_model
+        recall, images, protocol, run, ms = score(cfg, dataset)
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    ids = [counts.image_id for counts in images]
+    protocol |= {
+        "annotations": str(dataset.annotations),
+        "annotations_sha256": dataset.annotations_hash,
+        "image_list_sha256": hashlib.sha256("\n".join(map(str, sorted(ids))).encode()).hexdigest(),
+    }
+    results = proposal_results(recall, images, cfg.seed, protocol, run | environment(cfg.seed), ms)
+    folder = Path(cfg.output_dir)
+    write_results(results, images, recall.ks, folder)
+    print(format_table(results))
+    print(f"\nwritten: {folder / 'results.json'} and {folder / 'per_image.npz'}")
+
+
+def score_predictions(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, ...]:
+    """Counts the masks of a results file."""
+    results = read_results(cfg.predictions, dataset)
+    recall, images = AverageRecall(list(cfg.ks)), []
+    for i, image_id in enumerate(dataset.image_ids):
+        rles, scores = results[image_id]
+        if rles or not cfg.skip_images_without_results:
+            images.append(count_matches(dataset.ground_truth(i), rles, scores, recall.ks))
+            recall.update(images[-1])
+    without = sum(not rles for rles, _ in results.values())
+    if without and not cfg.skip_images_without_results:
+        print(
+            f"{without} of {len(dataset)} images have no mask in {cfg.predictions}, and their objects count as missed; "
+            "skip_images_without_results=true leaves these images out."
+        )
+    protocol = dict.fromkeys(("sampler", "mask_threshold"), None) | {
+        "predictions": str(cfg.predictions),
+        "rank_by": "score",
+        "skip_images_without_results": cfg.skip_images_without_results,
+    }
+    return recall, images, protocol, dict.fromkeys(("model", "detector", "device", "dtype"), None), None
+
+
+def score_model(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, list[ImageCounts], dict[str, Any], Any, Any]:
+    """Segments everything in each image and counts its masks."""
+    from mobilesamv2.tasks.evaluate import EvaluateProposals, evaluation_loader
+
+    sam = instantiate(cfg.model, encoder=cfg.encoder.name if cfg.encoder else None, _convert_="all")
+    parts = {"detector": instantiate(cfg.detector, _convert_="all")} if needs_detector(cfg) else {}
+    sampler = instantiate(cfg.prompt_sampler, **parts, _convert_="all")
+    if cfg.model.checkpoint is None:
+        print(f"{cfg.model.name} has no checkpoint: its weights are random, and so are the masks.", file=sys.stderr)
+    task = EvaluateProposals(SegEvery(sam, sampler), list(cfg.ks))
+    trainer = instantiate(cfg.trainer, _convert_="all")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        trainer.test(task, evaluation_loader(dataset, cfg.num_workers), verbose=False)
+    timer = task.segevery.timer
+    protocol = sampler.settings | {
+        "mask_threshold": MASK_THRESHOLD,
+        "mean_prompts_decoded": sum(timer.num_prompts) / max(1, len(timer.num_prompts)),
+        "nms_score": "predicted IoU",
+    }
+    run = {
+        "model": OmegaConf.to_container(cfg.model) | {"encoder": sam.encoder_name},
+        "detector": OmegaConf.to_container(cfg.detector) if parts else None,
+        "device": str(trainer.strategy.root_device),
+        "dtype": str(trainer.precision),
+    }
+    return task.recall, task.images, protocol, run, timer.summary()
+
+
+def require_files(cfg: DictConfig) -> None:
+    """Nothing, if every file that the run reads is there; otherwise one error that names all that are missing."""
+    dataset = get_class(cfg.dataset._target_)
+    images = None if cfg.predictions else cfg.dataset.images
+    checks: list[Callable[[], Any]] = [partial(dataset.require_files, cfg.dataset.annotations, images)]  # pyright: ignore
+    if not cfg.predictions:
+        weights = cfg.model.checkpoint if OmegaConf.is_list(cfg.model.checkpoint) else [cfg.model.checkpoint]
+        weights = [*weights, cfg.detector.checkpoint if needs_detector(cfg) else None]
+        checks += [partial(require_released, path) for path in weights if path is not None]
+    missing = []
+    for check in checks:
+        try:
+            check()
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("\n".join(missing))
+
+
+def needs_detector(cfg: DictConfig) -> bool:
+    """Whether the prompt sampler takes a detector."""
+    return "detector" in inspect.signature(get_method(cfg.prompt_sampler._target_)).parameters
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """What else decides the numbers: versions, commit, seed."""
+    packages = ("mobilesamv2", "torch", "timm", "ultralytics", "pycocotools", "numpy")
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "commit": git.stdout.strip() or None,
+        "seed": seed,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Annotations in COCO's layout, and results files of masks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
+
+from mobilesamv2.masks import to_rle
+from mobilesamv2.structures import RLE, GroundTruth
+
+
+class CocoDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
+    """Images with their annotated objects, in the order of the annotation file.
+
+    Args:
+        annotations: a JSON file in COCO's layout: ``images``, ``annotations`` and ``categories``.
+        images: the folder of the images; None where only the annotations are read.
+        limit: keep the first so many images; None keeps all.
+
+    Raises:
+        FileNotFoundError: the file or the folder is not there.
+        ValueError: the file is not in COCO's layout; the sentence names the entry.
+    """
+
+    published = "COCO is published at https://cocodataset.org/#download."
+    """Where users of this class find its files."""
+
+    def __init__(self, annotations: str | Path, images: str | Path | None = None, limit: int | None = None) -> None:
+        self.require_files(annotations, images)
+        self.annotations = Path(annotations)
+        self.images = None if images is None else Path(images)
+        content = read_json(self.annotations)
+        if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+            raise ValueError(f"{self.annotations} is not in COCO's layout: it has no 'images' and 'annotations'.")
+        self.records = self._checked_images(content["images"])[:limit]
+        self._frequencies = {c.get("id"): c.get("frequency") for c in content.get("categories") or []}
+        self._objects = self._checked_objects(content["annotations"], {r["id"] for r in content["images"]})
+
+    @classmethod
+    def require_files(cls, annotations: str | Path, images: str | Path | None) -> None:
+        """Nothing, if the annotation file and the folder of images are there.
+
+        Raises:
+            FileNotFoundError: naming what is missing, and where it is published.
+        """
+        missing = [] if Path(annotations).is_file() else [f"There is no annotation file {annotations}."]
+        if images is not None and not Path(images).is_dir():
+            missing.append(f"There is no folder of images {images}.")
+        if missing:
+            hint = "Other places are named with dataset.annotations=FILE and dataset.images=FOLDER."
+            raise FileNotFoundError("\n".join([*missing, cls.published, hint]))
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Ids of the images, in order."""
+        return [record["id"] for record in self.records]
+
+    @property
+    def annotations_hash(self) -> str:
+        """SHA-256 of the annotation file."""
+        return hashlib.sha256(self.annotations.read_bytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
+        """RGB uint8 (H, W, 3) and the image's objects."""
+        return self.load_image(index), self.ground_truth(index)
+
+    def load_image(self, index: int) -> np.ndarray:
+        """RGB uint8 (H, W, 3).
+
+        Raises:
+            FileNotFoundError: the image is not there.
+            ValueError: it can't be decoded, or its size disagrees with the annotation file.
+        """
+        record = self.records[index]
+        path = self._find(record)
+        try:
+            with Image.open(path) as file:
+                image = np.asarray(file.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{path} can't be decoded: {error}") from error
+        stated = (record["height"], record["width"])
+        if image.shape[:2] != stated:
+            raise ValueError(f"{path} is {image.shape[:2]} (height, width), and {self.annotations} says {stated}.")
+        return image
+
+    def ground_truth(self, index: int) -> GroundTruth:
+        """The objects of an image, without crowds and ignored ones.
+
+        Raises:
+            ValueError: a segmentation is broken; the sentence names the annotation.
+        """
+        record = self.records[index]
+        size = (record["height"], record["width"])
+        objects = [o for o in self._objects[record["id"]] if not o.get("iscrowd") and not o.get("ignore")]
+        return GroundTruth(
+            image_id=record["id"],
+            size=size,
+            rles=[self._rle(o, size) for o in objects],
+            areas=[float(o["area"]) for o in objects],
+            frequencies=[self._frequencies.get(o.get("category_id")) for o in objects],
+        )
+
+    def paths(self, record: dict[str, Any]) -> list[Path]:
+        """Where the image of a record may lie, the likeliest first."""
+        return [] if self.images is None else [self.images / record["file_name"]]
+
+    def _find(self, record: dict[str, Any]) -> Path:
+        candidates = self.paths(record)
+        for path in candidates:
+            if path.is_file():
+                return path
+        raise FileNotFoundError(
+            f"Image {record['id']} of {self.annotations} is missing; looked for {' and '.join(map(str, candidates))}."
+        )
+
+    def _rle(self, annotation: dict[str, Any], size: tuple[int, int]) -> RLE:
+        try:
+            return to_rle(annotation["segmentation"], size)
+        except ValueError as error:
+            raise ValueError(f"Annotation {annotation.get('id')} of {self.annotations}: {error}.") from error
+
+    def _checked_images(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        seen: set[int] = set()
+        for i, record in enumerate(records):
+            missing = [key for key in ("id", "height", "width") if key not in record]
+            if missing:
+                raise ValueError(f"Image {record.get('id', f'number {i}')} of {self.annotations} has no {missing[0]}.")
+            if record["id"] in seen:
+                raise ValueError(f"{self.annotations} has two images of id {record['id']}.")
+            seen.add(record["id"])
+        return records
+
+    def _checked_objects(self, objects: list[dict[str, Any]], known: set[int]) -> dict[int, list[dict[str, Any]]]:
+        by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for i, annotation in enumerate(objects):
+            name = f"Annotation {annotation.get('id', f'number {i}')} of {self.annotations}"
+            missing = [key for key in ("image_id", "segmentation", "area") if key not in annotation]
+            if missing:
+                raise ValueError(f"{name} has no {missing[0]}.")
+            if annotation["image_id"] not in known:
+                raise ValueError(f"{name} is on image {annotation['image_id']}, which the file does not list.")
+            if not math.isfinite(annotation["area"]):
+                raise ValueError(f"{name} has an area that is not finite.")
+            by_image[annotation["image_id"]].append(annotation)
+        return by_image
+
+
+def read_results(path: str | Path, dataset: CocoDataset) -> dict[int, tuple[list[RLE], list[float]]]:
+    """Masks and scores by image from a COCO-results file, in the order of the file.
+
+    Args:
+        path: a JSON list of ``{"image_id", "segmentation", "score"}``; RLE or polygons.
+        dataset: the images that the results are on; results on an image beyond its ``limit`` are an error too.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a results file, an unknown image, a broken or missing mask, a score that is not finite; the
+            sentence names the entry.
+    """
+    path = Path(path)
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} is not a COCO-results file: it holds a {type(entries).__name__}, not a list.")
+    sizes = {record["id"]: (record["height"], record["width"]) for record in dataset.records}
+    results: dict[int, tuple[list[RLE], list[float]]] = {image_id: ([], []) for image_id in sizes}
+    for i, entry in enumerate(entries):
+        name = f"Result number {i} of {path}"
+        missing = [key for key in ("image_id", "segmentation", "score") if not isinstance(entry, dict) or key not in entry]
+        if missing:
+            raise ValueError(f"{name} has no {missing[0]}.")
+        image_id, score = entry["image_id"], entry["score"]
+        if image_id not in sizes:
+            raise ValueError(f"{name} is on image {image_id}, which {dataset.annotations} does not list.")
+        if not isinstance(score, int | float) or not math.isfinite(score):
+            raise ValueError(f"{name}, on image {image_id}, has a score of {score}; scores are finite numbers.")
+        try:
+            rle = to_rle(entry["segmentation"], sizes[image_id])
+        except ValueError as error:
+            raise ValueError(f"{name}, on image {image_id}: {error}.") from error
+        rles, scores = results[image_id]
+        rles.append(rle)
+        scores.append(float(score))
+    return results
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        return json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error

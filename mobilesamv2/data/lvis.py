@@ -1,0 +1,33 @@
+"""LVIS: COCO's layout, with images of COCO's train2017 and val2017 folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from mobilesamv2.data.coco import CocoDataset
+
+
+class LvisDataset(CocoDataset):
+    """LVIS v1 and v0.5, and any file in its layout.
+
+    LVIS v1 val lies half in train2017; ``coco_url`` says where an image is. ``images`` may be the folder that holds
+    ``train2017`` and ``val2017``, or one that holds the images themselves.
+    """
+
+    published = (
+        "LVIS v1 val is published at https://dl.fbaipublicfiles.com/LVIS/lvis_v1_val.json.zip, to be unzipped, and its "
+        "images at http://images.cocodataset.org/zips/val2017.zip and http://images.cocodataset.org/zips/train2017.zip, "
+        "to be unzipped side by side."
+    )
+
+    def paths(self, record: dict[str, Any]) -> list[Path]:
+        """Where the image of a record may lie, the likeliest first."""
+        if self.images is None:
+            return []
+        candidates = [self.images / record["file_name"]] if "file_name" in record else []
+        if "coco_url" in record:
+            inside = Path(urlparse(record["coco_url"]).path)
+            candidates = [self.images / inside.parent.name / inside.name, self.images / inside.name, *candidates]
+        return candidates

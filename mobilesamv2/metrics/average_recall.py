@@ -1,0 +1,196 @@
+"""Class-agnostic mask AR@K of object proposals, as COCOeval computes it with one category.
+
+For each image the K best masks are matched to its objects, at each of ten IoU thresholds on its own; recall is the
+matched share of all objects of a data set, and AR its mean over the thresholds. Objects are counted in seven groups.
+
+Source: SAM, appendix D.3; the rules of matching and ties are pycocotools'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mobilesamv2 import masks
+from mobilesamv2.structures import RLE, GroundTruth
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""COCO's; np.arange differs in the last bit, and that changes results."""
+
+AREA_GROUPS = {"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e5**2)}
+"""Bounds of the annotation's area field, square pixels, both inclusive."""
+
+FREQUENCY_GROUPS = ("r", "c", "f")
+
+GROUPS = ("all", *AREA_GROUPS, *FREQUENCY_GROUPS)
+
+DEFAULT_KS = (10, 100, 1000)
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """What one image adds to the recall of a data set.
+
+    Attributes:
+        image_id: the image's id in its annotation file.
+        matched: (groups, Ks, thresholds) int64, objects that were found.
+        n_gt: (groups,) int64, objects.
+        num_detections: masks that were proposed, before K.
+    """
+
+    image_id: int
+    matched: np.ndarray
+    n_gt: np.ndarray
+    num_detections: int
+
+
+def count_matches(
+    truth: GroundTruth, detections: Sequence[RLE], scores: Sequence[float], ks: Sequence[int] = DEFAULT_KS
+) -> ImageCounts:
+    """Matches the proposals of one image to its objects.
+
+    Args:
+        truth: the image's objects.
+        detections: masks at the image's size, in any order.
+        scores: one for each mask, higher is better; equal scores keep the order given.
+        ks: how many of the best masks count.
+
+    Raises:
+        ValueError: a score that is not a finite number, or a mask of another size; the sentence names the image.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if len(values) != len(detections):
+        raise ValueError(f"Image {truth.image_id} has {len(detections)} masks and {len(values)} scores.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"A score of image {truth.image_id} is NaN or infinite.")
+    order = np.argsort(-values, kind="stable")[: max(ks)]
+    best = [detections[i] for i in order]
+    for rle in best:
+        if tuple(rle["size"]) != truth.size:
+            raise ValueError(f"A mask of image {truth.image_id} is {rle['size']}, and the image {list(truth.size)}.")
+    ious = masks.iou(best, truth.rles)  # (D, G)
+    members = _members(truth)
+    matched = np.zeros((len(GROUPS), len(ks), len(IOU_THRESHOLDS)), dtype=np.int64)
+    for g, member in enumerate(members):
+        for t, threshold in enumerate(IOU_THRESHOLDS):
+            ranks = _ranks_of_matches(ious[:, member], threshold)
+            matched[g, :, t] = [int((ranks < k).sum()) for k in ks]
+    return ImageCounts(truth.image_id, matched, members.sum(1), len(detections))
+
+
+def _members(truth: GroundTruth) -> np.ndarray:
+    """(groups, G) bool: which objects each group counts."""
+    areas = np.asarray(truth.areas, dtype=np.float64)
+    rows = [np.ones(len(areas), dtype=bool)]
+    rows += [(low <= areas) & (areas <= high) for low, high in AREA_GROUPS.values()]
+    rows += [np.array([f == group for f in truth.frequencies], dtype=bool) for group in FREQUENCY_GROUPS]
+    return np.stack(rows)
+
+
+def _ranks_of_matches(ious: np.ndarray, threshold: float) -> np.ndarray:
+    """Ranks of the detections that find an object, greedily and one to one.
+
+    A detection takes the free object of largest IoU; among equals the last one, which is COCOeval's way.
+
+    Args:
+        ious: (D, G), the best detection first.
+        threshold: the least IoU.
+    """
+    threshold = min(threshold, 1 - 1e-10)
+    free = np.ones(ious.shape[1], dtype=bool)
+    ranks = []
+    for rank in np.flatnonzero((ious >= threshold).any(1)):
+        candidates = np.where(free, ious[rank], -1.0)
+        last_best = len(candidates) - 1 - int(candidates[::-1].argmax())
+        if candidates[last_best] >= threshold:
+            free[last_best] = False
+            ranks.append(rank)
+    return np.asarray(ranks, dtype=np.int64)
+
+
+class AverageRecall(Metric):
+    """AR@K over a data set, accumulated image by image in sums of fixed shape.
+
+    Args:
+        ks: how many of the best masks of an image count.
+    """
+
+    matched: Tensor
+    n_gt: Tensor
+
+    def __init__(self, ks: Sequence[int] = DEFAULT_KS) -> None:
+        super().__init__()
+        self.ks = tuple(ks)
+        shape = (len(GROUPS), len(self.ks), len(IOU_THRESHOLDS))
+        self.add_state("matched", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("n_gt", torch.zeros(len(GROUPS), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, counts: ImageCounts) -> None:
+        """Adds one image."""
+        self.matched += torch.from_numpy(counts.matched).to(self.matched.device)
+        self.n_gt += torch.from_numpy(counts.n_gt).to(self.n_gt.device)
+
+    def compute(self) -> dict[str, float | None]:
+        """AR by name, as fractions: ``AR@K``, ``ARs@K`` and so on, and ``mAR``; None for a group without objects."""
+        ar = average_recall(self.matched.cpu().numpy(), self.n_gt.cpu().numpy())
+        return _by_name(ar, self.ks)
+
+
+def average_recall(matched: np.ndarray, n_gt: np.ndarray) -> np.ndarray:
+    """(..., groups, Ks, thresholds) and (..., groups) counts to AR (..., groups, Ks); NaN for an empty group."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (matched / n_gt[..., None, None]).mean(-1)
+
+
+def bootstrap_intervals(
+    matched: np.ndarray, n_gt: np.ndarray, ks: Sequence[int], seed: int = 0, resamples: int = 2000
+) -> dict[str, list[float] | None]:
+    """95% percentile intervals over resampled images.
+
+    Args:
+        matched: (images, groups, Ks, thresholds) counts.
+        n_gt: (images, groups) counts.
+        ks: as in ``matched``.
+        seed: of the resampling; the same seed draws the same images, so that two results compare in pairs.
+        resamples: how many.
+
+    Returns:
+        [low, high] under the names of ``AverageRecall.compute``; None where no resample has objects.
+    """
+    draws = [average_recall(*sample) for sample in _resampled_sums(matched, n_gt, seed, resamples)]
+    samples: dict[str, list[float]] = {}
+    for ar in draws:
+        for name, value in _by_name(ar, ks).items():
+            samples.setdefault(name, []).extend([] if value is None else [value])
+    return {
+        name: [float(v) for v in np.quantile(values, [0.025, 0.975])] if values else None
+        for name, values in samples.items()
+    }
+
+
+def _resampled_sums(
+    matched: np.ndarray, n_gt: np.ndarray, seed: int, resamples: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Sums over images drawn with replacement, a resample at a time."""
+    rng = np.random.default_rng(seed)
+    num_images = len(matched)
+    flat = matched.reshape(num_images, -1).astype(np.float64)
+    for _ in range(resamples if num_images else 0):
+        times = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images).astype(np.float64)
+        yield (times @ flat).reshape(matched.shape[1:]), times @ n_gt
+
+
+def _by_name(ar: np.ndarray, ks: Sequence[int]) -> dict[str, float | None]:
+    """(groups, Ks) AR to names; NaN becomes None."""
+    values = {
+        f"AR{'' if group == 'all' else group}@{k}": float(ar[g, i])
+        for g, group in enumerate(GROUPS)
+        for i, k in enumerate(ks)
+    }
+    values["mAR"] = float(ar[0].mean())
+    return {name: None if np.isnan(value) else value for name, value in values.items()}

@@ -1,0 +1,1 @@
+"""Lightning modules: what a Trainer runs."""
