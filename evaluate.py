@@ -97,7 +97,7 @@ def score_model(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, list[ImageC
         "nms_score": "predicted IoU",
     }
     run = {
-        "model": OmegaConf.to_container(cfg.model) | {"encoder": sam.encoder_name},
+        "model": {"encoder": sam.encoder_name, "weights": OmegaConf.to_container(cfg.model)},
         "detector": OmegaConf.to_container(cfg.detector) if parts else None,
         "device": str(trainer.strategy.root_device),
         "dtype": str(trainer.precision),

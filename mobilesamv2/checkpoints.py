@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +90,9 @@ def load_weights(sam: Sam, path: str | Path) -> tuple[str, ...]:
     path = Path(path)
     parts = _split(_read(path), path)
     modules = {part: getattr(sam, part) for part in parts}
-    complaints = [
-        complaint for part, state in parts.items() for complaint in _disagreements(part, modules[part].state_dict(), state)
-    ]
+    complaints: list[str] = []
+    for part, state in parts.items():
+        complaints += _disagreements(part, modules[part].state_dict(), state)
     if complaints:
         raise ValueError(f"{path} does not fit {sam.name or 'this model'}: {'; '.join(complaints)}.")
     training = sam.training
@@ -155,8 +155,8 @@ def save_mobile_sam(sam: Sam, path: str | Path) -> None:
         name = _rename(name, _TINY_VIT_BACK) if part == "image_encoder" else name
         state[f"{part}.{name}"] = value.detach().cpu().clone()
     width = state["image_encoder.neck.0.weight"].shape[1]
-    classifier = {"norm_head.weight": (width,), "norm_head.bias": (width,), "head.weight": (1000, width), "head.bias": (1000,)}
-    state.update({f"image_encoder.{key}": torch.zeros(shape) for key, shape in classifier.items()})
+    state.update({f"image_encoder.norm_head.{name}": torch.zeros(width) for name in ("weight", "bias")})
+    state.update({"image_encoder.head.weight": torch.zeros(1000, width), "image_encoder.head.bias": torch.zeros(1000)})
     torch.save(state, Path(path))
 
 
@@ -220,10 +220,13 @@ def _rename(key: str, rules: Iterable[Rule]) -> str:
 
 def _disagreements(part: str, ours: StateDict, theirs: StateDict) -> list[str]:
     """What keeps a part's weights from loading, a phrase for each kind."""
-    describe: Callable[[str], str] = lambda key: f"{key} {tuple(theirs[key].shape)} for {tuple(ours[key].shape)}"  # noqa: E731
     missing = sorted(ours.keys() - theirs.keys())
     unknown = sorted(theirs.keys() - ours.keys())
-    reshaped = [describe(key) for key in sorted(ours.keys() & theirs.keys()) if ours[key].shape != theirs[key].shape]
+    reshaped = [
+        f"{key} {tuple(theirs[key].shape)} for {tuple(ours[key].shape)}"
+        for key in sorted(ours.keys() & theirs.keys())
+        if ours[key].shape != theirs[key].shape
+    ]
     phrases = (("lacks", missing), ("has no place for", unknown), ("differs in shape at", reshaped))
     return [f"{part} {verb} {_some(keys)}" for verb, keys in phrases if keys]
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pycocotools.mask
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
 from mobilesamv2.structures import RLE
+
+# Its types know only bytes as counts; its functions read text too.
+coco_mask: Any = pycocotools.mask
 
 MASK_THRESHOLD = 0.0
 """A pixel belongs to a mask where its logit is above this. Source: SAM."""
@@ -34,7 +37,7 @@ def encode(masks_wh: Tensor) -> list[RLE]:
 
 def decode(rle: RLE) -> np.ndarray:
     """One RLE to a boolean mask (H, W)."""
-    return coco_mask.decode(rle).astype(bool)  # pyright: ignore[reportArgumentType]
+    return coco_mask.decode(rle).astype(bool)
 
 
 def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
@@ -50,23 +53,49 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
     height, width = size
     try:
         if isinstance(segmentation, list):
-            polygons: Any = coco_mask.frPyObjects(segmentation, height, width)  # pyright: ignore[reportArgumentType]
+            polygons = coco_mask.frPyObjects(segmentation, height, width)
             return _with_text_counts(coco_mask.merge(polygons))
         stated = list(segmentation["size"])
         rle = dict(segmentation)
         if isinstance(rle["counts"], list):
-            if sum(rle["counts"]) != stated[0] * stated[1] or min(rle["counts"], default=0) < 0:
-                raise ValueError(f"the run lengths of an RLE do not add up to its size {stated}")
-            rle = coco_mask.frPyObjects(rle, *stated)  # pyright: ignore[reportArgumentType]
-    except (KeyError, IndexError, TypeError) as error:
+            runs = np.asarray(rle["counts"], dtype=np.int64)
+            rle = coco_mask.frPyObjects(rle, *stated)
+        else:
+            runs = _runs(rle["counts"])
+        # pycocotools would run on for ever, or past the end, where they do not
+        if (runs < 0).any() or runs.sum() != stated[0] * stated[1]:
+            raise ValueError(f"the run lengths of an RLE do not add up to its size {stated}")
+    except (KeyError, IndexError, TypeError, OverflowError) as error:
         raise ValueError(f"a segmentation is polygons or an RLE with size and counts ({error!r})") from error
     if stated != [height, width]:
         raise ValueError(f"an RLE of size {stated} lies on an image of size {[height, width]} (height, width)")
     return _with_text_counts(rle)
 
 
+def _runs(counts: str | bytes) -> np.ndarray:
+    """Run lengths of a compressed RLE; -1 where the text is not one.
+
+    Each run is written in groups of five bits, the lowest first, with a bit that says whether more follow; from the
+    fourth on it is the difference to the run before the last. Source: pycocotools' rleFrString.
+    """
+    groups = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, dtype=np.uint8).astype(np.int64) - 48
+    is_last = (groups & 0x20) == 0
+    if len(groups) == 0 or (groups < 0).any() or (groups > 63).any() or not is_last[-1]:
+        return np.array([-1])
+    ends = np.flatnonzero(is_last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    shift = 5 * (np.arange(len(groups)) - np.repeat(starts, ends - starts + 1))
+    if shift.max() > 30:
+        return np.array([-1])
+    values = np.add.reduceat((groups & 0x1F) << shift, starts)
+    runs = values - np.where(groups[ends] & 0x10, 1 << (shift[ends] + 5), 0)
+    for first in (1, 2):
+        runs[first::2] = np.cumsum(runs[first::2])
+    return runs
+
+
 def _with_text_counts(rle: Any) -> RLE:
-    """pycocotools gives bytes; JSON wants text, and pycocotools reads both."""
+    """JSON wants text where pycocotools gives bytes; it reads both."""
     counts = rle["counts"]
     return {"size": [int(n) for n in rle["size"]], "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
@@ -75,7 +104,7 @@ def iou(detections: list[RLE], ground_truths: list[RLE]) -> np.ndarray:
     """Mask IoU of every pair, (D, G) float64."""
     if not detections or not ground_truths:
         return np.zeros((len(detections), len(ground_truths)))
-    return np.asarray(coco_mask.iou(detections, ground_truths, [0] * len(ground_truths)))  # pyright: ignore
+    return np.asarray(coco_mask.iou(detections, ground_truths, [0] * len(ground_truths)))
 
 
 def stability_score(logits: Tensor) -> Tensor:
@@ -97,22 +126,22 @@ def _count(masks: Tensor) -> Tensor:
     return masks.flatten(1).view(torch.uint8).sum(1, dtype=torch.int32)
 
 
-def boxes_from_masks(masks_wh: Tensor) -> Tensor:
-    """First and last covered column and row, both inclusive.
+def boxes_from_rles(rles: list[RLE]) -> Tensor:
+    """First and last covered column and row of each mask, both inclusive, (D, 4) xyxy float32, pixels.
 
     Args:
-        masks_wh: (D, W, H) bool, transposed, each with a pixel at least.
-
-    Returns:
-        (D, 4) xyxy float32, pixels.
+        rles: D masks, each with a pixel at least.
     """
-    edges = []
-    for covered in (masks_wh.any(2), masks_wh.any(1)):  # columns (D, W), then rows (D, H)
-        first = covered.int().argmax(1)
-        last = covered.shape[1] - 1 - covered.flip(1).int().argmax(1)
-        edges.append((first, last))
-    (x0, x1), (y0, y1) = edges
-    return torch.stack([x0, y0, x1, y1], dim=1).float()
+    if not rles:
+        return torch.zeros(0, 4)
+    boxes = torch.from_numpy(coco_mask.toBbox(rles)).float()  # xywh, width and height in covered pixels
+    boxes[:, 2:] += boxes[:, :2] - 1
+    return boxes
+
+
+def areas(rles: list[RLE]) -> Tensor:
+    """Covered pixels of each mask, (D,) int64."""
+    return torch.tensor([int(coco_mask.area(rle)) for rle in rles], dtype=torch.int64)
 
 
 def nms(boxes_xyxy: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

@@ -28,9 +28,9 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "tiny_vit_mini": partial(
         tiny_vit, "tiny_vit_5m_224", embed_dims=(32, 48, 64, 96), depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 3)
     ),
-    "efficientvit_l0": partial(efficientvit_sam, "efficientvit_l1", depths=(1, 1, 1, 4, 4)),
-    "efficientvit_l1": partial(efficientvit_sam, "efficientvit_l1"),
-    "efficientvit_l2": partial(efficientvit_sam, "efficientvit_l2"),
+    "efficientvit_l0": partial(efficientvit_sam, "efficientvit_l1", neck_depth=4, depths=(1, 1, 1, 4, 4)),
+    "efficientvit_l1": partial(efficientvit_sam, "efficientvit_l1", neck_depth=8),
+    "efficientvit_l2": partial(efficientvit_sam, "efficientvit_l2", neck_depth=12),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
 }
 """Image encoders by name; ``timm/<backbone>`` is one too."""

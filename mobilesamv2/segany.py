@@ -47,7 +47,6 @@ class SegAny:
         self.sam = sam
         self._embedding: Tensor | None = None
         self._frame: ModelFrame | None = None
-        self._upscaling: tuple[Tensor, Tensor] | None = None
 
     @torch.inference_mode()
     def set_image(self, image: np.ndarray) -> None:
@@ -61,10 +60,8 @@ class SegAny:
         """
         image = check_image(image)
         sam = self.sam
-        frame = ModelFrame((image.shape[0], image.shape[1]), sam.image_size)
         self._embedding = sam.image_encoder(to_model_input(image, sam.image_size, sam.pixel_mean, sam.pixel_std))
-        self._frame = frame
-        self._upscaling = frame.upscaling(sam.image_size // 4, sam.device)
+        self._frame = ModelFrame((image.shape[0], image.shape[1]), sam.image_size)
 
     @property
     def image_embedding(self) -> Tensor:
@@ -92,7 +89,7 @@ class SegAny:
 
         Args:
             points: (N, P, 2) xy, pixels of the image; (P, 2) is one prompt of P points.
-            labels: (N, P), 1 foreground, 0 background, -1 padding; (P,) for one prompt; None makes every point foreground.
+            labels: (N, P), 1 foreground, 0 background, -1 padding; (P,) for one prompt; None: all foreground.
             boxes: (N, 4) xyxy, pixels of the image; (4,) is one box.
             mask_input: (N, S/4, S/4) low-res logits of an earlier prediction, or (N, 1, S/4, S/4).
             multimask: three masks a prompt, for what is ambiguous, instead of one.
@@ -109,7 +106,7 @@ class SegAny:
         height, width = self.frame.original_size
         full = np.empty((*logits.shape[:2], height, width), dtype=bool)
         for i, low_res in enumerate(logits):
-            full[i] = (self.upscale(low_res) > MASK_THRESHOLD).transpose(1, 2).cpu().numpy()
+            full[i] = (self.frame.logits_to_original(low_res) > MASK_THRESHOLD).transpose(1, 2).cpu().numpy()
         return Prediction(full, predicted_iou.float().cpu().numpy(), logits.float().cpu().numpy())
 
     @torch.inference_mode()
@@ -142,21 +139,6 @@ class SegAny:
         logits, predicted_iou = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(predicted_iou)
 
-    @torch.inference_mode()
-    def upscale(self, low_res_logits: Tensor) -> Tensor:
-        """Logits at the size of the image.
-
-        Args:
-            low_res_logits: (D, S/4, S/4).
-
-        Returns:
-            (D, W, H) float32, transposed, which is the order that run lengths are counted in.
-        """
-        if self._upscaling is None:
-            raise RuntimeError("No image is set: call set_image(image) first.")
-        rows, columns = self._upscaling
-        return columns @ low_res_logits.float().transpose(1, 2) @ rows.T
-
     def _check_prompts(
         self, points: Any, labels: Any, boxes: Any, mask_input: Any
     ) -> tuple[Prompts | None, Tensor | None]:
@@ -164,14 +146,14 @@ class SegAny:
         if points is None and labels is not None:
             raise ValueError("labels come with points, and there are no points.")
         side = self.sam.image_size // 4
-        point_tensor = _shaped("points", points, (None, None, 2), torch.float64)
-        label_tensor = _shaped("labels", labels, (None, None), torch.int64)
-        box_tensor = _shaped("boxes", boxes, (None, 4), torch.float64)
+        point_tensor = None if points is None else _shaped("points", points, (None, None, 2), torch.float64)
+        label_tensor = None if labels is None else _shaped("labels", labels, (None, None), torch.int64)
+        box_tensor = None if boxes is None else _shaped("boxes", boxes, (None, 4), torch.float64)
         mask_tensor = None
         if mask_input is not None:
-            mask_array = np.asarray(mask_input)
-            mask_array = mask_array[:, 0] if mask_array.ndim == 4 and mask_array.shape[1] == 1 else mask_array
-            mask_tensor = _shaped("mask_input", mask_array, (None, side, side), torch.float32)
+            axes = (None, 1, side, side) if np.ndim(mask_input) == 4 else (None, side, side)
+            mask_tensor = _shaped("mask_input", mask_input, axes, torch.float32)
+            mask_tensor = mask_tensor.reshape(-1, 1, side, side)
         if point_tensor is not None and label_tensor is None:
             label_tensor = torch.ones(point_tensor.shape[:2], dtype=torch.int64)
         if point_tensor is not None and label_tensor is not None and label_tensor.shape != point_tensor.shape[:2]:
@@ -189,13 +171,11 @@ class SegAny:
                 raise ValueError(f"{len(mask_tensor)} mask inputs for {len(prompts)} prompts: each prompt has one.")
         if len(prompts if prompts is not None else mask_tensor) == 0:  # pyright: ignore[reportArgumentType]
             raise ValueError("Nothing to segment: there are 0 prompts.")
-        return prompts, None if mask_tensor is None else mask_tensor[:, None]
+        return prompts, mask_tensor
 
 
-def _shaped(name: str, value: Any, shape: tuple[int | None, ...], dtype: torch.dtype) -> Tensor | None:
+def _shaped(name: str, value: Any, shape: tuple[int | None, ...], dtype: torch.dtype) -> Tensor:
     """A tensor of a given shape, where None is any length and a missing first axis means one prompt."""
-    if value is None:
-        return None
     array = value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
     tensor = array[None] if array.ndim == len(shape) - 1 else array
     if tensor.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, tensor.shape, strict=True)):

@@ -11,7 +11,7 @@ from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.prompts.sampler import PromptSampler
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
-from mobilesamv2.structures import Filters, Masks, Prompts
+from mobilesamv2.structures import RLE, Filters, Masks, Prompts
 
 PIXELS_PER_CHUNK = 2**21
 """Logits at the size of the image that exist at a time: 8 MiB in float32, which stays in a CPU's cache."""
@@ -84,28 +84,29 @@ class SegEvery:
         candidates = torch.arange(len(logits), device=logits.device)
         if filters.predicted_iou > 0:
             candidates = candidates[predicted_iou > filters.predicted_iou]
-        size = self.segany.frame.original_size
-        rles, boxes, stabilities, indices = [], [], [], []
-        for chunk in candidates.split(max(1, PIXELS_PER_CHUNK // (size[0] * size[1]))):
-            full = self.segany.upscale(logits[chunk])  # (D, W, H)
-            stability = mask_ops.stability_score(full)
+        frame = self.segany.frame
+        rles: list[RLE] = []
+        stabilities, indices = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
+        pixels = max(frame.original_size[0] * frame.original_size[1], frame.side**2)
+        for chunk in candidates.split(max(1, PIXELS_PER_CHUNK // pixels)):
+            full = frame.logits_to_original(logits[chunk])  # (D, W, H)
+            stability = mask_ops.stability_score(full).cpu()
             binary = full > mask_ops.MASK_THRESHOLD
-            keep = binary.flatten(1).any(1)
             if filters.stability > 0:
-                keep &= stability >= filters.stability
-            binary = binary[keep]
-            rles += mask_ops.encode(binary)
-            boxes.append(mask_ops.boxes_from_masks(binary).cpu())
-            stabilities.append(stability[keep].cpu())
-            indices.append(chunk[keep].cpu())
-        index = torch.cat(indices) if indices else torch.zeros(0, dtype=torch.int64)
-        stability_score = torch.cat(stabilities) if stabilities else torch.zeros(0)
+                stable = stability >= filters.stability
+                chunk, stability, binary = (x[stable.to(x.device)] for x in (chunk, stability, binary))
+            encoded = mask_ops.encode(binary)
+            filled = mask_ops.areas(encoded) > 0
+            rles += [rle for rle, keep in zip(encoded, filled.tolist(), strict=True) if keep]
+            stabilities.append(stability[filled])
+            indices.append(chunk.cpu()[filled])
+        index, stability_score = torch.cat(indices), torch.cat(stabilities)
         iou = predicted_iou.cpu()[index]
         chosen = prompts[index // num_masks]
         return Masks(
-            size=size,
+            size=frame.original_size,
             rles=rles,
-            boxes_xyxy=torch.cat(boxes) if boxes else torch.zeros(0, 4),
+            boxes_xyxy=mask_ops.boxes_from_rles(rles),
             predicted_iou=iou,
             stability_score=stability_score,
             scores=self.sampler.rank(iou, stability_score, chosen),

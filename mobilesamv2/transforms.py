@@ -63,27 +63,20 @@ class ModelFrame:
         """(N, 4) xyxy in pixels of the original image to float32 pixels of the model's input."""
         return self.coords_to_model(boxes_xyxy.reshape(-1, 2, 2)).reshape(-1, 4)
 
-    def upscaling(self, low_res: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The two matrices that take low-res logits to the original image: ``rows @ logits @ columns.T``.
+    def logits_to_original(self, low_res_logits: Tensor) -> Tensor:
+        """Logits at the size of the original image, by SAM's two bilinear steps: to S x S, then to H x W.
 
-        SAM upsamples twice, bilinear: low-res to S x S, then, with the padding cut off, to H x W. Both steps are
-        separable and linear, so one matrix an axis does both.
+        Args:
+            low_res_logits: (D, S/4, S/4).
 
         Returns:
-            rows (H, low_res) and columns (W, low_res), float32.
+            (D, W, H) float32, transposed, which is the order that run lengths are counted in.
         """
-        up = _bilinear_matrix(low_res, self.side)
-        rows, columns = (
-            _bilinear_matrix(resized, original) @ up[:resized]
-            for resized, original in zip(self.resized, self.original_size, strict=True)
-        )
-        return rows.float().to(device), columns.float().to(device)
-
-
-def _bilinear_matrix(source: int, target: int) -> Tensor:
-    """(target, source) float64: what torch's bilinear interpolation does along one axis."""
-    identity = torch.eye(source, dtype=torch.float64)[None]
-    return F.interpolate(identity, size=target, mode="linear", align_corners=False)[0].T
+        low_res = low_res_logits.float().transpose(1, 2)[None]
+        full = F.interpolate(low_res, size=(self.side, self.side), mode="bilinear", align_corners=False)
+        height, width = self.resized
+        size = self.original_size[::-1]
+        return F.interpolate(full[..., :width, :height], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def to_model_input(image: np.ndarray, side: int, mean: Tensor, std: Tensor) -> Tensor:

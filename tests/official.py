@@ -51,7 +51,7 @@ def ours_from(official: Sam, folder: Path) -> OurSam:
 
 @torch.no_grad()
 def calibrate(sam: Sam, image: np.ndarray) -> None:
-    """Moves the last layers so that 30% of the masks of an image pass SAM's filter of predicted IoU, and half its stability filter."""
+    """Moves the last layers: 30% of an image's masks pass SAM's predicted IoU filter, half its stability filter."""
     predictor = SamPredictor(sam)
     predictor.set_image(image)
     side = torch.linspace(8, 248, 8)

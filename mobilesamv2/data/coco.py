@@ -176,7 +176,9 @@ def read_results(path: str | Path, dataset: CocoDataset) -> dict[int, tuple[list
     results: dict[int, tuple[list[RLE], list[float]]] = {image_id: ([], []) for image_id in sizes}
     for i, entry in enumerate(entries):
         name = f"Result number {i} of {path}"
-        missing = [key for key in ("image_id", "segmentation", "score") if not isinstance(entry, dict) or key not in entry]
+        if not isinstance(entry, dict):
+            raise ValueError(f"{name} is a {type(entry).__name__}, not image_id, segmentation and score.")
+        missing = [key for key in ("image_id", "segmentation", "score") if key not in entry]
         if missing:
             raise ValueError(f"{name} has no {missing[0]}.")
         image_id, score = entry["image_id"], entry["score"]

@@ -17,9 +17,9 @@ class LvisDataset(CocoDataset):
     """
 
     published = (
-        "LVIS v1 val is published at https://dl.fbaipublicfiles.com/LVIS/lvis_v1_val.json.zip, to be unzipped, and its "
-        "images at http://images.cocodataset.org/zips/val2017.zip and http://images.cocodataset.org/zips/train2017.zip, "
-        "to be unzipped side by side."
+        "LVIS v1 val is published at https://dl.fbaipublicfiles.com/LVIS/lvis_v1_val.json.zip, to be unzipped, and "
+        "its images at http://images.cocodataset.org/zips/val2017.zip and "
+        "http://images.cocodataset.org/zips/train2017.zip, to be unzipped side by side."
     )
 
     def paths(self, record: dict[str, Any]) -> list[Path]:

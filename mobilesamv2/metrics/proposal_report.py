@@ -53,7 +53,7 @@ def proposal_results(
 
 
 def write_results(results: Results, images: Sequence[ImageCounts], ks: Sequence[int], folder: Path) -> None:
-    """Writes ``results.json`` and ``per_image.npz`` (image ids, and the integer counts that the intervals come from)."""
+    """Writes ``results.json`` and ``per_image.npz`` (image ids, and the counts that the intervals come from)."""
     folder.mkdir(parents=True, exist_ok=True)
     matched, n_gt = _stacked(images, ks)
     np.savez_compressed(

@@ -56,7 +56,7 @@ class StageTimer:
             return {}
         columns = {name: [image[name] for image in images] for name in STAGES}
         columns["total"] = [sum(image.values()) for image in images]
+        quantiles = {"median": 0.5, "p10": 0.1, "p90": 0.9}
         return {
-            name: {"median": float(np.median(ms)), "p10": float(np.quantile(ms, 0.1)), "p90": float(np.quantile(ms, 0.9))}
-            for name, ms in columns.items()
+            stage: {name: float(np.quantile(ms, q)) for name, q in quantiles.items()} for stage, ms in columns.items()
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import timm
 import torch
@@ -26,12 +27,12 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, backbone: nn.Module, neck: nn.Module) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone
         self.neck = neck
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) normalised images to (B, C, S/16, S/16) image embeddings."""
-        return self.neck(self.backbone.forward_features(images))  # pyright: ignore[reportCallIssue]
+        return self.neck(self.backbone.forward_features(images))
 
 
 def sam_neck(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -65,13 +66,13 @@ def sam_vit(
         num_heads: attention heads of a block.
         global_attn_indexes: blocks that attend to the whole image instead of windows of 14 x 14.
     """
-    changes = {
+    changes: dict[str, Any] = {
         "embed_dim": embed_dim,
         "depth": depth,
         "num_heads": num_heads,
         "global_attn_indexes": global_attn_indexes,
     }
-    backbone = timm.create_model(
+    backbone: Any = timm.create_model(
         variant,
         img_size=image_size,
         num_classes=0,
@@ -81,7 +82,7 @@ def sam_vit(
     )
     # timm keeps the neck inside; ours stands beside the backbone, as for every other encoder.
     backbone.neck = nn.Identity()
-    return ImageEncoder(backbone, sam_neck(int(backbone.embed_dim), out_channels))  # pyright: ignore
+    return ImageEncoder(backbone, sam_neck(int(backbone.embed_dim), out_channels))
 
 
 def tiny_vit(
@@ -106,15 +107,15 @@ def tiny_vit(
     Source: MobileSAM, section 3. Drop path is 0 for every size, as in the released 5M model.
     """
     del image_size
-    changes = {"embed_dims": embed_dims, "depths": depths, "num_heads": num_heads}
-    backbone = timm.create_model(
+    changes: dict[str, Any] = {"embed_dims": embed_dims, "depths": depths, "num_heads": num_heads}
+    backbone: Any = timm.create_model(
         variant,
         num_classes=0,
         drop_path_rate=0.0,
         **{name: value for name, value in changes.items() if value is not None},
     )
-    backbone.stages[3].downsample.conv2.conv.stride = (1, 1)  # pyright: ignore
-    channels = int(backbone.num_features)  # pyright: ignore[reportArgumentType]
+    backbone.stages[3].downsample.conv2.conv.stride = (1, 1)
+    channels = int(backbone.num_features)
     backbone.head = nn.Identity()
     return ImageEncoder(backbone, sam_neck(channels, out_channels))
 
@@ -129,12 +130,12 @@ class EfficientViTBackbone(nn.Module):
 
     def __init__(self, variant: str, depths: tuple[int, ...] | None) -> None:
         super().__init__()
-        changes = {} if depths is None else {"depths": depths}
-        self.body = timm.create_model(variant, features_only=True, out_indices=(1, 2, 3), **changes)
+        changes: dict[str, Any] = {} if depths is None else {"depths": depths}
+        self.body: Any = timm.create_model(variant, features_only=True, out_indices=(1, 2, 3), **changes)
         for module in self.body.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps = 1e-6  # timm has 1e-7
-        self.channels: list[int] = self.body.feature_info.channels()[::-1]  # pyright: ignore
+        self.channels: list[int] = self.body.feature_info.channels()[::-1]
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """(B, 3, S, S) images to three maps, coarsest first."""
@@ -152,13 +153,12 @@ class EfficientViTNeck(nn.Module):
         depth: number of residual blocks.
     """
 
-    def __init__(self, in_channels: Sequence[int], grid: int, out_channels: int, depth: int = 12) -> None:
+    def __init__(self, in_channels: Sequence[int], grid: int, out_channels: int, depth: int) -> None:
         super().__init__()
-        norm = partial(nn.BatchNorm2d, eps=1e-6)
+        norm: Any = partial(nn.BatchNorm2d, eps=1e-6)
         self.grid = grid
         self.inputs = nn.ModuleList(
-            ConvNormAct(width, out_channels, 1, norm_layer=norm, act_layer=None)  # pyright: ignore
-            for width in in_channels
+            ConvNormAct(width, out_channels, 1, norm_layer=norm, act_layer=None) for width in in_channels
         )
         self.middle = nn.Sequential(
             *(
@@ -167,8 +167,8 @@ class EfficientViTNeck(nn.Module):
                         out_channels,
                         out_channels,
                         expand_ratio=1,
-                        norm_layer=norm,  # pyright: ignore[reportArgumentType]
-                        act_layer=(GELUTanh, None),  # pyright: ignore[reportArgumentType]
+                        norm_layer=norm,
+                        act_layer=(GELUTanh, None),
                     ),
                     nn.Identity(),
                 )
@@ -189,7 +189,7 @@ class EfficientViTNeck(nn.Module):
 
 
 def efficientvit_sam(
-    variant: str, *, image_size: int, out_channels: int, depths: tuple[int, ...] | None = None
+    variant: str, *, image_size: int, out_channels: int, neck_depth: int, depths: tuple[int, ...] | None = None
 ) -> ImageEncoder:
     """EfficientViT-SAM as MobileSAMv2 runs it, on an image of half the side.
 
@@ -197,12 +197,14 @@ def efficientvit_sam(
         variant: timm's name, ``efficientvit_l2`` for example.
         image_size: S, pixels.
         out_channels: C.
+        neck_depth: residual blocks of the neck.
         depths: blocks of the stem and the four stages; None keeps the variant's.
 
     Source: EfficientViT-SAM, section 3; the halving is MobileSAMv2's.
     """
     backbone = EfficientViTBackbone(variant, depths)
-    return ImageEncoder(backbone, EfficientViTNeck(backbone.channels, image_size // EMBEDDING_STRIDE, out_channels))
+    neck = EfficientViTNeck(backbone.channels, image_size // EMBEDDING_STRIDE, out_channels, neck_depth)
+    return ImageEncoder(backbone, neck)
 
 
 class TimmBackbone(nn.Module):
@@ -219,21 +221,20 @@ class TimmBackbone(nn.Module):
     def __init__(self, variant: str, image_size: int) -> None:
         super().__init__()
         if not timm.is_model(variant):
-            raise ValueError(f"timm has no backbone '{variant}'; timm.list_models('*{variant[:5]}*') lists similar ones.")
+            raise ValueError(f"timm has no backbone '{variant}'; timm.list_models('*{variant[:5]}*') lists like ones.")
         config = timm.get_pretrained_cfg(variant)
-        size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+        size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
         try:
             with torch.device("meta"):
-                info = timm.create_model(variant, features_only=True, **size).feature_info  # pyright: ignore
-            strides: list[int] = info.reduction()
+                probe: Any = timm.create_model(variant, features_only=True, **size)
+            strides: list[int] = probe.feature_info.reduction()
             finest = max((i for i, stride in enumerate(strides) if stride <= EMBEDDING_STRIDE), default=0)
-            self.body = timm.create_model(
-                variant, features_only=True, out_indices=tuple(range(finest, len(strides))), **size
-            )
+            indices = tuple(range(finest, len(strides)))
+            self.body: Any = timm.create_model(variant, features_only=True, out_indices=indices, **size)
         except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
             raise ValueError(f"timm's '{variant}' gives no feature maps, so it can't be an encoder: {error}") from error
         self.grid = image_size // EMBEDDING_STRIDE
-        self.channels = sum(self.body.feature_info.channels())  # pyright: ignore
+        self.channels = sum(self.body.feature_info.channels())
         # A hierarchical timm transformer may give its maps channels-last.
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
 

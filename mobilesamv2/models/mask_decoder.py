@@ -7,6 +7,8 @@ upscaled.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -36,9 +38,10 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(N or 1, ., C) queries, keys and values to (N, ., C); a leading 1 serves every prompt."""
-        heads = [self._split(self.q_proj(q)), self._split(self.k_proj(k)), self._split(self.v_proj(v))]
+        heads = (self._split(self.q_proj(q)), self._split(self.k_proj(k)), self._split(self.v_proj(v)))
         num_prompts = max(len(h) for h in heads)
-        out = F.scaled_dot_product_attention(*(h.expand(num_prompts, -1, -1, -1) for h in heads))
+        q, k, v = (h.expand(num_prompts, -1, -1, -1) for h in heads)
+        out = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -54,7 +57,7 @@ class MLP(nn.Module):
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., first width) to (..., last width)."""

@@ -55,7 +55,9 @@ class ObjectDetector(nn.Module):
         """
         image = check_image(image)
         letterbox = _ultralytics("data.augment").LetterBox(
-            self.image_size, auto=True, stride=int(self.model.stride.max())  # pyright: ignore
+            self.image_size,
+            auto=True,
+            stride=int(self.model.stride.max()),  # pyright: ignore
         )
         boxed = np.ascontiguousarray(letterbox(image=image).transpose(2, 0, 1))
         device = next(self.model.parameters()).device
@@ -122,7 +124,7 @@ def build_detector(
     try:
         model = _ultralytics("nn.tasks").DetectionModel(f"{architecture}.yaml", nc=1, verbose=False)
     except FileNotFoundError as error:
-        raise ValueError(f"ultralytics has no model '{architecture}'; yolov8n and yolov8x-seg are two it has.") from error
+        raise ValueError(f"ultralytics has no model '{architecture}'; it has yolov8n and yolov8x-seg, say.") from error
     return ObjectDetector(model, image_size).eval()
 
 

@@ -101,10 +101,14 @@ class PromptEncoder(nn.Module):
             points = torch.cat([points, points.new_zeros(len(points), 1, 2)], dim=1)
             labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1)
         positions = self.pe_layer((points + 0.5) / self.image_size)  # (N, P, C)
-        table = torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings[:2])])
+        table = torch.cat([self.not_a_point_embed.weight, self._embeddings(0, 1)])
         is_point = (labels >= 0)[..., None]
         return torch.where(is_point, positions, 0.0) + table[labels.long() + 1]
 
     def _embed_boxes(self, boxes_xyxy: Tensor) -> Tensor:
         corners = self.pe_layer((boxes_xyxy.reshape(-1, 2, 2) + 0.5) / self.image_size)  # (N, 2, C)
-        return corners + torch.cat([e.weight for e in self.point_embeddings[2:]])
+        return corners + self._embeddings(2, 3)
+
+    def _embeddings(self, *kinds: int) -> Tensor:
+        """(kinds, C)."""
+        return torch.cat([self.point_embeddings[kind].weight for kind in kinds])  # pyright: ignore[reportArgumentType]

@@ -69,5 +69,5 @@ def evaluation_loader(dataset: CocoDataset, num_workers: int = 1) -> DataLoader[
     return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
 
 
-def _as_it_is(sample: Batch) -> Batch:
+def _as_it_is(sample: Any) -> Any:
     return sample

@@ -1,7 +1,7 @@
-"""Run in a process of its own: mobilesam-lite wants its own folder on sys.path and replaces ultralytics and timm's entries.
+"""Run in its own process: mobilesam-lite wants its folder on sys.path, and replaces ultralytics and timm's TinyViT.
 
-python efficientvit_outputs.py OUT: writes OUT/l2.pt and OUT/Prompt_guided_Mask_Decoder.pt in the formats of MobileSAMv2's
-releases (random weights), and OUT/outputs.pt (the embedding of an image, and logits of boxes).
+python efficientvit_outputs.py OUT: writes OUT/l2.pt and OUT/Prompt_guided_Mask_Decoder.pt in the formats of
+MobileSAMv2's releases (random weights), and OUT/outputs.pt (the embedding of an image, and logits of boxes).
 """
 
 import importlib.util
@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from random_weights import pass_filters, stir  # noqa: E402
+from random_weights import pass_filters, stir
 
 spec = importlib.util.find_spec("mobilesam_lite")
-assert spec is not None and spec.submodule_search_locations
-sys.path.insert(0, list(spec.submodule_search_locations)[0])
+assert spec is not None
+assert spec.submodule_search_locations
+sys.path.insert(0, next(iter(spec.submodule_search_locations)))
 from mobilesamv2.build_sam import build_efficientvit_l2_encoder, build_PromptGuidedDecoder  # noqa: E402
 
 

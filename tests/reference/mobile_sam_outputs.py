@@ -1,6 +1,6 @@
 """Run in a process of its own: the official mobile_sam package overwrites timm's TinyViT.
 
-python mobile_sam_outputs.py OUT: writes OUT/mobile_sam.pt (random weights) and OUT/outputs.pt (its embedding and masks).
+python mobile_sam_outputs.py OUT: writes OUT/mobile_sam.pt (random weights) and OUT/outputs.pt (embedding, masks).
 python mobile_sam_outputs.py OUT WEIGHTS: loads WEIGHTS with the official loader, strictly, and writes OUT/outputs.pt.
 """
 
@@ -12,7 +12,7 @@ import torch
 from mobile_sam import SamPredictor, sam_model_registry
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from random_weights import pass_filters, stir  # noqa: E402
+from random_weights import pass_filters, stir
 
 
 def main(out: Path, weights: str | None) -> None:

@@ -1,0 +1,165 @@
+"""Annotation and results files, sound and broken."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilesamv2.data.coco import CocoDataset, read_results
+from mobilesamv2.data.lvis import LvisDataset
+from mobilesamv2.masks import decode
+
+SQUARE = [[2.0, 2.0, 6.0, 2.0, 6.0, 6.0, 2.0, 6.0]]
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    annotation = {"id": 1, "image_id": 5, "category_id": 1, "segmentation": SQUARE, "area": 16.0}
+    return {
+        "images": [{"id": 5, "height": 8, "width": 10, "file_name": "a.png"}],
+        "annotations": [annotation],
+        "categories": [{"id": 1, "name": "thing", "frequency": "c"}],
+    } | changes
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(value: Any) -> Path:
+        path = tmp_path / "file.json"
+        path.write_text(value if isinstance(value, str) else json.dumps(value))
+        return path
+
+    return write
+
+
+def test_reads_image_and_objects(write, tmp_path: Path) -> None:
+    pixels = np.arange(240, dtype=np.uint8).reshape(8, 10, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image, truth = CocoDataset(write(content()), tmp_path)[0]
+    assert (image == pixels).all()
+    assert (truth.image_id, truth.size, truth.areas, truth.frequencies) == (5, (8, 10), [16.0], ["c"])
+    mask = decode(truth.rles[0])
+    assert mask[2:6, 2:6].all()
+    assert mask.sum() == 16
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_images_of_other_modes_become_rgb(write, tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (10, 8)).save(tmp_path / "a.png")
+    assert CocoDataset(write(content()), tmp_path).load_image(0).shape == (8, 10, 3)
+
+
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+def test_crowds_and_ignored_objects_are_left_out(write, key: str) -> None:
+    value = content()
+    value["annotations"][0][key] = 1
+    assert CocoDataset(write(value)).ground_truth(0).rles == []
+
+
+def test_the_three_forms_of_a_mask_agree(write) -> None:
+    value = content()
+    compressed = CocoDataset(write(value)).ground_truth(0).rles[0]
+    runs = [18, 4, 4, 4, 4, 4, 4, 4, 34]  # columns of 8 rows: 2 empty columns and 2 rows, then 4 of 8, four times
+    for form in (compressed, {"size": [8, 10], "counts": runs}):
+        value["annotations"][0]["segmentation"] = form
+        assert CocoDataset(write(value)).ground_truth(0).rles == [compressed]
+
+
+def broken(**changes: Any) -> dict[str, Any]:
+    value = content()
+    value["annotations"][0] |= changes
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{", "not valid JSON"),
+        ([], "COCO's layout"),
+        ({"images": []}, "COCO's layout"),
+        (content(images=[{"id": 5, "width": 10}]), "Image 5 .* has no height"),
+        (content(images=content()["images"] * 2), "two images of id 5"),
+        (content(annotations=[{"id": 9, "image_id": 5, "area": 1}]), "Annotation 9 .* has no segmentation"),
+        (broken(image_id=6), "Annotation 1 .* image 6, which the file does not list"),
+        (broken(area=float("nan")), "Annotation 1 .* area"),
+    ],
+)
+def test_broken_annotation_files_are_refused(write, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CocoDataset(write(value))
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"size": [10, 8], "counts": "0"},
+        {"size": [8, 10], "counts": [1, 2]},
+        {"size": [8, 10], "counts": [-1, 81]},
+        {"size": [8, 10], "counts": "zz"},
+        {"size": [8, 10], "counts": "01P6"},
+        {"size": [8, 10], "counts": ""},
+        {"size": [8, 10], "counts": "\u00e9"},
+        {"size": [8, 10], "counts": "oooooooooooooooo0"},
+        {"counts": "0"},
+        [],
+        None,
+        3,
+    ],
+)
+def test_broken_masks_name_the_annotation(write, segmentation: Any) -> None:
+    dataset = CocoDataset(write(broken(segmentation=segmentation)))
+    with pytest.raises(ValueError, match="Annotation 1 of"):
+        dataset.ground_truth(0)
+
+
+def test_missing_and_broken_images_are_named(write, tmp_path: Path) -> None:
+    dataset = CocoDataset(write(content()), tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"Image 5 .*a\.png"):
+        dataset.load_image(0)
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"a\.png can't be decoded"):
+        dataset.load_image(0)
+    Image.new("RGB", (8, 10)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is \(10, 8\)"):
+        dataset.load_image(0)
+
+
+def test_missing_files_say_where_they_are_published(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"(?s)none\.json.*nowhere.*lvis_v1_val\.json\.zip"):
+        LvisDataset(tmp_path / "none.json", tmp_path / "nowhere")
+
+
+def test_lvis_images_are_found_by_coco_url(write, tmp_path: Path) -> None:
+    value = content()
+    value["images"] = [{"id": 5, "height": 8, "width": 10, "coco_url": "http://host/train2017/000000000005.jpg"}]
+    folder = tmp_path / "train2017"
+    folder.mkdir()
+    for place in (folder, tmp_path):
+        Image.new("RGB", (10, 8)).save(place / "000000000005.jpg")
+        assert LvisDataset(write(value), tmp_path).load_image(0).shape == (8, 10, 3)
+        (place / "000000000005.jpg").unlink()
+
+
+RESULT = {"image_id": 5, "category_id": 1, "segmentation": SQUARE, "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({}, "holds a dict"),
+        ([3], "number 0"),
+        ([RESULT, {"image_id": 5, "bbox": [0, 0, 1, 1], "score": 1}], "number 1 .* has no segmentation"),
+        ([RESULT | {"image_id": 6}], "image 6"),
+        ([RESULT | {"score": float("nan")}], "number 0 .*image 5.* nan"),
+        ([RESULT | {"score": None}], "number 0 .*image 5"),
+        ([RESULT | {"segmentation": {"size": [9, 9], "counts": "0"}}], r"number 0 .*image 5.*\[9, 9\]"),
+    ],
+)
+def test_broken_results_are_refused(write, tmp_path: Path, value: Any, message: str) -> None:
+    dataset = CocoDataset(write(content()))
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=message):
+        read_results(results, dataset)
