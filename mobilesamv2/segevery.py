@@ -88,7 +88,7 @@ class SegEvery:
         rles: list[RLE] = []
         stabilities, indices = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
         pixels = max(frame.original_size[0] * frame.original_size[1], frame.side**2)
-        for chunk in candidates.split(max(1, PIXELS_PER_CHUNK // pixels)):
+        for chunk in candidates.split(max(1, PIXELS_PER_CHUNK // pixels)) if len(candidates) else ():
             full = frame.logits_to_original(logits[chunk])  # (D, W, H)
             stability = mask_ops.stability_score(full).cpu()
             binary = full > mask_ops.MASK_THRESHOLD

@@ -27,7 +27,9 @@ def rectangle(x: int, y: int, w: int, h: int, size: tuple[int, int] = SIZE) -> d
     return {"size": list(size), "counts": rle["counts"].decode()}
 
 
-def truth(rles: list[dict], areas: list[float] | None = None, frequencies: list[str | None] | None = None) -> GroundTruth:
+def truth(
+    rles: list[dict], areas: list[float] | None = None, frequencies: list[str | None] | None = None
+) -> GroundTruth:
     return GroundTruth(
         image_id=7,
         size=SIZE,
@@ -125,9 +127,7 @@ def coco_files(draw_objects: list[list[tuple]], draw_masks: list[list[tuple]], f
                 }
             )
         for box, value in masks:
-            results.append(
-                {"image_id": image["id"], "category_id": 1, "segmentation": rectangle(*box), "score": value}
-            )
+            results.append({"image_id": image["id"], "category_id": 1, "segmentation": rectangle(*box), "score": value})
     ground_truth, detections = folder / "gt.json", folder / "dets.json"
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
     ground_truth.write_text(json.dumps(content))

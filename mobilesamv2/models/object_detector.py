@@ -62,8 +62,11 @@ class ObjectDetector(nn.Module):
         boxed = np.ascontiguousarray(letterbox(image=image).transpose(2, 0, 1))
         device = next(self.model.parameters()).device
         pixels = torch.from_numpy(boxed).to(device).float()[None] / 255  # (1, 3, h, w)
+        predictions = self.model(pixels)
+        while not isinstance(predictions, Tensor):  # with what the head of the model adds, nested to its own depth
+            predictions = predictions[0]
         found = _ultralytics("utils.nms").non_max_suppression(
-            self.model(pixels),
+            predictions,
             conf_thres=confidence,
             iou_thres=nms_iou,
             max_det=max_boxes,
@@ -121,8 +124,10 @@ def build_detector(
     """
     if checkpoint is not None:
         return ObjectDetector(_load(Path(checkpoint)), image_size).eval()
+    tasks = _ultralytics("nn.tasks")
+    model_class = tasks.SegmentationModel if architecture.endswith("-seg") else tasks.DetectionModel
     try:
-        model = _ultralytics("nn.tasks").DetectionModel(f"{architecture}.yaml", nc=1, verbose=False)
+        model = model_class(f"{architecture}.yaml", nc=1, verbose=False)
     except FileNotFoundError as error:
         raise ValueError(f"ultralytics has no model '{architecture}'; it has yolov8n and yolov8x-seg, say.") from error
     return ObjectDetector(model, image_size).eval()

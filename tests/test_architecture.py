@@ -1,0 +1,81 @@
+"""The direction of imports, read from the sources."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "mobilesamv2"
+BASE = ("structures", "transforms", "masks")
+ROOMS = ("models", "prompts", "data", "metrics")
+# What a module may import of this project, beside itself and its own room.
+ALLOWED = {
+    "structures": (),
+    "transforms": (),
+    "masks": ("structures",),
+    **dict.fromkeys(ROOMS, BASE),
+    "checkpoints": (*BASE, *ROOMS),
+    "registry": (*BASE, *ROOMS, "checkpoints"),
+    "segany": (*BASE, *ROOMS, "registry", "checkpoints"),
+    "segevery": (*BASE, *ROOMS, "registry", "checkpoints", "segany"),
+    "tasks": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "segevery"),
+    "cli": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "segevery", "tasks"),
+    "__init__": ("registry", "segany", "segevery"),
+}
+OUTSIDE = {
+    "pytorch_lightning": {"tasks", "data/datamodule"},
+    "lightning": set(),
+    "hydra": set(),
+    "omegaconf": set(),
+    "wandb": set(),
+    "ultralytics": {"models/object_detector", "tasks/detect"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    place = path.relative_to(PACKAGE).with_suffix("")
+    room = place.parts[0]
+    assert room in ALLOWED, f"{place} is in no room"
+    for name in imports(path):
+        top, *rest = name.split(".")
+        if top == "mobilesamv2":
+            assert rest, f"{place} imports the front door"
+            target = rest[0]
+            assert target == room or target in ALLOWED[room], f"{place} imports {name}"
+        elif top in OUTSIDE:
+            assert {room, str(place)} & OUTSIDE[top], f"{place} imports {top}"
+
+
+def test_nothing_lies_in_a_junk_drawer() -> None:
+    names = {p.stem for p in PACKAGE.rglob("*")}
+    assert not names & {"utils", "util", "helpers", "common", "misc"}
+
+
+def test_the_library_works_without_lightning_hydra_and_ultralytics() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, mobilesamv2.prompts, mobilesamv2.data.lvis, mobilesamv2.models.object_detector\n"
+        "bad = {'pytorch_lightning', 'hydra', 'omegaconf', 'ultralytics'} & sys.modules.keys()\n"
+        "assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,88 @@
+"""conf/: every file is reached, and every node binds to the signature of what it builds."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+import schema
+
+schema.register()
+CONF = ROOT / "conf"
+GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir())
+FILES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml"))
+# What evaluate.py hands in beside the node's own keys.
+WIRED = {"mobilesamv2.prompts.ObjectAware": {"detector"}, "mobilesamv2.build_sam": {"encoder"}}
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("evaluate", list(overrides))
+
+
+def check_targets(node: Any) -> int:
+    """Binds each node with a _target_ to its signature, and counts them."""
+    if not isinstance(node, DictConfig):
+        return 0
+    count = sum(check_targets(value) for value in node.values())
+    if "_target_" in node:
+        arguments = {key: None for key in node if not str(key).startswith("_")}
+        arguments |= dict.fromkeys(WIRED.get(node["_target_"], ()))
+        inspect.signature(get_object(node["_target_"])).bind(**arguments)
+        count += 1
+    return count
+
+
+def override(path: Path) -> str:
+    extra = {"model/by_name.yaml": " model.name=mini"}.get(str(path), "")
+    return f"{path.parent}={path.stem}{extra}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if len(p.parts) > 1], ids=str)
+def test_every_yaml_composes_and_binds(path: Path) -> None:
+    cfg = composed(*override(path).split())
+    OmegaConf.resolve(cfg)
+    assert check_targets(cfg) >= 4
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("experiment/*.yaml")), ids=lambda p: p.stem)
+def test_experiments_say_how_long_they_take_and_what_they_give(path: Path) -> None:
+    text = path.read_text()
+    for word in (f"experiment={path.stem}", "Hardware:", "Should give:"):
+        assert word in text
+    composed(f"experiment={path.stem}", "model=mini")
+
+
+def test_every_group_is_in_the_primary_config() -> None:
+    text = (CONF / "evaluate.yaml").read_text()
+    assert [g for g in GROUPS if f"- {g}:" not in text] == []
+
+
+def test_a_mistyped_key_is_named() -> None:
+    with pytest.raises(ConfigCompositionException, match="sede"):
+        composed("sede=1")
+    with pytest.raises(ConfigCompositionException, match="point_per_side"):
+        composed("prompt_sampler.point_per_side=1")
+    with pytest.raises(MissingConfigException, match="grdi"):
+        composed("prompt_sampler=grdi")
+
+
+def test_a_key_added_to_a_node_does_not_bind() -> None:
+    with pytest.raises(TypeError, match="typo"):
+        check_targets(composed("+prompt_sampler.typo=1"))
+
+
+def test_defaults_are_those_of_the_classes() -> None:
+    """The yaml of a sampler repeats its defaults; they must not drift apart."""
+    for name in ("grid", "grid_proposals", "object_aware"):
+        node = composed(f"prompt_sampler={name}").prompt_sampler
+        parameters = inspect.signature(get_object(node["_target_"])).parameters
+        assert {k: v for k, v in node.items() if k != "_target_"} == {
+            k: p.default for k, p in parameters.items() if k != "detector"
+        }

@@ -1,0 +1,182 @@
+"""SegAny's and SegEvery's behaviour beyond parity: contracts, empty results, bad input, what COCO makes of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from official import calibrate, official_mini, ours_from
+from pycocotools.coco import COCO
+
+from mobilesamv2 import SegAny, SegEvery, build_sam
+from mobilesamv2.masks import decode
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.prompts import Grid, GridProposals, ObjectAware
+from mobilesamv2.structures import Filters, Masks, Prompts
+
+
+@pytest.fixture
+def sam(photo: np.ndarray, tmp_path: Path) -> Sam:
+    official = official_mini()
+    calibrate(official, photo)
+    return ours_from(official, tmp_path)
+
+
+class Boxes:
+    """A detector that always says the same."""
+
+    def __init__(self, *boxes: tuple[float, ...]) -> None:
+        self.boxes, self.asked = torch.tensor(boxes).reshape(-1, 4), {}
+
+    def detect(self, image: np.ndarray, **settings: float) -> tuple[torch.Tensor, torch.Tensor]:
+        self.asked = settings
+        return self.boxes, torch.linspace(0.9, 0.5, len(self.boxes))
+
+
+def test_object_aware_boxes_are_segany_with_these_boxes(sam: Sam, photo: np.ndarray) -> None:
+    boxes = [(5.0, 5, 60, 50), (40, 20, 120, 80)]
+    detector = Boxes(*boxes)
+    masks = SegEvery(sam, ObjectAware(detector))(photo)
+    assert detector.asked == {"confidence": 0.4, "nms_iou": 0.9, "max_boxes": 320, "snap": 20}
+    segany = SegAny(sam)
+    segany.set_image(photo)
+    expected = segany.predict(boxes=boxes, multimask=False)
+    assert len(masks) == 2
+    assert torch.equal(masks.scores, torch.tensor([0.9, 0.5]))
+    assert torch.equal(masks.prompts.boxes_xyxy, torch.tensor(boxes))
+    for rle, mask in zip(masks.rles, expected.masks[:, 0], strict=True):
+        assert (decode(rle) == mask).all()
+    by_iou = SegEvery(sam, ObjectAware(detector, rank_by="predicted_iou"))(photo)
+    assert by_iou.scores.tolist() == pytest.approx(expected.predicted_iou[:, 0].tolist(), abs=1e-5)
+
+
+def test_object_aware_points_are_the_centres(sam: Sam, photo: np.ndarray) -> None:
+    masks = SegEvery(sam, ObjectAware(Boxes((10.0, 20, 50, 40)), prompt="points", multimask=True))(photo)
+    assert masks.prompts.points is not None
+    assert masks.prompts.points.tolist() == [[[30.0, 30.0]]] * 3
+
+
+def test_no_objects_no_masks(sam: Sam, photo: np.ndarray) -> None:
+    masks = SegEvery(sam, ObjectAware(Boxes()))(photo)
+    assert len(masks) == 0
+    assert masks.to_coco(image_id=1) == []
+
+
+@pytest.mark.parametrize("filters", [{"predicted_iou": 1e6}, {"stability": 1.1}])
+def test_nothing_passes_the_filters(sam: Sam, photo: np.ndarray, filters: dict[str, float]) -> None:
+    masks = SegEvery(sam, Grid(points_per_side=4, **filters))(photo)
+    assert len(masks) == 0
+    assert masks.to_coco(image_id=1) == []
+
+
+def test_filters_hold_for_what_is_kept(sam: Sam, photo: np.ndarray) -> None:
+    masks = SegEvery(sam, Grid(points_per_side=8))(photo)
+    assert len(masks) > 0
+    assert (masks.predicted_iou > 0.88).all()
+    assert (masks.stability_score >= 0.95).all()
+    assert torch.allclose(masks.scores, (masks.predicted_iou + masks.stability_score) / 2)
+    assert (masks.predicted_iou.diff() <= 0).all()
+
+
+def test_proposals_have_no_filter_and_no_empty_mask(sam: Sam, photo: np.ndarray) -> None:
+    every = SegEvery(sam, GridProposals(points_per_side=6, nms_iou=1.0))(photo)
+    assert 0.9 * 6 * 6 * 3 <= len(every) <= 6 * 6 * 3
+    assert all(decode(rle).any() for rle in every.rles)
+    assert len(SegEvery(sam, GridProposals(points_per_side=6))(photo)) < len(every)
+
+
+class TwoRounds:
+    """Asks a second time at the centres of what the first round found."""
+
+    multimask, filters, settings = False, Filters(), {}
+    seen: Masks | None = None
+
+    def rounds(self, image: np.ndarray):
+        self.seen = yield Prompts(points=torch.tensor([[[20.0, 30.0]], [[90.0, 50.0]]]), labels=torch.ones(2, 1).long())
+        yield Prompts(
+            points=self.seen.boxes_xyxy.reshape(-1, 2, 2).mean(1)[:, None], labels=torch.ones(len(self.seen), 1).long()
+        )
+
+    def rank(self, predicted_iou: torch.Tensor, stability_score: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        return predicted_iou
+
+
+def test_a_sampler_sees_each_rounds_masks(sam: Sam, photo: np.ndarray) -> None:
+    sampler = TwoRounds()
+    masks = SegEvery(sam, sampler)(photo)
+    assert sampler.seen is not None
+    assert len(sampler.seen) == 2
+    assert len(masks) == 4
+    assert masks.rles[:2] == sampler.seen.rles
+
+
+def test_coco_loads_the_results(sam: Sam, photo: np.ndarray, tmp_path: Path) -> None:
+    results = SegEvery(sam, GridProposals(points_per_side=6))(photo).to_coco(image_id=4)
+    scores = [r["score"] for r in results]
+    assert scores == sorted(scores, reverse=True)
+    coco = COCO()
+    coco.dataset = {"images": [{"id": 4, "height": 90, "width": 130}], "annotations": [], "categories": [{"id": 1}]}
+    coco.createIndex()
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    loaded = coco.loadRes(str(tmp_path / "results.json"))
+    assert len(loaded.anns) == len(results)
+    for annotation in loaded.anns.values():
+        mask = coco.annToMask(annotation)
+        y, x = np.nonzero(mask)
+        assert annotation["bbox"] == [x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (500, 3)])
+def test_images_of_odd_shapes(sam: Sam, size: tuple[int, int]) -> None:
+    image = np.full((*size, 3), 128, np.uint8)
+    for mask in SegEvery(sam, GridProposals(points_per_side=3))(image).rles:
+        assert mask["size"] == list(size)
+
+
+def test_time_is_kept_by_stage(sam: Sam, photo: np.ndarray) -> None:
+    segevery = SegEvery(sam, GridProposals(points_per_side=4))
+    for _ in range(3):
+        segevery(photo)
+    assert segevery.timer.num_prompts == [16, 16, 16]
+    summary = segevery.timer.summary()
+    stages = ["image_encoder", "prompt_sampling", "mask_decoder", "postprocessing"]
+    assert list(summary) == [*stages, "total"]
+    assert all(s["p10"] <= s["median"] <= s["p90"] for s in summary.values())
+    assert summary["mask_decoder"]["median"] > 0
+    sums = [sum(image.values()) for image in segevery.timer.images[1:]]
+    assert summary["total"]["median"] == pytest.approx(np.median(sums))
+
+
+def test_prompts_without_an_image() -> None:
+    with pytest.raises(RuntimeError, match="set_image"):
+        SegAny(build_sam("mini")).predict(boxes=[[0, 0, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({}, "Nothing to segment"),
+        ({"boxes": np.zeros((0, 4))}, "0 prompts"),
+        ({"labels": [[1]]}, "no points"),
+        ({"points": [1, 2]}, r"points should be of shape \(any, any, 2\)"),
+        ({"points": [[1, 2]], "labels": [1, 0]}, "Each point has one label"),
+        ({"points": [[1, 2]], "labels": [2]}, "Labels are 1"),
+        ({"boxes": [[0, 0, 1]]}, r"boxes should be of shape \(any, 4\)"),
+        ({"boxes": [[0, 0, 1, np.nan]]}, "boxes holds NaN"),
+        ({"boxes": [[0, 0, 1, 1]], "points": [[[1, 1]], [[2, 2]]]}, "disagree about their number"),
+        ({"boxes": [[0, 0, 1, 1]] * 2, "mask_input": np.zeros((1, 64, 64))}, "1 mask inputs for 2 prompts"),
+        ({"mask_input": np.zeros((1, 8, 8))}, r"mask_input should be of shape \(any, 64, 64\)"),
+    ],
+)
+def test_bad_prompts_are_refused(photo: np.ndarray, prompts: dict, message: str) -> None:
+    segany = SegAny(build_sam("mini"))
+    segany.set_image(photo)
+    with pytest.raises(ValueError, match=message):
+        segany.predict(**prompts)
+
+
+@pytest.mark.parametrize("settings", [{"prompt": "box"}, {"rank_by": "area"}])
+def test_object_aware_settings_are_checked(settings: dict) -> None:
+    with pytest.raises(ValueError, match="is one of"):
+        ObjectAware(Boxes(), **settings)
