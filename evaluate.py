@@ -13,16 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import pytorch_lightning as pl
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
 import schema
 from mobilesamv2 import SegEvery
 from mobilesamv2.data.coco import CocoDataset, read_results
+from mobilesamv2.data.datamodule import EvaluationData
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.metrics.average_recall import AverageRecall, ImageCounts, count_matches
 from mobilesamv2.metrics.proposal_report import format_table, proposal_results, write_results
 from mobilesamv2.models.released import require_released
+from mobilesamv2.tasks.evaluate import EvaluateProposals
 
 schema.register()
 
@@ -30,16 +35,19 @@ schema.register()
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Composes, builds, runs, and prints the table."""
-    import pytorch_lightning as pl
-
     try:
         require_files(cfg)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         dataset = instantiate(cfg.dataset, images=None if cfg.predictions else cfg.dataset.images, _convert_="all")
         score = score_predictions if cfg.predictions else score_model
         recall, images, protocol, run, ms = score(cfg, dataset)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
+    except (FileNotFoundError, ValueError, InstantiationException) as error:
+        reason = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(reason, FileNotFoundError | ValueError):
+            raise
+        raise SystemExit(f"error: {reason}") from error
+    if pl.utilities.rank_zero_only.rank != 0:  # pyright: ignore
+        return
     ids = [counts.image_id for counts in images]
     protocol |= {
         "annotations": str(dataset.annotations),
@@ -57,7 +65,7 @@ def score_predictions(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, ...]:
     """Counts the masks of a results file."""
     results = read_results(cfg.predictions, dataset)
     recall, images = AverageRecall(list(cfg.ks)), []
-    for i, image_id in enumerate(dataset.image_ids):
+    for i, image_id in enumerate(tqdm(dataset.image_ids, desc="scoring", unit="image", disable=None)):
         rles, scores = results[image_id]
         if rles or not cfg.skip_images_without_results:
             images.append(count_matches(dataset.ground_truth(i), rles, scores, recall.ks))
@@ -78,8 +86,6 @@ def score_predictions(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, ...]:
 
 def score_model(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, list[ImageCounts], dict[str, Any], Any, Any]:
     """Segments everything in each image and counts its masks."""
-    from mobilesamv2.tasks.evaluate import EvaluateProposals, evaluation_loader
-
     sam = instantiate(cfg.model, encoder=cfg.encoder.name if cfg.encoder else None, _convert_="all")
     parts = {"detector": instantiate(cfg.detector, _convert_="all")} if needs_detector(cfg) else {}
     sampler = instantiate(cfg.prompt_sampler, **parts, _convert_="all")
@@ -89,7 +95,7 @@ def score_model(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, list[ImageC
     trainer = instantiate(cfg.trainer, _convert_="all")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.test(task, evaluation_loader(dataset, cfg.num_workers), verbose=False)
+        trainer.test(task, datamodule=EvaluationData(dataset, cfg.num_workers), verbose=False)
     timer = task.segevery.timer
     protocol = sampler.settings | {
         "mask_threshold": MASK_THRESHOLD,

@@ -58,7 +58,7 @@ def write_results(results: Results, images: Sequence[ImageCounts], ks: Sequence[
     matched, n_gt = _stacked(images, ks)
     np.savez_compressed(
         folder / "per_image.npz",
-        image_ids=np.array([c.image_id for c in images]),
+        image_ids=np.array([c.image_id for c in _by_id(images)]),
         matches=matched.astype(np.int32),
         n_gt=n_gt.astype(np.int32),
         groups=np.array(GROUPS),
@@ -94,11 +94,16 @@ def format_table(results: Results) -> str:
 
 
 def _stacked(images: Sequence[ImageCounts], ks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(images, groups, Ks, thresholds) and (images, groups)."""
+    """(images, groups, Ks, thresholds) and (images, groups), by image id, so that any number of processes agree."""
     if not images:
         empty = AverageRecall(ks)
         return empty.matched.numpy()[None][:0], empty.n_gt.numpy()[None][:0]
+    images = _by_id(images)
     return np.stack([c.matched for c in images]), np.stack([c.n_gt for c in images])
+
+
+def _by_id(images: Sequence[ImageCounts]) -> list[ImageCounts]:
+    return sorted(images, key=lambda counts: counts.image_id)
 
 
 def _percent(value: float | None) -> str:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
-import torch
 from torch import distributed, nn
-from torch.utils.data import DataLoader
 
-from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.datamodule import EvaluationSample
 from mobilesamv2.metrics.average_recall import DEFAULT_KS, AverageRecall, ImageCounts, count_matches
 from mobilesamv2.segevery import SegEvery
-from mobilesamv2.structures import GroundTruth
-
-Batch = tuple[np.ndarray, GroundTruth]
-"""One image, RGB uint8 (H, W, 3), and its objects."""
 
 
 class EvaluateProposals(pl.LightningModule):
@@ -40,11 +34,7 @@ class EvaluateProposals(pl.LightningModule):
         self.recall = AverageRecall(ks)
         self.images: list[ImageCounts] = []
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """The image stays on the CPU until SegAny has resized it."""
-        return batch
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: EvaluationSample, batch_idx: int) -> None:
         """One image."""
         image, truth = batch
         masks = self.segevery(image)
@@ -55,19 +45,11 @@ class EvaluateProposals(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Brings the images of all processes together and logs AR."""
         if distributed.is_available() and distributed.is_initialized():
-            gathered: list[list[ImageCounts]] = [[] for _ in range(distributed.get_world_size())]
-            distributed.all_gather_object(gathered, self.images)
-            self.images = [counts for part in gathered for counts in part]
+            timer = self.segevery.timer
+            shares: list[Any] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(shares, (self.images, timer.images, timer.num_prompts))
+            self.images, timer.images, timer.num_prompts = (list(chain(*lists)) for lists in zip(*shares, strict=True))
         metrics: dict[str, Any] = self.recall.compute()
         self.log_dict(
             {f"test/{name.replace('@', '_').lower()}": value for name, value in metrics.items() if value is not None}
         )
-
-
-def evaluation_loader(dataset: CocoDataset, num_workers: int = 1) -> DataLoader[Batch]:
-    """Images and their objects one at a time, decoded ahead by workers."""
-    return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=num_workers)
-
-
-def _as_it_is(sample: Any) -> Any:
-    return sample
