@@ -1,0 +1,178 @@
+"""SA-1B: photos and masks straight from its tars, by random access, without extraction."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from mobilesamv2.masks import boxes_from_rles, to_rle
+from mobilesamv2.structures import GroundTruth
+
+PUBLISHED = "SA-1B is published at https://ai.meta.com/datasets/segment-anything-downloads as sa_000000.tar and so on."
+
+
+@dataclass(frozen=True)
+class TarEntry:
+    """Where one photo and its annotations lie in a tar, bytes."""
+
+    tar: Path
+    image_id: int
+    image: tuple[int, int]  # offset, length
+    annotations: tuple[int, int]
+
+
+def index_tar(path: Path) -> list[TarEntry]:
+    """The photos of a tar, in its order; only headers are read.
+
+    Raises:
+        FileNotFoundError: there is no such tar.
+        ValueError: it is not a tar, or holds no pair of ``sa_ID.jpg`` and ``sa_ID.json``.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no tar {path}. {PUBLISHED}")
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                stem, suffix = os.path.splitext(os.path.basename(member.name))
+                if member.isfile() and suffix in (".jpg", ".json"):
+                    found.setdefault(stem, {})[suffix] = (member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise ValueError(f"{path} is not a tar, or is truncated: {error}.") from error
+    entries = [
+        TarEntry(path, int(stem.removeprefix("sa_")), parts[".jpg"], parts[".json"])
+        for stem, parts in found.items()
+        if parts.keys() == {".jpg", ".json"} and stem.removeprefix("sa_").isdigit()
+    ]
+    if not entries:
+        raise ValueError(f"{path} holds no pair of sa_ID.jpg and sa_ID.json.")
+    return entries
+
+
+class SA1BDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
+    """Photos of SA-1B with their masks.
+
+    Args:
+        tars: a tar, a folder of tars, or a list of either.
+        limit: keep the first so many photos; None keeps all.
+
+    Raises:
+        FileNotFoundError: a tar or folder is not there, or a folder has no tar.
+        ValueError: a file is no tar of SA-1B's layout.
+    """
+
+    def __init__(self, tars: str | Path | Sequence[str | Path], limit: int | None = None) -> None:
+        paths = [Path(p) for p in ([tars] if isinstance(tars, str | Path) else tars)]
+        self.entries: list[TarEntry] = []
+        files = [file for path in paths for file in _tars_in(path)]
+        for file in tqdm(files, desc="indexing tars", unit="tar", disable=len(files) < 10 or None):
+            self.entries += index_tar(file)
+            if limit is not None and len(self.entries) >= limit:
+                break
+        self.entries = self.entries[:limit]
+        self._files: dict[tuple[int, Path], int] = {}
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Ids of the photos, in order."""
+        return [entry.image_id for entry in self.entries]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
+        """RGB uint8 (H, W, 3) and the photo's masks.
+
+        Raises:
+            ValueError: the photo can't be decoded, or its annotations are broken; the sentence names it.
+        """
+        entry = self.entries[index]
+        name = f"sa_{entry.image_id} of {entry.tar}"
+        try:
+            with Image.open(io.BytesIO(self._read(entry, entry.image))) as file:
+                image = np.asarray(file.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"Photo {name} can't be decoded: {error}") from error
+        size = (image.shape[0], image.shape[1])
+        try:
+            objects = json.loads(self._read(entry, entry.annotations))["annotations"]
+            truth = GroundTruth(
+                image_id=entry.image_id,
+                size=size,
+                rles=[to_rle(o["segmentation"], size) for o in objects],
+                areas=[float(o["area"]) for o in objects],
+                frequencies=[None] * len(objects),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"The annotations of {name} are broken: {error!r}") from error
+        return image, truth
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files stay behind when a worker is spawned."""
+        return self.__dict__ | {"_files": {}}
+
+    def _read(self, entry: TarEntry, place: tuple[int, int]) -> bytes:
+        """Bytes of a tar; each process has files of its own, and positions are not shared."""
+        key = (os.getpid(), entry.tar)
+        if key not in self._files:
+            self._files[key] = os.open(entry.tar, os.O_RDONLY)
+        offset, length = place
+        content = os.pread(self._files[key], length, offset)
+        if len(content) != length:
+            raise ValueError(f"{entry.tar} ends before sa_{entry.image_id}: it is truncated.")
+        return content
+
+
+def _tars_in(path: Path) -> list[Path]:
+    """A tar itself, or the tars of a folder by name."""
+    if not path.is_dir():
+        return [path]
+    tars = sorted(path.glob("*.tar"))
+    if not tars:
+        raise FileNotFoundError(f"There is no tar in {path}. {PUBLISHED}")
+    return tars
+
+
+def write_sa1b_tar(samples: Iterable[tuple[np.ndarray, GroundTruth]], path: Path) -> None:
+    """Writes images with their masks as one tar in SA-1B's layout, JPEG quality 95.
+
+    Args:
+        samples: RGB uint8 images and their objects.
+        path: the tar to write.
+    """
+    with tarfile.open(path, "w") as tar:
+        for image, truth in samples:
+            height, width = truth.size
+            name = f"sa_{truth.image_id}"
+            record = {"image_id": truth.image_id, "width": width, "height": height, "file_name": f"{name}.jpg"}
+            objects = [
+                {"id": truth.image_id * 10_000 + i, "segmentation": rle, "area": area, "bbox": _sam_box(rle)}
+                for i, (rle, area) in enumerate(zip(truth.rles, truth.areas, strict=True))
+            ]
+            photo = io.BytesIO()
+            Image.fromarray(image).save(photo, "JPEG", quality=95)
+            _add(tar, f"{name}.jpg", photo.getvalue())
+            _add(tar, f"{name}.json", json.dumps({"image": record, "annotations": objects}).encode())
+
+
+def _sam_box(rle: dict[str, Any]) -> list[float]:
+    """Xywh where width and height reach from the first to the last covered pixel, as SA-1B has them."""
+    x0, y0, x1, y1 = boxes_from_rles([rle])[0].tolist()
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))

@@ -1,0 +1,138 @@
+"""Drawn scenes and SA-1B's tars."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from torch.utils.data import DataLoader
+
+from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
+from mobilesamv2.data.shapes import MIN_VISIBLE, ShapesDataset, draw_scene
+from mobilesamv2.masks import decode
+
+
+def test_scenes_are_seeded_and_differ() -> None:
+    image, masks = draw_scene(3)
+    again, same = draw_scene(3)
+    assert (image == again).all()
+    assert (masks == same).all()
+    assert (draw_scene(4)[0] != image).any()
+    assert (ShapesDataset(2, seed=0)[1][0] != ShapesDataset(2, seed=1)[1][0]).any()
+
+
+def test_masks_are_exact() -> None:
+    """A pixel belongs to one object at most, and beside it only to one part of that object."""
+    nested = 0
+    for seed in range(20):
+        image, masks = draw_scene(seed, (160, 200))
+        assert image.shape == (160, 200, 3)
+        assert masks.shape[1:] == (160, 200)
+        assert (masks.sum((1, 2)) >= MIN_VISIBLE).all()
+        assert masks.sum(0).max() <= 2
+        for a in range(len(masks)):
+            for b in range(a):
+                both = (masks[a] & masks[b]).sum()
+                # either apart, or one within the other
+                assert both in (0, masks[a].sum(), masks[b].sum())
+                nested += both > 0
+    assert nested > 10
+
+
+def test_ground_truth_of_a_scene_is_its_masks() -> None:
+    image, truth = ShapesDataset(5, (96, 128), seed=9)[2]
+    expected_image, masks = draw_scene((9, 2), (96, 128))
+    assert (image == expected_image).all()
+    assert truth.areas == masks.sum((1, 2)).tolist()
+    for rle, mask in zip(truth.rles, masks, strict=True):
+        assert (decode(rle) == mask).all()
+    with pytest.raises(IndexError, match="5 scenes"):
+        ShapesDataset(5)[5]
+
+
+@pytest.fixture
+def tar(tmp_path: Path) -> Path:
+    path = tmp_path / "sa_000000.tar"
+    scenes = ShapesDataset(4, (60, 80))
+    write_sa1b_tar((scenes[i] for i in range(4)), path)
+    return path
+
+
+def test_what_is_written_as_sa1b_reads_back(tar: Path) -> None:
+    scenes, dataset = ShapesDataset(4, (60, 80)), SA1BDataset(tar)
+    assert dataset.image_ids == [0, 1, 2, 3]
+    for i in (3, 0, 2):
+        image, truth = dataset[i]
+        drawn, expected = scenes[i]
+        assert truth == expected
+        assert np.abs(image.astype(int) - drawn).mean() < 20  # JPEG
+    assert len(SA1BDataset(tar, limit=2)) == 2
+    assert len(SA1BDataset(tar.parent)) == 4
+    assert len(SA1BDataset([tar, tar])) == 8
+
+
+def test_workers_read_the_same(tar: Path) -> None:
+    dataset = SA1BDataset(tar)
+    expected = [dataset[i] for i in range(4)]
+    loader = DataLoader(dataset, batch_size=None, collate_fn=lambda sample: sample, num_workers=2)
+    for (image, truth), (one, other) in zip(loader, expected, strict=True):
+        assert (image == one).all()
+        assert truth == other
+
+
+def test_boxes_are_written_as_sa1b_has_them(tar: Path) -> None:
+    with tarfile.open(tar) as file:
+        member = file.extractfile("sa_1.json")
+        assert member is not None
+        annotations = json.load(member)["annotations"]
+    for annotation in annotations:
+        y, x = np.nonzero(coco_mask.decode(annotation["segmentation"]))
+        assert annotation["bbox"] == [x.min(), y.min(), np.ptp(x), np.ptp(y)]
+
+
+def test_real_photos_in_a_tar(shared_data: Path) -> None:
+    dataset = SA1BDataset(shared_data / "bsds" / "sa_000000.tar")
+    assert len(dataset) == 200
+    image, truth = dataset[0]
+    assert image.shape[:2] == truth.size
+    assert sum(len(dataset[i][1].rles) for i in range(200)) == 6223
+
+
+def broken_tar(path: Path, photo: bytes, annotations: bytes) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in (("sa_5.jpg", photo), ("sa_5.json", annotations)):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_broken_tars_are_named(tar: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.tar.*SA-1B is published at"):
+        SA1BDataset(tmp_path / "none.tar")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no tar in .*folder"):
+        SA1BDataset(tmp_path / "folder")
+    (tmp_path / "text.tar").write_text("not a tar")
+    with pytest.raises(ValueError, match=r"text\.tar is not a tar"):
+        SA1BDataset(tmp_path / "text.tar")
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    with pytest.raises(ValueError, match="holds no pair"):
+        SA1BDataset(tmp_path / "empty.tar")
+    with pytest.raises(ValueError, match=r"Photo sa_5 .*can't be decoded"):
+        SA1BDataset(broken_tar(tmp_path / "a.tar", b"no photo", b"{}"))[0]
+    photo = io.BytesIO()
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(photo, "JPEG")
+    for annotations in (b"{", b"{}", b'{"annotations": [{"area": 1}]}', b'{"annotations": 3}'):
+        with pytest.raises(ValueError, match=r"annotations of sa_5 .*broken"):
+            SA1BDataset(broken_tar(tmp_path / "b.tar", photo.getvalue(), annotations))[0]
+    dataset = SA1BDataset(tar)
+    tar.write_bytes(tar.read_bytes()[:3000])
+    with pytest.raises(ValueError, match="truncated"):
+        dataset[3]
