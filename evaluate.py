@@ -2,19 +2,14 @@
 
 import hashlib
 import inspect
-import platform
-import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytorch_lightning as pl
-from hydra.errors import InstantiationException
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
@@ -26,8 +21,8 @@ from mobilesamv2.data.datamodule import EvaluationData
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.metrics.average_recall import AverageRecall, ImageCounts, count_matches
 from mobilesamv2.metrics.proposal_report import format_table, proposal_results, write_results
-from mobilesamv2.models.released import require_released
 from mobilesamv2.tasks.evaluate import EvaluateProposals
+from preflight import environment, require_all, sentences, weight_checks
 
 schema.register()
 
@@ -35,17 +30,12 @@ schema.register()
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Composes, builds, runs, and prints the table."""
-    try:
+    with sentences():
         require_files(cfg)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         dataset = instantiate(cfg.dataset, images=None if cfg.predictions else cfg.dataset.images, _convert_="all")
         score = score_predictions if cfg.predictions else score_model
         recall, images, protocol, run, ms = score(cfg, dataset)
-    except (FileNotFoundError, ValueError, InstantiationException) as error:
-        reason = error.__cause__ if isinstance(error, InstantiationException) else error
-        if not isinstance(reason, FileNotFoundError | ValueError):
-            raise
-        raise SystemExit(f"error: {reason}") from error
     if pl.utilities.rank_zero_only.rank != 0:  # pyright: ignore
         return
     ids = [counts.image_id for counts in images]
@@ -113,39 +103,17 @@ def score_model(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, list[ImageC
 
 def require_files(cfg: DictConfig) -> None:
     """Nothing, if every file that the run reads is there; otherwise one error that names all that are missing."""
-    dataset = get_class(cfg.dataset._target_)
+    dataset: Any = get_class(cfg.dataset._target_)
     images = None if cfg.predictions else cfg.dataset.images
-    checks: list[Callable[[], Any]] = [partial(dataset.require_files, cfg.dataset.annotations, images)]  # pyright: ignore
+    checks = [partial(dataset.require_files, cfg.dataset.annotations, images)]
     if not cfg.predictions:
-        weights = cfg.model.checkpoint if OmegaConf.is_list(cfg.model.checkpoint) else [cfg.model.checkpoint]
-        weights = [*weights, cfg.detector.checkpoint if needs_detector(cfg) else None]
-        checks += [partial(require_released, path) for path in weights if path is not None]
-    missing = []
-    for check in checks:
-        try:
-            check()
-        except FileNotFoundError as error:
-            missing.append(str(error))
-    if missing:
-        raise FileNotFoundError("\n".join(missing))
+        checks += weight_checks(cfg.model, cfg.detector if needs_detector(cfg) else None)
+    require_all(checks)
 
 
 def needs_detector(cfg: DictConfig) -> bool:
     """Whether the prompt sampler takes a detector."""
     return "detector" in inspect.signature(get_method(cfg.prompt_sampler._target_)).parameters
-
-
-def environment(seed: int) -> dict[str, Any]:
-    """What else decides the numbers: versions, commit, seed."""
-    packages = ("mobilesamv2", "torch", "timm", "ultralytics", "pycocotools", "numpy")
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "commit": git.stdout.strip() or None,
-        "seed": seed,
-    }
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ class EvaluateConfig:
     prompt_sampler: Any = MISSING
     dataset: Any = MISSING
     trainer: Any = MISSING
+    task: Any = None
+    optimizer: Any = None
+    logger: Any = None
     experiment: Any = None
     predictions: str | None = None
     skip_images_without_results: bool = False
@@ -27,6 +30,31 @@ class EvaluateConfig:
     output_dir: str = MISSING
 
 
+@dataclass
+class TrainConfig:
+    """Keys of conf/train.yaml; each group is checked against the signature of what it builds."""
+
+    paths: Any = MISSING
+    task: Any = MISSING
+    model: Any = MISSING
+    encoder: Any = None
+    teacher: Any = None
+    detector: Any = None
+    prompt_sampler: Any = None
+    dataset: Any = MISSING
+    optimizer: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = None
+    experiment: Any = None
+    validation_images: int = 0
+    batch_size: int = 1
+    num_workers: int = 0
+    seed: int = 0
+    resume: str | None = None
+    output_dir: str = MISSING
+
+
 def register() -> None:
-    """Makes the schema known to Hydra."""
+    """Makes the schemas known to Hydra."""
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)

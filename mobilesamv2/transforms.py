@@ -11,6 +11,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+"""ImageNet's, in units of 0 to 255, which SAM and its students are trained with."""
+
 
 def check_image(image: Any) -> np.ndarray:
     """The image itself, if it is RGB uint8 (H, W, 3).

@@ -17,13 +17,27 @@ schema.register()
 CONF = ROOT / "conf"
 GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir())
 FILES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml"))
-# What evaluate.py hands in beside the node's own keys.
-WIRED = {"mobilesamv2.prompts.ObjectAware": {"detector"}, "mobilesamv2.build_sam": {"encoder"}}
+# What evaluate.py and train.py hand in beside the node's own keys.
+WIRED = {
+    "mobilesamv2.prompts.ObjectAware": {"detector"},
+    "mobilesamv2.build_sam": {"encoder"},
+    "mobilesamv2.tasks.distill.DistillDecoupled": {"student", "teacher", "optimizer"},
+    "mobilesamv2.tasks.finetune_decoder.FinetuneDecoder": {"sam", "optimizer"},
+    "torch.optim.AdamW": {"params"},
+}
 
 
-def composed(*overrides: str) -> DictConfig:
+def composed(*overrides: str, primary: str = "evaluate") -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("evaluate", list(overrides))
+        return compose(primary, list(overrides))
+
+
+def primary_of(path: Path) -> str:
+    """Which program reads a file."""
+    if path.parent.name == "experiment":
+        return "evaluate" if path.stem.startswith("evaluate") else "train"
+    trains = path.parent.name in ("task", "optimizer", "logger") or path.stem in ("sa1b", "shapes", "train")
+    return "train" if trains else "evaluate"
 
 
 def check_targets(node: Any) -> int:
@@ -46,7 +60,7 @@ def override(path: Path) -> str:
 
 @pytest.mark.parametrize("path", [p for p in FILES if len(p.parts) > 1], ids=str)
 def test_every_yaml_composes_and_binds(path: Path) -> None:
-    cfg = composed(*override(path).split())
+    cfg = composed(*override(path).split(), f"output_dir={path.parent}", primary=primary_of(path))
     OmegaConf.resolve(cfg)
     assert check_targets(cfg) >= 4
 
@@ -56,11 +70,12 @@ def test_experiments_say_how_long_they_take_and_what_they_give(path: Path) -> No
     text = path.read_text()
     for word in (f"experiment={path.stem}", "Hardware:", "Should give:"):
         assert word in text
-    composed(f"experiment={path.stem}", "model=mini")
+    composed(f"experiment={path.stem}", "model=mini", primary=primary_of(path))
 
 
-def test_every_group_is_in_the_primary_config() -> None:
-    text = (CONF / "evaluate.yaml").read_text()
+@pytest.mark.parametrize("primary", ["evaluate", "train"])
+def test_every_group_is_in_the_primary_config(primary: str) -> None:
+    text = (CONF / f"{primary}.yaml").read_text()
     assert [g for g in GROUPS if f"- {g}:" not in text] == []
 
 

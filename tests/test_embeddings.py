@@ -12,7 +12,7 @@ TEACHER = {"teacher": "sam_vit_mini", "weights": "abc", "image_size": 256}
 
 def test_reads_what_the_first_pass_trained_on(tmp_path: Path) -> None:
     cache = EmbeddingCache(tmp_path / "cache", TEACHER, shard_size=4)
-    embeddings = torch.randn(6, 3, 2, 2)
+    embeddings = torch.randn(6, 3, 2, 2).to(memory_format=torch.channels_last)
     first = torch.cat([cache.write([i], embeddings[i : i + 1]) for i in range(6)])
     assert torch.allclose(first, embeddings, atol=2e-3)
     assert torch.equal(cache.read([5, 0]), first[[5, 0]])  # one pending, one on disk

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.samples import EncoderSamples, Sample
 from mobilesamv2.structures import GroundTruth
 
 EvaluationSample = tuple[np.ndarray, GroundTruth]
@@ -42,6 +43,44 @@ class EvaluationData(pl.LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The image stays on the CPU until SegAny has resized it."""
         return batch
+
+
+class TrainingData(pl.LightningDataModule):
+    """Batches of training samples, and some images at the end of the data set that only validation reads.
+
+    Args:
+        samples: what the task trains on.
+        batch_size: samples in a batch.
+        validation_images: how many at the end are kept from training.
+        num_workers: processes that make samples ahead.
+        seed: of the order, which differs from epoch to epoch.
+
+    Raises:
+        ValueError: nothing would be left to train on.
+    """
+
+    def __init__(
+        self, samples: EncoderSamples, batch_size: int, validation_images: int = 0, num_workers: int = 0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        last = len(samples) - validation_images
+        if last < batch_size or validation_images < 0:
+            raise ValueError(
+                f"{len(samples)} images, of which {validation_images} are kept for validation, make no batch of "
+                f"{batch_size}; lower validation_images or batch_size, or add data."
+            )
+        self.training: Dataset[Sample] = Subset(samples, range(last))
+        self.validation: Dataset[Sample] = Subset(samples, range(last, len(samples)))
+        self._settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
+        self._order = torch.Generator().manual_seed(seed)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled; a last batch that is not full is left out."""
+        return DataLoader(self.training, shuffle=True, drop_last=True, generator=self._order, **self._settings)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """In order."""
+        return DataLoader(self.validation, **self._settings)
 
 
 def _as_it_is(sample: Any) -> Any:

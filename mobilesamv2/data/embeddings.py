@@ -71,7 +71,7 @@ class EmbeddingCache:
             if not torch.isfinite(half).all():
                 raise ValueError(f"The embedding of image {image_id} is not finite in half precision.")
             if image_id not in self:
-                self._pending[str(image_id)] = half.clone()
+                self._pending[str(image_id)] = half.clone(memory_format=torch.contiguous_format)
         while len(self._pending) >= self.shard_size:
             self.flush()
         return halves.float()

@@ -36,11 +36,8 @@ def index_tar(path: Path) -> list[TarEntry]:
     """The photos of a tar, in its order; only headers are read.
 
     Raises:
-        FileNotFoundError: there is no such tar.
         ValueError: it is not a tar, or holds no pair of ``sa_ID.jpg`` and ``sa_ID.json``.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no tar {path}. {PUBLISHED}")
     found: dict[str, dict[str, tuple[int, int]]] = {}
     try:
         with tarfile.open(path) as tar:
@@ -73,9 +70,8 @@ class SA1BDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
     """
 
     def __init__(self, tars: str | Path | Sequence[str | Path], limit: int | None = None) -> None:
-        paths = [Path(p) for p in ([tars] if isinstance(tars, str | Path) else tars)]
         self.entries: list[TarEntry] = []
-        files = [file for path in paths for file in _tars_in(path)]
+        files = require_tars(tars)
         for file in tqdm(files, desc="indexing tars", unit="tar", disable=len(files) < 10 or None):
             self.entries += index_tar(file)
             if limit is not None and len(self.entries) >= limit:
@@ -134,14 +130,22 @@ class SA1BDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
         return content
 
 
-def _tars_in(path: Path) -> list[Path]:
-    """A tar itself, or the tars of a folder by name."""
-    if not path.is_dir():
-        return [path]
-    tars = sorted(path.glob("*.tar"))
-    if not tars:
-        raise FileNotFoundError(f"There is no tar in {path}. {PUBLISHED}")
-    return tars
+def require_tars(tars: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The tars that a tar, a folder of tars, or a list of either names, each folder's by name.
+
+    Raises:
+        FileNotFoundError: a tar or folder is not there, or a folder has no tar.
+    """
+    files: list[Path] = []
+    for path in map(Path, [tars] if isinstance(tars, str | Path) else tars):
+        found = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+        if not found:
+            raise FileNotFoundError(f"There is no tar in {path}. {PUBLISHED}")
+        for file in found:
+            if not file.is_file():
+                raise FileNotFoundError(f"There is no tar or folder of tars {path}. {PUBLISHED}")
+        files += found
+    return files
 
 
 def write_sa1b_tar(samples: Iterable[tuple[np.ndarray, GroundTruth]], path: Path) -> None:

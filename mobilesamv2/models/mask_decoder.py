@@ -186,7 +186,7 @@ class MaskDecoder(nn.Module):
         """Decodes N prompts on one image.
 
         Args:
-            image_embedding: (1, C, S/16, S/16).
+            image_embedding: (1, C, S/16, S/16), or (N, C, S/16, S/16) where the prompts are on several images.
             image_pe: (1, C, S/16, S/16), the prompt encoder's ``image_positions``.
             sparse: (N, ., C).
             dense: (N or 1, C, S/16, S/16).

@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
 from mobilesamv2.models.mask_decoder import MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
-
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
+from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD
 
 
 class Sam(nn.Module):
@@ -66,7 +64,7 @@ class Sam(nn.Module):
         """N prompts on one image, in pixels of the model's input, to masks.
 
         Args:
-            image_embedding: (1, C, S/16, S/16).
+            image_embedding: (1, C, S/16, S/16), or (N, C, S/16, S/16) where the prompts are on several images.
             points: (N, P, 2) xy.
             labels: (N, P), 1 foreground, 0 background, -1 padding.
             boxes_xyxy: (N, 4).

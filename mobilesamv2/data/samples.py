@@ -1,0 +1,114 @@
+"""Training samples: what a task reads from an image and its objects, as tensors of one shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from mobilesamv2.masks import boxes_from_rles, decode
+from mobilesamv2.structures import GroundTruth
+from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, to_model_input
+
+Sample = dict[str, Any]
+
+
+class EncoderSamples(Dataset[Sample]):
+    """Images as the image encoder reads them.
+
+    Args:
+        images: any data set of RGB images with their objects.
+        image_size: S, pixels.
+    """
+
+    def __init__(self, images: Dataset[tuple[np.ndarray, GroundTruth]], image_size: int) -> None:
+        self.images = images
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self.images)  # pyright: ignore[reportArgumentType]
+
+    def __getitem__(self, index: int) -> Sample:
+        """``pixels`` (3, S, S) and ``image_id``."""
+        image, truth = self.images[index]
+        return {"pixels": _pixels(image, self.image_size), "image_id": truth.image_id}
+
+
+class PromptSamples(EncoderSamples):
+    """Images with the masks of some of their objects, and a box and a point for each.
+
+    Which objects, and where the point lies, is drawn anew in each epoch.
+
+    Args:
+        images: any data set of RGB images with their objects.
+        image_size: S, pixels.
+        prompts_per_image: K objects, drawn with replacement where there are fewer.
+        box_jitter: standard deviation of the noise on a box's edges, as a share of its sides.
+    """
+
+    def __init__(
+        self,
+        images: Dataset[tuple[np.ndarray, GroundTruth]],
+        image_size: int,
+        prompts_per_image: int = 6,
+        box_jitter: float = 0.1,
+    ) -> None:
+        super().__init__(images, image_size)
+        self.prompts_per_image = prompts_per_image
+        self.box_jitter = box_jitter
+
+    def __getitem__(self, index: int) -> Sample:
+        """The encoder's sample, and in pixels of the model's input: ``boxes_xyxy``, ``points``, ``masks``, ``weights``.
+
+        Returns:
+            Beside ``pixels`` and ``image_id``: boxes (K, 4), points (K, 1, 2), masks (K, S/4, S/4) of 0 and 1, and
+            weights (K,) that are 0 for an image without objects.
+        """
+        image, truth = self.images[index]
+        frame = ModelFrame(truth.size, self.image_size)
+        # the worker's seed differs from epoch to epoch
+        rng = np.random.default_rng((torch.initial_seed() % 2**32, index))
+        k, side = self.prompts_per_image, self.image_size
+        sample = {
+            "pixels": _pixels(image, side),
+            "image_id": truth.image_id,
+            "boxes_xyxy": torch.zeros(k, 4),
+            "points": torch.zeros(k, 1, 2),
+            "masks": torch.zeros(k, side // 4, side // 4),
+            "weights": torch.zeros(k),
+        }
+        count = len(truth.rles)
+        if count == 0:
+            return sample
+        chosen = rng.permutation(count)[:k] if count >= k else rng.integers(count, size=k)
+        for slot, i in enumerate(chosen.tolist()):
+            mask = decode(truth.rles[i])
+            y, x = np.nonzero(mask)
+            spot = int(rng.integers(len(x)))
+            point = torch.tensor([[float(x[spot]), float(y[spot])]])
+            box = boxes_from_rles([truth.rles[i]])
+            noise = torch.from_numpy(rng.normal(0, self.box_jitter, 4)).float().clamp(-0.25, 0.25)
+            box = box + noise * (box[:, 2:] - box[:, :2]).repeat(1, 2)
+            sample["points"][slot] = frame.coords_to_model(point)
+            sample["boxes_xyxy"][slot] = frame.boxes_to_model(box)[0]
+            sample["masks"][slot] = _low_res(mask, frame)
+            sample["weights"][slot] = 1.0
+        return sample
+
+
+def _pixels(image: np.ndarray, side: int) -> Tensor:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    return to_model_input(image, side, mean, std)[0]
+
+
+def _low_res(mask: np.ndarray, frame: ModelFrame) -> Tensor:
+    """(S/4, S/4) of 0 and 1: where half or more of the cell is covered."""
+    height, width = frame.resized
+    resized = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
+    full = F.pad(torch.from_numpy(np.array(resized)).float(), (0, frame.side - width, 0, frame.side - height))
+    return (F.avg_pool2d(full[None], 4)[0] >= 127.5).float()

@@ -1,0 +1,126 @@
+"""Decoupled distillation: the student's image embedding learns to be the teacher's."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mobilesamv2.data.embeddings import EmbeddingCache
+from mobilesamv2.data.samples import Sample
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.tasks.losses import embedding_mse
+from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
+
+
+class DistillDecoupled(pl.LightningModule):
+    """Trains the student's image encoder on the teacher's image embeddings, and nothing else.
+
+    The student takes over the prompt encoder and mask decoder of the teacher, since its embedding is to fit them. The
+    teacher is in eval mode, gets no gradient, and is in no checkpoint.
+
+    Args:
+        student: the model to train.
+        teacher: the model to imitate; its image embedding has the shape of the student's.
+        optimizer: makes the optimizer from the parameters.
+        warmup_steps: optimizer steps of linear warm-up.
+        cache: where the teacher's embeddings are kept; None computes them anew in each epoch.
+
+    Raises:
+        ValueError: the two models' sizes differ.
+
+    Source: MobileSAM, section 3.
+    """
+
+    def __init__(
+        self,
+        student: Sam,
+        teacher: Sam,
+        optimizer: OptimizerFactory,
+        warmup_steps: int = 0,
+        cache: EmbeddingCache | None = None,
+    ) -> None:
+        super().__init__()
+        ours, theirs = ((s.image_size, s.prompt_encoder.embed_dim) for s in (student, teacher))
+        if ours != theirs:
+            raise ValueError(f"Image size and embedding width are {ours} in the student and {theirs} in the teacher.")
+        student.prompt_encoder.load_state_dict(teacher.prompt_encoder.state_dict())
+        student.mask_decoder.load_state_dict(teacher.mask_decoder.state_dict())
+        student.prompt_encoder.requires_grad_(False)
+        student.mask_decoder.requires_grad_(False)
+        self.student = student
+        self._teacher = [teacher.image_encoder]  # in a list, so that it is no submodule and in no checkpoint
+        self._optimizer = optimizer
+        self._warmup_steps = warmup_steps
+        self.cache = cache
+        self.teacher_images = 0
+        """Images that the teacher has encoded in this run; the rest were read."""
+
+    def on_fit_start(self) -> None:
+        """The teacher follows the student to the device.
+
+        Lightning keeps the modes that it finds, and ``build_sam`` builds in eval mode.
+        """
+        self._teacher[0].to(self.device).eval()
+        self.student.image_encoder.train()
+
+    def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        loss = embedding_mse(self.student.image_encoder(batch["pixels"]), self.teacher_embedding(batch))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["pixels"]))
+        return loss
+
+    def validation_step(self, batch: Sample, batch_idx: int) -> None:
+        """Error and cosine similarity on images that no step trains on."""
+        student, teacher = self.student.image_encoder(batch["pixels"]), self.teacher_embedding(batch)
+        size = len(batch["pixels"])
+        self.log("val/loss", embedding_mse(student, teacher), prog_bar=True, batch_size=size, sync_dist=True)
+        self.log("val/cosine", F.cosine_similarity(student, teacher).mean(), batch_size=size, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """The image encoder's parameters, warm-up and cosine."""
+        return cosine_schedule(
+            self.trainer, self.student.image_encoder.parameters(), self._optimizer, self._warmup_steps
+        )
+
+    @torch.no_grad()
+    def teacher_embedding(self, batch: Sample) -> Tensor:
+        """(B, C, S/16, S/16) of a batch, from the cache as far as it has them."""
+        if self.cache is None:
+            return self._encode(batch["pixels"])
+        image_ids = batch["image_id"].tolist()
+        missing = [i for i, image_id in enumerate(image_ids) if image_id not in self.cache]
+        if missing:
+            self.cache.write([image_ids[i] for i in missing], self._encode(batch["pixels"][missing]))
+        return self.cache.read(image_ids).to(self.device)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        self.teacher_images += len(pixels)
+        return self._teacher[0](pixels)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What a checkpoint counts as done is on disk."""
+        if self.cache is not None:
+            self.cache.flush()
+
+    def on_fit_end(self) -> None:
+        """The last shard may be short."""
+        if self.cache is not None:
+            self.cache.flush()
+
+
+def teacher_identity(teacher: Sam) -> dict[str, str | int]:
+    """What the teacher's embeddings depend on: name, hash of the image encoder's weights, image size."""
+    digest = hashlib.sha256()
+    for key, value in sorted(teacher.image_encoder.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {
+        "teacher": teacher.name or "unnamed",
+        "weights_sha256": digest.hexdigest(),
+        "image_size": teacher.image_size,
+    }

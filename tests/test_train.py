@@ -1,0 +1,74 @@
+"""train.py as a user runs it."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+
+from mobilesamv2 import load_sam
+from mobilesamv2.data.sa1b import write_sa1b_tar
+from mobilesamv2.data.shapes import ShapesDataset
+from train import main
+
+QUIET = ["trainer.accelerator=cpu", "+trainer.enable_progress_bar=false", "num_workers=0", "batch_size=2"]
+
+
+def train(*overrides: str) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", [*overrides, *QUIET])
+    main(cfg)
+
+
+@pytest.fixture
+def tar(tmp_path: Path) -> Path:
+    scenes = ShapesDataset(8, (90, 120))
+    write_sa1b_tar((scenes[i] for i in range(8)), tmp_path / "sa_000000.tar")
+    return tmp_path / "sa_000000.tar"
+
+
+def test_distils_from_a_tar(tar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    given = ["experiment=distill_tinyvit", "model=mini", "model@teacher=sam_vit_mini", f"dataset.tars={tar}"]
+    given += [f"task.cache={tmp_path / 'cache'}", "validation_images=2", "trainer.log_every_n_steps=1"]
+    train(*given, f"output_dir={out}", "trainer.max_epochs=2")
+    assert "mini.safetensors" in capsys.readouterr().out
+    assert load_sam(out / "mini.safetensors").name == "mini"
+    rows = list(csv.DictReader((out / "metrics.csv").open()))
+    assert sum(bool(row["train/loss"]) for row in rows) == 6
+    assert sum(bool(row["val/loss"]) for row in rows) == 2
+    assert json.loads((out / "environment.json").read_text())["seed"] == 0
+
+    resumed = [f"output_dir={tmp_path / 'more'}", "trainer.max_epochs=3", f"resume={out / 'checkpoints' / 'last.ckpt'}"]
+    train(*given, *resumed)
+    steps = torch.load(tmp_path / "more" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert steps == 9
+
+
+def test_a_student_of_full_size_becomes_a_mobile_sam(tar: Path, tmp_path: Path) -> None:
+    """One step at 1024 pixels, with the student as its own teacher."""
+    from mobilesamv2 import build_sam
+
+    given = ["model.checkpoint=null", "model@teacher=by_name", "teacher.name=mobile_sam", f"dataset.tars={tar}"]
+    given += ["task.cache=null", "validation_images=0", "trainer.max_epochs=-1", "trainer.max_steps=1"]
+    train("experiment=distill_tinyvit", *given, f"output_dir={tmp_path / 'out'}")
+    build_sam("mobile_sam", tmp_path / "out" / "mobile_sam.pt", allow_partial=False)
+
+
+def test_trains_a_small_sam_on_drawn_scenes(tmp_path: Path) -> None:
+    given = ["experiment=finetune_decoder_mini_shapes", "dataset.length=6", "validation_images=2"]
+    train(*given, f"output_dir={tmp_path}", "logger=wandb")
+    assert load_sam(tmp_path / "mini.safetensors").encoder_name == "tiny_vit_mini"
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+    assert (tmp_path / "metrics.csv").is_file()
+
+
+def test_missing_files_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"(?s)sam_vit_h_4b8939\.pth.*published at.*data/sa1b.*SA-1B is published at"):
+        train("experiment=distill_tinyvit", f"output_dir={tmp_path}")
+    with pytest.raises(SystemExit, match=r"no checkpoint none\.ckpt to resume from"):
+        train("experiment=distill_tinyvit", "resume=none.ckpt", f"output_dir={tmp_path}")

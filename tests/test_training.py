@@ -1,0 +1,188 @@
+"""Losses, samples, and the training tasks under a Trainer."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torchvision.ops import sigmoid_focal_loss
+
+from mobilesamv2 import build_sam, load_sam
+from mobilesamv2.checkpoints import save_weights
+from mobilesamv2.data.datamodule import TrainingData
+from mobilesamv2.data.embeddings import EmbeddingCache
+from mobilesamv2.data.samples import EncoderSamples, PromptSamples
+from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.tasks.distill import DistillDecoupled, teacher_identity
+from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
+from mobilesamv2.tasks.losses import dice_loss, focal_loss, mask_iou
+
+ADAMW = partial(torch.optim.AdamW, lr=2e-3)
+
+
+def trainer(folder: Path, **settings) -> pl.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return pl.Trainer(default_root_dir=folder, **(quiet | {"enable_checkpointing": False} | settings))
+
+
+def test_losses_by_hand() -> None:
+    logits, targets = torch.randn(2, 3, 5, 4), (torch.rand(2, 3, 5, 4) > 0.5).float()
+    expected = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2).mean((-2, -1))
+    assert torch.allclose(focal_loss(logits, targets), expected, atol=1e-6)
+    sure = torch.tensor([[[50.0, 50.0], [-50.0, -50.0]]])
+    target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    assert dice_loss(sure, target).item() == pytest.approx(1 - (2 + 1) / (2 + 1 + 1))
+    assert mask_iou(sure, target).item() == 0.5
+    assert mask_iou(-sure.abs(), target * 0).item() == 0.0
+
+
+def test_prompts_lie_on_their_masks() -> None:
+    samples = PromptSamples(ShapesDataset(6, (120, 200)), image_size=256, prompts_per_image=5, box_jitter=0.0)
+    for i in range(6):
+        sample = samples[i]
+        assert sample["pixels"].shape == (3, 256, 256)
+        assert sample["masks"].shape == (5, 64, 64)
+        assert sample["weights"].tolist() == [1.0] * 5
+        for mask, box, point in zip(sample["masks"], sample["boxes_xyxy"], sample["points"][:, 0], strict=True):
+            assert (box[:2] <= point + 1e-3).all()
+            assert (point <= box[2:] + 1e-3).all()
+            y, x = mask.nonzero(as_tuple=True)
+            if len(x):  # a mask of a few pixels may fill no cell of four
+                edges = torch.tensor([x.min(), y.min(), x.max() + 1, y.max() + 1]) * 4
+                assert (edges - box).abs().max() <= 6
+
+
+def test_an_image_without_objects_weighs_nothing() -> None:
+    class Empty(ShapesDataset):
+        def __getitem__(self, index: int):
+            image, truth = super().__getitem__(index)
+            return image, type(truth)(truth.image_id, truth.size, [], [], [])
+
+    samples = PromptSamples(Empty(8), image_size=256)
+    assert samples[0]["weights"].sum() == 0
+    task = FinetuneDecoder(build_sam("mini"), ADAMW, freeze_image_encoder=False)
+    trainer(Path("."), max_steps=1).fit(task, datamodule=TrainingData(samples, batch_size=2))
+    assert all(torch.isfinite(p).all() for p in task.sam.parameters())
+
+
+def test_nothing_left_to_train_on_is_an_error() -> None:
+    with pytest.raises(ValueError, match="8 images, of which 7 are kept for validation, make no batch of 4"):
+        TrainingData(EncoderSamples(ShapesDataset(8), 256), batch_size=4, validation_images=7)
+
+
+def distillation(folder: Path, teacher: object = None) -> tuple[DistillDecoupled, TrainingData]:
+    torch.manual_seed(0)
+    teacher = teacher or build_sam("sam_vit_mini")
+    student = build_sam("mini")
+    cache = EmbeddingCache(folder / "cache", teacher_identity(teacher), shard_size=5)
+    task = DistillDecoupled(student, teacher, ADAMW, warmup_steps=2, cache=cache)
+    return task, TrainingData(EncoderSamples(ShapesDataset(14), 256), batch_size=4, validation_images=2)
+
+
+class Modes(pl.Callback):
+    """Notes the modes in which steps run."""
+
+    def __init__(self) -> None:
+        self.student: set[bool] = set()
+        self.teacher: set[bool] = set()
+        self.validation: set[bool] = set()
+
+    def on_train_batch_start(self, trainer, module: DistillDecoupled, batch, batch_idx: int) -> None:
+        self.student |= {m.training for m in module.student.image_encoder.modules()}
+        self.teacher |= {m.training for m in module._teacher[0].modules()}
+
+    def on_validation_batch_start(self, trainer, module: DistillDecoupled, *args) -> None:
+        self.validation |= {m.training for m in module.modules()}
+
+
+def test_distillation_trains_the_student_and_reads_the_teacher_once(tmp_path: Path) -> None:
+    task, data = distillation(tmp_path)
+    decoder = {k: v.clone() for k, v in task.student.mask_decoder.state_dict().items()}
+    encoder = {k: v.clone() for k, v in task.student.image_encoder.state_dict().items()}
+    teacher_before = {k: v.clone() for k, v in task._teacher[0].state_dict().items()}
+    modes, counts, losses = Modes(), [], []
+    watch = pl.callbacks.LambdaCallback(
+        on_train_epoch_end=lambda t, m: (
+            counts.append(m.teacher_images),
+            losses.append(float(t.callback_metrics["train/loss"])),
+        )
+    )
+    trainer(tmp_path, max_epochs=6, callbacks=[modes, watch]).fit(task, datamodule=data)
+
+    assert (modes.student, modes.teacher, modes.validation) == ({True}, {False}, {False})
+    assert losses[-1] < losses[0]
+    # 12 images to train on and 2 to validate on, each encoded once
+    assert counts[0] == counts[-1] == task.teacher_images == 14
+    again = {k: v for k, v in task.student.image_encoder.state_dict().items() if v.dtype.is_floating_point}
+    assert any(not torch.equal(v, encoder[k]) for k, v in again.items())
+    assert all(torch.equal(v, decoder[k]) for k, v in task.student.mask_decoder.state_dict().items())
+    assert all(torch.equal(v, teacher_before[k]) for k, v in task._teacher[0].state_dict().items())
+    assert all(p.grad is None for p in task._teacher[0].parameters())
+
+    later, data = distillation(tmp_path)
+    trainer(tmp_path, max_epochs=1).fit(later, datamodule=data)
+    assert later.teacher_images == 0
+
+
+def test_the_teacher_is_in_no_checkpoint_and_runs_resume(tmp_path: Path) -> None:
+    task, data = distillation(tmp_path)
+    checkpoints = pl.callbacks.ModelCheckpoint(tmp_path, filename="one", save_last=True)
+    settings = {"enable_checkpointing": True, "max_epochs": 1}
+    trainer(tmp_path, callbacks=[checkpoints], **settings).fit(task, datamodule=data)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert state.keys() == {f"student.{k}" for k in task.student.state_dict()}
+    assert len(EmbeddingCache(tmp_path / "cache", task.cache.identity)) == 14
+
+    later, data = distillation(tmp_path)
+    steps = trainer(tmp_path, max_epochs=2)
+    steps.fit(later, datamodule=data, ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True)
+    assert (steps.current_epoch, steps.global_step) == (2, 6)
+
+
+def test_another_teacher_is_refused(tmp_path: Path) -> None:
+    task, _ = distillation(tmp_path)
+    task.cache.write([0], torch.zeros(1, 64, 16, 16))
+    task.cache.flush()
+    torch.manual_seed(1)
+    other = build_sam("sam_vit_mini")
+    with pytest.raises(ValueError, match="of another teacher: weights_sha256"):
+        distillation(tmp_path, other)
+
+
+def test_sizes_must_agree() -> None:
+    with torch.device("meta"):
+        teacher, student = build_sam("mobile_sam"), build_sam("mini")
+    with pytest.raises(ValueError, match=r"\(256, 64\) in the student and \(1024, 256\) in the teacher"):
+        DistillDecoupled(student, teacher, ADAMW)
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_finetuning_trains_what_it_should(tmp_path: Path, freeze: bool) -> None:
+    torch.manual_seed(0)
+    sam = build_sam("mini")
+    before = {k: v.clone() for k, v in sam.state_dict().items()}
+    task = FinetuneDecoder(sam, ADAMW, freeze_image_encoder=freeze)
+    data = TrainingData(PromptSamples(ShapesDataset(10), 256, prompts_per_image=3), batch_size=4, validation_images=2)
+    runner = trainer(tmp_path, max_epochs=1)
+    runner.fit(task, datamodule=data)
+    changed = {k.split(".")[0] for k, v in sam.state_dict().items() if not torch.equal(v, before[k])}
+    trained = {"prompt_encoder", "mask_decoder"} | (set() if freeze else {"image_encoder"})
+    assert changed == trained
+    for name in ("val/loss", "val/miou_box", "val/miou_point"):
+        assert torch.isfinite(runner.callback_metrics[name])
+
+
+def test_overfits_one_scene(tmp_path: Path) -> None:
+    """The gradient points the right way: the loss of one scene falls by a quarter."""
+    torch.manual_seed(0)
+    task = FinetuneDecoder(build_sam("mini"), ADAMW, freeze_image_encoder=False, focal_weight=2.0)
+    data = TrainingData(PromptSamples(ShapesDataset(1), 256, prompts_per_image=4), batch_size=1)
+    losses: list[float] = []
+    watch = pl.callbacks.LambdaCallback(
+        on_train_batch_end=lambda t, *args: losses.append(float(t.callback_metrics["train/loss"]))
+    )
+    trainer(tmp_path, max_epochs=60, callbacks=[watch]).fit(task, datamodule=data)
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+    save_weights(task.sam, tmp_path / "mini.safetensors")
+    assert load_sam(tmp_path / "mini.safetensors").name == "mini"

@@ -1,0 +1,114 @@
+"""Trains: ``python train.py experiment=distill_tinyvit``. See ``--help`` and the README."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+
+import schema
+from mobilesamv2.checkpoints import save_mobile_sam, save_weights
+from mobilesamv2.data.datamodule import TrainingData
+from mobilesamv2.data.embeddings import EmbeddingCache
+from mobilesamv2.data.sa1b import require_tars
+from mobilesamv2.data.samples import EncoderSamples, PromptSamples
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.tasks.distill import DistillDecoupled, teacher_identity
+from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
+from preflight import environment, require_all, sentences, weight_checks
+
+schema.register()
+
+
+@hydra.main(config_path="conf", config_name="train", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Composes, builds, fits, and writes the weights."""
+    folder = Path(cfg.output_dir)
+    with sentences():
+        require_files(cfg)
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        sam = build_model(cfg.model, cfg.encoder)
+        task, samples = BUILDERS[cfg.task._target_.rsplit(".", 1)[1]](cfg, sam)
+        data = TrainingData(samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed)
+        checkpoints = ModelCheckpoint(folder / "checkpoints", save_last=True, save_on_exception=True)
+        trainer = instantiate(
+            cfg.trainer,
+            logger=loggers(cfg.logger),
+            callbacks=[checkpoints, LearningRateMonitor("step")],
+            default_root_dir=str(folder),
+            _convert_="all",
+        )
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "environment.json").write_text(json.dumps(environment(cfg.seed), indent=2))
+    # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
+    trainer.fit(task, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+    if trainer.is_global_zero:
+        print(f"written: {', '.join(map(str, write_weights(sam, folder)))}")
+
+
+def build_distillation(cfg: DictConfig, student: Sam) -> tuple[DistillDecoupled, EncoderSamples]:
+    """A student, its teacher, and the cache of the teacher's embeddings."""
+    teacher = build_model(cfg.teacher, None)
+    cache = EmbeddingCache(cfg.task.cache, teacher_identity(teacher)) if cfg.task.cache else None
+    task = instantiate(
+        cfg.task, student=student, teacher=teacher, cache=cache, optimizer=instantiate(cfg.optimizer), _convert_="all"
+    )
+    return task, EncoderSamples(instantiate(cfg.dataset, _convert_="all"), student.image_size)
+
+
+def build_finetuning(cfg: DictConfig, sam: Sam) -> tuple[FinetuneDecoder, PromptSamples]:
+    """A model and the objects that it is asked for."""
+    task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
+    return task, PromptSamples(instantiate(cfg.dataset, _convert_="all"), sam.image_size)
+
+
+BUILDERS: dict[str, Callable[[DictConfig, Sam], tuple[pl.LightningModule, EncoderSamples]]] = {
+    "DistillDecoupled": build_distillation,
+    "FinetuneDecoder": build_finetuning,
+}
+
+
+def build_model(node: DictConfig, encoder: DictConfig | None) -> Sam:
+    """A model of conf/model, with another image encoder where conf/encoder names one."""
+    return instantiate(node, encoder=encoder.name if encoder else None, _convert_="all")
+
+
+def require_files(cfg: DictConfig) -> None:
+    """Nothing, if every file that the run reads is there; otherwise one error that names all that are missing."""
+    checks = weight_checks(cfg.model, cfg.teacher if "DistillDecoupled" in cfg.task._target_ else None)
+    if "tars" in cfg.dataset:
+        checks.append(partial(require_tars, cfg.dataset.tars))
+    if cfg.resume and not Path(cfg.resume).is_file():
+        raise FileNotFoundError(f"There is no checkpoint {cfg.resume} to resume from.")
+    require_all(checks)
+
+
+def loggers(node: DictConfig | None) -> list[Any]:
+    """The loggers of conf/logger; Weights & Biases works offline where there is no login."""
+    if node and "wandb" in node and not os.environ.get("WANDB_API_KEY"):
+        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+        if not (netrc.is_file() and "wandb.ai" in netrc.read_text()):
+            os.environ.setdefault("WANDB_MODE", "offline")
+    return [instantiate(logger, _convert_="all") for logger in (node or {}).values()]
+
+
+def write_weights(sam: Sam, folder: Path) -> list[Path]:
+    """The trained model as safetensors and, where it is of that shape, as the official package's mobile_sam.pt."""
+    written = [folder / f"{sam.name}.safetensors".replace("/", "_")]
+    save_weights(sam, written[0])
+    if (sam.name, sam.encoder_name) == ("mobile_sam", "tiny_vit_5m"):
+        written.append(folder / "mobile_sam.pt")
+        save_mobile_sam(sam, written[1])
+    return written
+
+
+if __name__ == "__main__":
+    main()
