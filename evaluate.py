@@ -5,7 +5,6 @@ import inspect
 import sys
 import warnings
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -21,8 +20,9 @@ from mobilesamv2.data.datamodule import EvaluationData
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.metrics.average_recall import AverageRecall, ImageCounts, count_matches
 from mobilesamv2.metrics.proposal_report import format_table, proposal_results, write_results
+from mobilesamv2.metrics.stage_time import summarize
 from mobilesamv2.tasks.evaluate import EvaluateProposals
-from preflight import environment, require_all, sentences, weight_checks
+from preflight import environment, output_folder, require_all, sentences, weight_checks
 
 schema.register()
 
@@ -30,6 +30,7 @@ schema.register()
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Composes, builds, runs, and prints the table."""
+    folder, known = output_folder(cfg), environment(cfg.seed)
     with sentences():
         require_files(cfg)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -44,11 +45,22 @@ def main(cfg: DictConfig) -> None:
         "annotations_sha256": dataset.annotations_hash,
         "image_list_sha256": hashlib.sha256("\n".join(map(str, sorted(ids))).encode()).hexdigest(),
     }
-    results = proposal_results(recall, images, cfg.seed, protocol, run | environment(cfg.seed), ms)
-    folder = Path(cfg.output_dir)
+    results = proposal_results(recall, images, cfg.seed, protocol, run | known, ms)
     write_results(results, images, recall.ks, folder)
     print(format_table(results))
     print(f"\nwritten: {folder / 'results.json'} and {folder / 'per_image.npz'}")
+
+
+UNKNOWN_OF_PREDICTIONS = (
+    "sampler",
+    "predicted_iou",
+    "stability",
+    "nms_iou",
+    "nms_score",
+    "mask_threshold",
+    "mean_prompts_decoded",
+)
+"""What a results file does not say of how its masks were made."""
 
 
 def score_predictions(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, ...]:
@@ -66,7 +78,7 @@ def score_predictions(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, ...]:
             f"{without} of {len(dataset)} images have no mask in {cfg.predictions}, and their objects count as missed; "
             "skip_images_without_results=true leaves these images out."
         )
-    protocol = dict.fromkeys(("sampler", "mask_threshold"), None) | {
+    protocol = dict.fromkeys(UNKNOWN_OF_PREDICTIONS) | {
         "predictions": str(cfg.predictions),
         "rank_by": "score",
         "skip_images_without_results": cfg.skip_images_without_results,
@@ -79,17 +91,17 @@ def score_model(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, list[ImageC
     sam = instantiate(cfg.model, encoder=cfg.encoder.name if cfg.encoder else None, _convert_="all")
     parts = {"detector": instantiate(cfg.detector, _convert_="all")} if needs_detector(cfg) else {}
     sampler = instantiate(cfg.prompt_sampler, **parts, _convert_="all")
-    if cfg.model.checkpoint is None:
-        print(f"{cfg.model.name} has no checkpoint: its weights are random, and so are the masks.", file=sys.stderr)
+    for name, node in (("model", cfg.model), ("detector", cfg.detector if parts else None)):
+        if node is not None and node.checkpoint is None:
+            print(f"{name}.checkpoint is null: its weights are random, and so is the result.", file=sys.stderr)
     task = EvaluateProposals(SegEvery(sam, sampler), list(cfg.ks))
     trainer = instantiate(cfg.trainer, _convert_="all")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         trainer.test(task, datamodule=EvaluationData(dataset, cfg.num_workers), verbose=False)
-    timer = task.segevery.timer
     protocol = sampler.settings | {
         "mask_threshold": MASK_THRESHOLD,
-        "mean_prompts_decoded": sum(timer.num_prompts) / max(1, len(timer.num_prompts)),
+        "mean_prompts_decoded": sum(task.num_prompts) / max(1, len(task.num_prompts)),
         "nms_score": "predicted IoU",
     }
     run = {
@@ -98,7 +110,7 @@ def score_model(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, list[ImageC
         "device": str(trainer.strategy.root_device),
         "dtype": str(trainer.precision),
     }
-    return task.recall, task.images, protocol, run, timer.summary()
+    return task.recall, task.images, protocol, run, summarize(task.stage_ms)
 
 
 def require_files(cfg: DictConfig) -> None:

@@ -1,28 +1,33 @@
 """What evaluate.py and train.py do before they run: look for files, and turn a user's mistakes into sentences."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from mobilesamv2.models.released import require_released
+from mobilesamv2.released import require_released
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Ends the program with one sentence, and no traceback, where a file is missing or a value makes no sense."""
+    """Ends the program with one sentence, and no traceback, where a file is missing or a value makes no sense.
+
+    ``HYDRA_FULL_ERROR=1`` shows the traceback all the same.
+    """
     try:
         yield
     except (FileNotFoundError, ValueError, InstantiationException) as error:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
-        if not isinstance(reason, FileNotFoundError | ValueError):
+        if not isinstance(reason, FileNotFoundError | ValueError) or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise SystemExit(f"error: {reason}") from error
 
@@ -48,14 +53,22 @@ def require_all(checks: list[Callable[[], Any]]) -> None:
         raise FileNotFoundError("\n".join(missing))
 
 
+def output_folder(cfg: DictConfig) -> Path:
+    """Where a run writes: ``output_dir``, or in a sweep the job's own folder inside it."""
+    return Path(HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else cfg.output_dir)
+
+
 def environment(seed: int) -> dict[str, Any]:
-    """What else decides the numbers: versions, commit, seed."""
-    packages = ("mobilesamv2", "torch", "timm", "ultralytics", "pycocotools", "numpy")
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "commit": git.stdout.strip() or None,
-        "seed": seed,
-    }
+    """What else decides the numbers: versions, commit, seed; null for what can't be found out."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("mobilesamv2", "torch", "timm", "ultralytics", "pycocotools", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    try:
+        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        commit = ""
+    return {"versions": versions, "commit": commit or None, "seed": seed}

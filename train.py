@@ -18,11 +18,12 @@ from mobilesamv2.checkpoints import save_mobile_sam, save_weights
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.sa1b import require_tars
-from mobilesamv2.data.samples import EncoderSamples, PromptSamples
+from mobilesamv2.data.samples import DetectionSamples, EncoderSamples, PromptSamples
+from mobilesamv2.models.object_detector import save_detector
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.tasks.detect import DetectObjects
 from mobilesamv2.tasks.distill import DistillDecoupled, teacher_identity
-from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
-from preflight import environment, require_all, sentences, weight_checks
+from preflight import environment, output_folder, require_all, sentences, weight_checks
 
 schema.register()
 
@@ -30,12 +31,11 @@ schema.register()
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Composes, builds, fits, and writes the weights."""
-    folder = Path(cfg.output_dir)
+    folder = output_folder(cfg)
     with sentences():
         require_files(cfg)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        sam = build_model(cfg.model, cfg.encoder)
-        task, samples = BUILDERS[cfg.task._target_.rsplit(".", 1)[1]](cfg, sam)
+        task, samples = BUILDERS[task_name(cfg)](cfg)
         data = TrainingData(samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed)
         checkpoints = ModelCheckpoint(folder / "checkpoints", save_last=True, save_on_exception=True)
         trainer = instantiate(
@@ -51,29 +51,49 @@ def main(cfg: DictConfig) -> None:
     # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
     trainer.fit(task, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
     if trainer.is_global_zero:
-        print(f"written: {', '.join(map(str, write_weights(sam, folder)))}")
+        print(f"written: {', '.join(map(str, write_weights(task, folder)))}")
 
 
-def build_distillation(cfg: DictConfig, student: Sam) -> tuple[DistillDecoupled, EncoderSamples]:
+Built = tuple[pl.LightningModule, EncoderSamples]
+
+
+def build_distillation(cfg: DictConfig) -> Built:
     """A student, its teacher, and the cache of the teacher's embeddings."""
-    teacher = build_model(cfg.teacher, None)
-    cache = EmbeddingCache(cfg.task.cache, teacher_identity(teacher)) if cfg.task.cache else None
+    student, teacher = build_model(cfg.model, cfg.encoder), build_model(cfg.teacher, None)
+    identity = teacher_identity(teacher, str(cfg.trainer.precision))
+    cache = EmbeddingCache(cfg.task.cache, identity) if cfg.task.cache else None
     task = instantiate(
         cfg.task, student=student, teacher=teacher, cache=cache, optimizer=instantiate(cfg.optimizer), _convert_="all"
     )
     return task, EncoderSamples(instantiate(cfg.dataset, _convert_="all"), student.image_size)
 
 
-def build_finetuning(cfg: DictConfig, sam: Sam) -> tuple[FinetuneDecoder, PromptSamples]:
+def build_finetuning(cfg: DictConfig) -> Built:
     """A model and the objects that it is asked for."""
+    sam = build_model(cfg.model, cfg.encoder)
     task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
     return task, PromptSamples(instantiate(cfg.dataset, _convert_="all"), sam.image_size)
 
 
-BUILDERS: dict[str, Callable[[DictConfig, Sam], tuple[pl.LightningModule, EncoderSamples]]] = {
+def build_detection(cfg: DictConfig) -> Built:
+    """A detector and the boxes that it is to find."""
+    if cfg.detector is None:
+        raise ValueError("This task trains a detector: name one with detector=yolov8n, say.")
+    detector = instantiate(cfg.detector, _convert_="all")
+    task = instantiate(cfg.task, detector=detector, optimizer=instantiate(cfg.optimizer), _convert_="all")
+    return task, DetectionSamples(instantiate(cfg.dataset, _convert_="all"), detector.image_size)
+
+
+BUILDERS: dict[str, Callable[[DictConfig], Built]] = {
     "DistillDecoupled": build_distillation,
     "FinetuneDecoder": build_finetuning,
+    "DetectObjects": build_detection,
 }
+
+
+def task_name(cfg: DictConfig) -> str:
+    """Name of the task's class."""
+    return cfg.task._target_.rsplit(".", 1)[1]
 
 
 def build_model(node: DictConfig, encoder: DictConfig | None) -> Sam:
@@ -83,7 +103,12 @@ def build_model(node: DictConfig, encoder: DictConfig | None) -> Sam:
 
 def require_files(cfg: DictConfig) -> None:
     """Nothing, if every file that the run reads is there; otherwise one error that names all that are missing."""
-    checks = weight_checks(cfg.model, cfg.teacher if "DistillDecoupled" in cfg.task._target_ else None)
+    read = {
+        "DistillDecoupled": (cfg.model, cfg.teacher),
+        "FinetuneDecoder": (cfg.model,),
+        "DetectObjects": (cfg.detector,),
+    }
+    checks = weight_checks(*read[task_name(cfg)])
     if "tars" in cfg.dataset:
         checks.append(partial(require_tars, cfg.dataset.tars))
     if cfg.resume and not Path(cfg.resume).is_file():
@@ -100,8 +125,15 @@ def loggers(node: DictConfig | None) -> list[Any]:
     return [instantiate(logger, _convert_="all") for logger in (node or {}).values()]
 
 
-def write_weights(sam: Sam, folder: Path) -> list[Path]:
-    """The trained model as safetensors and, where it is of that shape, as the official package's mobile_sam.pt."""
+def write_weights(task: pl.LightningModule, folder: Path) -> list[Path]:
+    """What was trained, in the formats that other tools read.
+
+    A detector becomes an ultralytics ``.pt``, a SAM safetensors and, where it is of that shape, ``mobile_sam.pt`` too.
+    """
+    if isinstance(task, DetectObjects):
+        save_detector(task.detector, folder / "detector.pt")
+        return [folder / "detector.pt"]
+    sam: Sam = task.student if isinstance(task, DistillDecoupled) else task.sam  # pyright: ignore
     written = [folder / f"{sam.name}.safetensors".replace("/", "_")]
     save_weights(sam, written[0])
     if (sam.name, sam.encoder_name) == ("mobile_sam", "tiny_vit_5m"):

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mobilesamv2.models.released import require_released
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.released import require_released
 
 PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
 """The three parts of a SAM; a file holds all of them or some."""
@@ -95,11 +95,13 @@ def load_weights(sam: Sam, path: str | Path) -> tuple[str, ...]:
         complaints += _disagreements(part, modules[part].state_dict(), state)
     if complaints:
         raise ValueError(f"{path} does not fit {sam.name or 'this model'}: {'; '.join(complaints)}.")
-    training = sam.training
+    modes = {module: module.training for module in sam.modules()}
     for part, state in parts.items():
         modules[part].load_state_dict(state)
     # timm's TinyViT caches its attention biases in eval mode; going through train mode forgets the old ones.
-    sam.train().train(training)
+    sam.train()
+    for module, training in modes.items():
+        module.training = training
     return tuple(part for part in PARTS if part in parts)
 
 
@@ -184,7 +186,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _split(content: dict[str, Any], path: Path) -> dict[str, StateDict]:
     """The parts of a SAM in a file, under this project's names."""
-    if "PromtEncoder" in content and "MaskDecoder" in content:  # sic: Prompt_guided_Mask_Decoder.pt
+    if all(isinstance(content.get(key), dict) for key in ("PromtEncoder", "MaskDecoder")):  # sic
         return {"prompt_encoder": content["PromtEncoder"], "mask_decoder": content["MaskDecoder"]}
     parts: dict[str, StateDict] = {}
     strangers: list[str] = []

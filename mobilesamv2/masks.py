@@ -53,6 +53,7 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
     height, width = size
     try:
         if isinstance(segmentation, list):
+            _check_polygons(segmentation, size)
             polygons = coco_mask.frPyObjects(segmentation, height, width)
             return _with_text_counts(coco_mask.merge(polygons))
         stated = list(segmentation["size"])
@@ -70,6 +71,19 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
     if stated != [height, width]:
         raise ValueError(f"an RLE of size {stated} lies on an image of size {[height, width]} (height, width)")
     return _with_text_counts(rle)
+
+
+def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
+    """Pycocotools runs for ever on what is not finite, and takes four numbers for a box."""
+    if not polygons:
+        raise ValueError("a segmentation has no polygon")
+    bound = 10 * max(size)
+    for polygon in polygons:
+        points = np.asarray(polygon, dtype=np.float64)
+        if points.ndim != 1 or len(points) < 4 or len(points) % 2:
+            raise ValueError("a polygon is a list of x, y, x, y and so on, of three points or more")
+        if not (np.abs(points) <= bound).all():
+            raise ValueError(f"a polygon has coordinates that are not finite, or beyond {bound} pixels")
 
 
 def _runs(counts: str | bytes) -> np.ndarray:
@@ -150,8 +164,6 @@ def nms(boxes_xyxy: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     Args:
         boxes_xyxy: (D, 4).
         scores: (D,).
-        iou_threshold: 1 or more keeps every box and only sorts.
+        iou_threshold: of two boxes that overlap by more, the better stays.
     """
-    if iou_threshold >= 1:
-        return torch.argsort(scores, descending=True, stable=True)
     return torchvision_nms(boxes_xyxy, scores, iou_threshold)

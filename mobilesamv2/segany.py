@@ -60,7 +60,8 @@ class SegAny:
         """
         image = check_image(image)
         sam = self.sam
-        self._embedding = sam.image_encoder(to_model_input(image, sam.image_size, sam.pixel_mean, sam.pixel_std))
+        pixels = to_model_input(image, sam.image_size, sam.pixel_mean.float(), sam.pixel_std.float())
+        self._embedding = sam.image_encoder(pixels.to(sam.pixel_mean.dtype))
         self._frame = ModelFrame((image.shape[0], image.shape[1]), sam.image_size)
 
     @property

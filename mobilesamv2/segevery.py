@@ -13,8 +13,9 @@ from mobilesamv2.prompts.sampler import PromptSampler
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
 from mobilesamv2.structures import RLE, Filters, Masks, Prompts
 
-PIXELS_PER_CHUNK = 2**21
-"""Logits at the size of the image that exist at a time: 8 MiB in float32, which stays in a CPU's cache."""
+PIXELS_PER_CHUNK = {"cpu": 2**21}
+MANY_PIXELS = 2**26
+"""Logits at the size of the image that exist at a time: 8 MiB on a CPU, where they stay in the cache, else 256 MiB."""
 
 
 class SegEvery:
@@ -63,11 +64,15 @@ class SegEvery:
                 except StopIteration:
                     break
         with self.timer.stage("postprocessing"):
-            return self._suppress(found) if found else _no_masks(image)
+            if not found:
+                return _no_masks(self.segany.frame.original_size, Prompts(boxes_xyxy=torch.zeros(0, 4)))
+            return self._suppress(found)
 
     def _decode(self, prompts: Prompts) -> Masks:
         """The masks of one round that pass the filters."""
-        self.timer.add_prompts(len(prompts))
+        self.timer.num_prompts += len(prompts)
+        if len(prompts) == 0:
+            return _no_masks(self.segany.frame.original_size, prompts)
         kept: list[Masks] = []
         for batch in prompts.batches(PROMPTS_PER_BATCH):
             with self.timer.stage("mask_decoder"):
@@ -88,7 +93,8 @@ class SegEvery:
         rles: list[RLE] = []
         stabilities, indices = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
         pixels = max(frame.original_size[0] * frame.original_size[1], frame.side**2)
-        for chunk in candidates.split(max(1, PIXELS_PER_CHUNK // pixels)) if len(candidates) else ():
+        at_a_time = max(1, PIXELS_PER_CHUNK.get(logits.device.type, MANY_PIXELS) // pixels)
+        for chunk in candidates.split(at_a_time) if len(candidates) else ():
             full = frame.logits_to_original(logits[chunk])  # (D, W, H)
             stability = mask_ops.stability_score(full).cpu()
             binary = full > mask_ops.MASK_THRESHOLD
@@ -115,6 +121,7 @@ class SegEvery:
 
     def _suppress(self, rounds: list[Masks]) -> Masks:
         """All rounds together, without the duplicates."""
+        rounds = [masks for masks in rounds if len(masks)] or rounds[:1]
         masks = Masks.cat(rounds)
         nms_iou = self.sampler.filters.nms_iou
         if nms_iou >= 1:
@@ -122,15 +129,7 @@ class SegEvery:
         return masks[mask_ops.nms(masks.boxes_xyxy, masks.predicted_iou, nms_iou)]
 
 
-def _no_masks(image: np.ndarray) -> Masks:
-    """The masks of an image for which the sampler had no prompt."""
+def _no_masks(size: tuple[int, int], prompts: Prompts) -> Masks:
+    """The masks of no prompts."""
     none = torch.zeros(0)
-    return Masks(
-        size=(image.shape[0], image.shape[1]),
-        rles=[],
-        boxes_xyxy=torch.zeros(0, 4),
-        predicted_iou=none,
-        stability_score=none,
-        scores=none,
-        prompts=Prompts(boxes_xyxy=torch.zeros(0, 4)),
-    )
+    return Masks(size, [], torch.zeros(0, 4), none, none, none, prompts)

@@ -73,6 +73,9 @@ class Prompts:
         """The prompts of several parts of one kind, in order."""
         first = parts[0]
         names = [f.name for f in fields(first) if getattr(first, f.name) is not None]
+        for part in parts:
+            if names != [f.name for f in fields(part) if getattr(part, f.name) is not None]:
+                raise ValueError("The rounds of a prompt sampler are all of one kind: points or boxes, scored or not.")
         return Prompts(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
@@ -118,7 +121,9 @@ class Masks:
         return len(self.rles)
 
     def __getitem__(self, index: Tensor) -> Masks:
-        """The masks at an index tensor, in its order."""
+        """The masks at an index tensor, in its order, or at a boolean one."""
+        if index.dtype == torch.bool:
+            index = index.nonzero().flatten()
         return Masks(
             size=self.size,
             rles=[self.rles[i] for i in index.tolist()],

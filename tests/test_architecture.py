@@ -7,12 +7,13 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "mobilesamv2"
-BASE = ("structures", "transforms", "masks")
+BASE = ("structures", "transforms", "masks", "released")
 ROOMS = ("models", "prompts", "data", "metrics")
 # What a module may import of this project, beside itself and its own room.
 ALLOWED = {
     "structures": (),
     "transforms": (),
+    "released": (),
     "masks": ("structures",),
     **dict.fromkeys(ROOMS, BASE),
     "checkpoints": (*BASE, *ROOMS),
@@ -61,6 +62,14 @@ def test_imports_point_one_way(path: Path) -> None:
             assert target == room or target in ALLOWED[room], f"{place} imports {name}"
         elif top in OUTSIDE:
             assert {room, str(place)} & OUTSIDE[top], f"{place} imports {top}"
+
+
+def test_ultralytics_comes_through_one_door() -> None:
+    """It is imported by name when used, which the reading of imports does not see."""
+    users = {str(p.relative_to(PACKAGE).with_suffix("")) for p in FILES if "ultralytics_module(" in p.read_text()}
+    assert users <= OUTSIDE["ultralytics"]
+    dynamic = {str(p.relative_to(PACKAGE).with_suffix("")) for p in FILES if "import_module" in p.read_text()}
+    assert dynamic == {"models/object_detector"}
 
 
 def test_nothing_lies_in_a_junk_drawer() -> None:

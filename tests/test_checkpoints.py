@@ -78,15 +78,18 @@ def test_a_file_of_another_model_is_one_sentence(official_file: Path) -> None:
 
 
 class Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
     def __reduce__(self):
-        return (open, ("/tmp/mobilesamv2-executed", "w"))
+        return (open, (self.marker, "w"))
 
 
 def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
-    marker = Path("/tmp/mobilesamv2-executed")
+    marker = tmp_path / "executed"
     with (tmp_path / "evil.pt").open("wb") as file:
-        pickle.dump({"state_dict": Payload()}, file)
-    torch.save({"state_dict": Payload()}, tmp_path / "evil2.pt")
+        pickle.dump({"state_dict": Payload(marker)}, file, protocol=2)
+    torch.save({"state_dict": Payload(marker)}, tmp_path / "evil2.pt")
     for name in ("evil.pt", "evil2.pt"):
         with pytest.raises(ValueError, match=f"{name} can't be read as weights alone"):
             build_sam("mini", tmp_path / name)

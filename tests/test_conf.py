@@ -23,6 +23,7 @@ WIRED = {
     "mobilesamv2.build_sam": {"encoder"},
     "mobilesamv2.tasks.distill.DistillDecoupled": {"student", "teacher", "optimizer"},
     "mobilesamv2.tasks.finetune_decoder.FinetuneDecoder": {"sam", "optimizer"},
+    "mobilesamv2.tasks.detect.DetectObjects": {"detector", "optimizer"},
     "torch.optim.AdamW": {"params"},
 }
 

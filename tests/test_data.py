@@ -84,6 +84,7 @@ def broken(**changes: Any) -> dict[str, Any]:
         (content(annotations=[{"id": 9, "image_id": 5, "area": 1}]), "Annotation 9 .* has no segmentation"),
         (broken(image_id=6), "Annotation 1 .* image 6, which the file does not list"),
         (broken(area=float("nan")), "Annotation 1 .* area"),
+        (broken(area=None), "Annotation 1 .* area"),
     ],
 )
 def test_broken_annotation_files_are_refused(write, value: Any, message: str) -> None:
@@ -103,6 +104,11 @@ def test_broken_annotation_files_are_refused(write, value: Any, message: str) ->
         {"size": [8, 10], "counts": "\u00e9"},
         {"size": [8, 10], "counts": "oooooooooooooooo0"},
         {"counts": "0"},
+        [[]],
+        [[1, 2]],
+        [[1.0, 1.0, float("nan"), 1.0, 3.0, 3.0]],
+        [[1e30, 1.0, 2.0, 1.0, 3.0, 3.0]],
+        [["a", 1.0, 2.0, 1.0, 3.0, 3.0]],
         [],
         None,
         3,

@@ -9,7 +9,7 @@ from random_weights import pass_filters, stir
 from segment_anything import sam_model_registry
 
 from mobilesamv2 import SegAny, build_sam
-from mobilesamv2.checkpoints import load_weights, save_mobile_sam
+from mobilesamv2.checkpoints import _disagreements, _split, load_weights, save_mobile_sam
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,7 @@ def test_mobile_sam_loads_and_agrees(mobile_sam_reference: Path) -> None:
     check_mobile_sam(SegAny(sam), torch.load(mobile_sam_reference / "outputs.pt"))
 
 
+@pytest.mark.slow
 def test_official_package_loads_what_we_write(tmp_path: Path) -> None:
     torch.manual_seed(3)
     sam = build_sam("mobile_sam")
@@ -62,6 +63,7 @@ def test_weights_loaded_after_a_forward_pass_take_effect(mobile_sam_reference: P
     check_mobile_sam(SegAny(sam), outputs)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_sam_vit_b_agrees(tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -73,6 +75,22 @@ def test_sam_vit_b_agrees(tmp_path: Path) -> None:
     assert relative_difference(ours.image_encoder(images), official.image_encoder(images)) < 1e-4
 
 
+@pytest.mark.parametrize("size", ["l", "h"])
+def test_the_larger_vits_have_the_official_keys_and_shapes(size: str) -> None:
+    with torch.device("meta"):
+        official = sam_model_registry[f"vit_{size}"]()
+        ours = build_sam(f"sam_vit_{size}")
+    renamed = _split(dict(official.state_dict()), Path("official"))
+    assert renamed.keys() == {"image_encoder", "prompt_encoder", "mask_decoder"}
+    for part, state in renamed.items():
+        assert _disagreements(part, getattr(ours, part).state_dict(), state) == []
+    theirs = [block.window_size for block in official.image_encoder.blocks]
+    assert [block.window_size for block in ours.image_encoder.backbone.blocks] == theirs
+    heads = {block.attn.num_heads for block in official.image_encoder.blocks}
+    assert {block.attn.num_heads for block in ours.image_encoder.backbone.blocks} == heads
+
+
+@pytest.mark.slow
 @torch.no_grad()
 def test_efficientvit_l2_and_the_prompt_guided_decoder_agree(tmp_path: Path) -> None:
     run_reference("efficientvit_outputs.py", tmp_path)

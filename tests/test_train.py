@@ -48,6 +48,7 @@ def test_distils_from_a_tar(tar: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert steps == 9
 
 
+@pytest.mark.slow
 def test_a_student_of_full_size_becomes_a_mobile_sam(tar: Path, tmp_path: Path) -> None:
     """One step at 1024 pixels, with the student as its own teacher."""
     from mobilesamv2 import build_sam
@@ -72,3 +73,13 @@ def test_missing_files_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         train("experiment=distill_tinyvit", f"output_dir={tmp_path}")
     with pytest.raises(SystemExit, match=r"no checkpoint none\.ckpt to resume from"):
         train("experiment=distill_tinyvit", "resume=none.ckpt", f"output_dir={tmp_path}")
+
+
+def test_trains_a_detector_that_ultralytics_loads(tar: Path, tmp_path: Path) -> None:
+    given = ["experiment=detect_yolov8n_shapes", "dataset=sa1b", f"dataset.tars={tar}", "~dataset.length"]
+    given += ["detector.image_size=128", "validation_images=2", f"output_dir={tmp_path / 'out'}"]
+    train(*given)
+    from ultralytics import YOLO
+
+    detector = YOLO(tmp_path / "out" / "detector.pt")
+    assert (detector.task, len(detector.names)) == ("detect", 1)

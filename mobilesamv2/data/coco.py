@@ -113,16 +113,15 @@ class CocoDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
 
     def paths(self, record: dict[str, Any]) -> list[Path]:
         """Where the image of a record may lie, the likeliest first."""
-        return [] if self.images is None else [self.images / record["file_name"]]
+        return [self.images / record["file_name"]] if self.images is not None and "file_name" in record else []
 
     def _find(self, record: dict[str, Any]) -> Path:
         candidates = self.paths(record)
         for path in candidates:
             if path.is_file():
                 return path
-        raise FileNotFoundError(
-            f"Image {record['id']} of {self.annotations} is missing; looked for {' and '.join(map(str, candidates))}."
-        )
+        places = " and ".join(map(str, candidates)) or "nothing, since it has no file_name"
+        raise FileNotFoundError(f"Image {record['id']} of {self.annotations} is missing; looked for {places}.")
 
     def _rle(self, annotation: dict[str, Any], size: tuple[int, int]) -> RLE:
         try:
@@ -150,8 +149,8 @@ class CocoDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
                 raise ValueError(f"{name} has no {missing[0]}.")
             if annotation["image_id"] not in known:
                 raise ValueError(f"{name} is on image {annotation['image_id']}, which the file does not list.")
-            if not math.isfinite(annotation["area"]):
-                raise ValueError(f"{name} has an area that is not finite.")
+            if not isinstance(annotation["area"], int | float) or not math.isfinite(annotation["area"]):
+                raise ValueError(f"{name} has an area that is not a finite number: {annotation['area']}.")
             by_image[annotation["image_id"]].append(annotation)
         return by_image
 

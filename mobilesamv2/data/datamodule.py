@@ -70,8 +70,12 @@ class TrainingData(pl.LightningDataModule):
                 f"{batch_size}; lower validation_images or batch_size, or add data."
             )
         self.training: Dataset[Sample] = Subset(samples, range(last))
-        self.validation: Dataset[Sample] = Subset(samples, range(last, len(samples)))
-        self._settings: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
+        self.validation: Dataset[Sample] = Subset(samples.for_validation(), range(last, len(samples)))
+        self._settings: dict[str, Any] = {
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "collate_fn": samples.collate,
+        }
         self._order = torch.Generator().manual_seed(seed)
 
     def train_dataloader(self) -> DataLoader[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from mobilesamv2.masks import boxes_from_rles, decode
+from mobilesamv2.masks import areas, boxes_from_rles, decode
 from mobilesamv2.structures import GroundTruth
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, to_model_input
 
 Sample = dict[str, Any]
+
+GREY = 114 / 255
+"""Of the padding, as ultralytics has it."""
 
 
 class EncoderSamples(Dataset[Sample]):
@@ -32,6 +36,14 @@ class EncoderSamples(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.images)  # pyright: ignore[reportArgumentType]
+
+    def for_validation(self) -> EncoderSamples:
+        """The same samples without chance in them."""
+        return self
+
+    def collate(self, samples: list[Sample]) -> Sample:
+        """Samples to a batch."""
+        return default_collate(samples)
 
     def __getitem__(self, index: int) -> Sample:
         """``pixels`` (3, S, S) and ``image_id``."""
@@ -59,6 +71,7 @@ class PromptSamples(EncoderSamples):
         box_jitter: float = 0.1,
     ) -> None:
         super().__init__(images, image_size)
+        self.fixed = False
         self.prompts_per_image = prompts_per_image
         self.box_jitter = box_jitter
 
@@ -71,8 +84,8 @@ class PromptSamples(EncoderSamples):
         """
         image, truth = self.images[index]
         frame = ModelFrame(truth.size, self.image_size)
-        # the worker's seed differs from epoch to epoch
-        rng = np.random.default_rng((torch.initial_seed() % 2**32, index))
+        # drawn from torch's generator, which each worker gets a new seed for in each epoch
+        rng = np.random.default_rng(index if self.fixed else int(torch.randint(2**31, ())))
         k, side = self.prompts_per_image, self.image_size
         sample = {
             "pixels": _pixels(image, side),
@@ -82,16 +95,17 @@ class PromptSamples(EncoderSamples):
             "masks": torch.zeros(k, side // 4, side // 4),
             "weights": torch.zeros(k),
         }
-        count = len(truth.rles)
+        rles = [rle for rle, area in zip(truth.rles, areas(truth.rles).tolist(), strict=True) if area]
+        count = len(rles)
         if count == 0:
             return sample
         chosen = rng.permutation(count)[:k] if count >= k else rng.integers(count, size=k)
         for slot, i in enumerate(chosen.tolist()):
-            mask = decode(truth.rles[i])
+            mask = decode(rles[i])
             y, x = np.nonzero(mask)
             spot = int(rng.integers(len(x)))
             point = torch.tensor([[float(x[spot]), float(y[spot])]])
-            box = boxes_from_rles([truth.rles[i]])
+            box = boxes_from_rles([rles[i]])
             noise = torch.from_numpy(rng.normal(0, self.box_jitter, 4)).float().clamp(-0.25, 0.25)
             box = box + noise * (box[:, 2:] - box[:, :2]).repeat(1, 2)
             sample["points"][slot] = frame.coords_to_model(point)
@@ -99,6 +113,63 @@ class PromptSamples(EncoderSamples):
             sample["masks"][slot] = _low_res(mask, frame)
             sample["weights"][slot] = 1.0
         return sample
+
+    def for_validation(self) -> PromptSamples:
+        """The same samples, with the same prompts in each epoch."""
+        same = copy.copy(self)
+        same.fixed = True
+        return same
+
+
+class DetectionSamples(EncoderSamples):
+    """Images and the boxes of their objects, all of one class, as ultralytics' losses read them.
+
+    Args:
+        images: any data set of RGB images with their objects.
+        image_size: S, pixels; the longest side becomes that, and the rest is padded with grey.
+        flip: probability of a horizontal flip.
+    """
+
+    def __init__(self, images: Dataset[tuple[np.ndarray, GroundTruth]], image_size: int, flip: float = 0.5) -> None:
+        super().__init__(images, image_size)
+        self.flip = flip
+
+    def __getitem__(self, index: int) -> Sample:
+        """``img`` (3, S, S) in [0, 1], ``bboxes`` (G, 4) xywh of centres in [0, 1], ``image_id``.
+
+        Boxes span whole pixels. One of less than a pixel of the model's input is dropped.
+        """
+        image, truth = self.images[index]
+        frame, side = ModelFrame(truth.size, self.image_size), self.image_size
+        pixels = torch.full((3, side, side), GREY)
+        height, width = frame.resized
+        pixels[:, :height, :width] = torch.from_numpy(frame.resize(image).copy()).permute(2, 0, 1).float() / 255
+        corners = boxes_from_rles(truth.rles)
+        corners[:, 2:] += 1
+        boxes = frame.boxes_to_model(corners) / side
+        boxes = boxes[((boxes[:, 2:] - boxes[:, :2]) * side >= 1).all(1)]
+        if torch.rand(()) < self.flip:
+            pixels = pixels.flip(2)
+            boxes = torch.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], dim=1)
+        centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        return {"img": pixels, "bboxes": torch.cat([centres, sizes], dim=1), "image_id": truth.image_id}
+
+    def for_validation(self) -> DetectionSamples:
+        """The same samples, none of them flipped."""
+        same = copy.copy(self)
+        same.flip = 0.0
+        return same
+
+    def collate(self, samples: list[Sample]) -> Sample:
+        """``img`` (B, 3, S, S), ``bboxes`` of all images, and for each box ``batch_idx`` and its class 0, ``cls``."""
+        boxes = [sample["bboxes"] for sample in samples]
+        return {
+            "img": torch.stack([sample["img"] for sample in samples]),
+            "bboxes": torch.cat(boxes),
+            "batch_idx": torch.cat([torch.full((len(b),), float(i)) for i, b in enumerate(boxes)]),
+            "cls": torch.zeros(sum(map(len, boxes)), 1),
+            "image_id": torch.tensor([sample["image_id"] for sample in samples]),
+        }
 
 
 def _pixels(image: np.ndarray, side: int) -> Tensor:

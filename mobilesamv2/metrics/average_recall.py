@@ -31,6 +31,9 @@ GROUPS = ("all", *AREA_GROUPS, *FREQUENCY_GROUPS)
 
 DEFAULT_KS = (10, 100, 1000)
 
+RESAMPLES = 2000
+"""Of the images, for the bootstrap intervals."""
+
 
 @dataclass(frozen=True)
 class ImageCounts:
@@ -118,6 +121,9 @@ class AverageRecall(Metric):
 
     Args:
         ks: how many of the best masks of an image count.
+
+    Raises:
+        ValueError: no K, or one below 1.
     """
 
     matched: Tensor
@@ -125,6 +131,8 @@ class AverageRecall(Metric):
 
     def __init__(self, ks: Sequence[int] = DEFAULT_KS) -> None:
         super().__init__()
+        if not ks or min(ks) < 1:
+            raise ValueError(f"ks are numbers of masks, one or more of them and each 1 or more; got {list(ks)}.")
         self.ks = tuple(ks)
         shape = (len(GROUPS), len(self.ks), len(IOU_THRESHOLDS))
         self.add_state("matched", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
@@ -148,7 +156,7 @@ def average_recall(matched: np.ndarray, n_gt: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_intervals(
-    matched: np.ndarray, n_gt: np.ndarray, ks: Sequence[int], seed: int = 0, resamples: int = 2000
+    matched: np.ndarray, n_gt: np.ndarray, ks: Sequence[int], seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, list[float] | None]:
     """95% percentile intervals over resampled images.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilesamv2.metrics.average_recall import GROUPS, AverageRecall, ImageCounts, bootstrap_intervals
+from mobilesamv2.metrics.average_recall import GROUPS, RESAMPLES, AverageRecall, ImageCounts, bootstrap_intervals
 
 Results = dict[str, Any]
 
@@ -30,13 +30,14 @@ def proposal_results(
         seed: of the bootstrap.
         protocol: how the masks were made and are counted.
         run: versions, commit, device and the like.
-        ms: summary of a ``StageTimer``; None where no model ran.
+        ms: ``summarize`` of the images' stage times; None where no model ran.
     """
+    matched, n_gt = _stacked(images, recall.ks)
     proposals = [min(c.num_detections, max(recall.ks)) for c in images]
     return {
         "metrics": recall.compute(),
-        "interval": bootstrap_intervals(*_stacked(images, recall.ks), recall.ks, seed=seed),
-        "n_gt": dict(zip(GROUPS, recall.n_gt.tolist(), strict=True)),
+        "interval": bootstrap_intervals(matched, n_gt, recall.ks, seed=seed),
+        "n_gt": dict(zip(GROUPS, n_gt.sum(0).tolist(), strict=True)),
         "ms": None if ms is None else {stage: summary["median"] for stage, summary in ms.items()},
         "ms_p10_p90": None if ms is None else {stage: [s["p10"], s["p90"]] for stage, s in ms.items()},
         "protocol": {
@@ -45,7 +46,7 @@ def proposal_results(
             "k_caps": "masks",
             "mean_proposals": float(np.mean(proposals)) if proposals else None,
             "images_without_proposals": sum(count == 0 for count in proposals),
-            "interval": {"method": "bootstrap over images, 95% percentile", "resamples": 2000, "seed": seed},
+            "interval": {"method": "bootstrap over images, 95% percentile", "resamples": RESAMPLES, "seed": seed},
             **protocol,
         },
         "run": run,

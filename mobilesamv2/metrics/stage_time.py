@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,7 +14,7 @@ STAGES = ("image_encoder", "prompt_sampling", "mask_decoder", "postprocessing")
 
 
 class StageTimer:
-    """Adds up the time of each stage, image by image.
+    """Adds up the time of each stage of the current image.
 
     On an accelerator each stage waits for the device at its end, so that its work is counted where it belongs.
 
@@ -24,39 +24,32 @@ class StageTimer:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.images: list[dict[str, float]] = []
-        self.num_prompts: list[int] = []
+        self.start_image()
 
     def start_image(self) -> None:
         """What comes next belongs to a new image."""
-        self.images.append(dict.fromkeys(STAGES, 0.0))
-        self.num_prompts.append(0)
+        self.ms: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self.num_prompts = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the time of the block to a stage of the current image, in ms."""
+        """Adds the time of the block to a stage, in ms."""
         start = time.perf_counter()
         yield
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
-        self.images[-1][name] += (time.perf_counter() - start) * 1000
+        self.ms[name] += (time.perf_counter() - start) * 1000
 
-    def add_prompts(self, count: int) -> None:
-        """Counts prompts that were decoded for the current image."""
-        self.num_prompts[-1] += count
 
-    def summary(self, warmup: int = 1) -> dict[str, dict[str, float]]:
-        """Median, 10th and 90th percentile of each stage and of their sum, ms per image.
+def summarize(images: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Median, 10th and 90th percentile over images of each stage and of their sum, ms; empty without images.
 
-        Args:
-            warmup: images at the start that are left out, where more than these were timed.
-        """
-        images = self.images[warmup:] or self.images
-        if not images:
-            return {}
-        columns = {name: [image[name] for image in images] for name in STAGES}
-        columns["total"] = [sum(image.values()) for image in images]
-        quantiles = {"median": 0.5, "p10": 0.1, "p90": 0.9}
-        return {
-            stage: {name: float(np.quantile(ms, q)) for name, q in quantiles.items()} for stage, ms in columns.items()
-        }
+    Args:
+        images: ``StageTimer.ms`` of each.
+    """
+    if not images:
+        return {}
+    columns = {name: [image[name] for image in images] for name in STAGES}
+    columns["total"] = [sum(image.values()) for image in images]
+    quantiles = {"median": 0.5, "p10": 0.1, "p90": 0.9}
+    return {stage: {name: float(np.quantile(ms, q)) for name, q in quantiles.items()} for stage, ms in columns.items()}

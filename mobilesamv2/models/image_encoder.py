@@ -208,7 +208,7 @@ def efficientvit_sam(
 
 
 class TimmBackbone(nn.Module):
-    """Any timm backbone: its finest map of stride 16 or less and every coarser one, concatenated at S/16.
+    """Any timm backbone: its coarsest map of stride 16 or less and every coarser one, concatenated at S/16.
 
     Args:
         variant: timm's name of the backbone.

@@ -2,7 +2,7 @@
 
 Parameter names are those of the released files. The arithmetic is SAM's with two savings that change no mask: what is
 the same for every prompt is computed once (the image side of the first layer), and only the masks asked for are
-upscaled.
+computed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import tempfile
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilesamv2.models.released import require_released
+from mobilesamv2.released import require_released
 from mobilesamv2.transforms import check_image
 
 NO_TIME_LIMIT = 3600.0
@@ -52,9 +53,10 @@ class ObjectDetector(nn.Module):
             snap: an edge within so many pixels of the border of the detector's input moves onto it; 0 switches it off.
 
         Source: MobileSAMv2's released demo, which snaps in the frame of the detector's padded input, as is done here.
+        The demo hands its detector an image with red and blue exchanged; here it sees RGB, as ultralytics trains.
         """
         image = check_image(image)
-        letterbox = _ultralytics("data.augment").LetterBox(
+        letterbox = ultralytics_module("data.augment").LetterBox(
             self.image_size,
             auto=True,
             stride=int(self.model.stride.max()),  # pyright: ignore
@@ -62,22 +64,35 @@ class ObjectDetector(nn.Module):
         boxed = np.ascontiguousarray(letterbox(image=image).transpose(2, 0, 1))
         device = next(self.model.parameters()).device
         pixels = torch.from_numpy(boxed).to(device).float()[None] / 255  # (1, 3, h, w)
-        predictions = self.model(pixels)
+        found = self.boxes(pixels, confidence, nms_iou, max_boxes)[0]
+        height, width = pixels.shape[2:]
+        boxes_xyxy = snap_to_border(found[:, :4], (height, width), snap)
+        boxes_xyxy = ultralytics_module("utils.ops").scale_boxes((height, width), boxes_xyxy, image.shape)
+        return boxes_xyxy.cpu(), found[:, 4].cpu()
+
+    def boxes(self, pixels: Tensor, confidence: float, nms_iou: float, max_boxes: int) -> list[Tensor]:
+        """Boxes of each image in pixels of the input: (N, 5 or more) xyxy, confidence, and what the head adds.
+
+        Args:
+            pixels: (B, 3, h, w) RGB in [0, 1].
+            confidence: boxes of less are dropped.
+            nms_iou: of two boxes that overlap by more, the more confident stays.
+            max_boxes: at most so many an image, the most confident.
+        """
+        weights = next(self.model.parameters())
+        with torch.autocast(weights.device.type, enabled=False):  # half precision would round boxes to several pixels
+            predictions = self.model(pixels.to(weights.dtype))
         while not isinstance(predictions, Tensor):  # with what the head of the model adds, nested to its own depth
             predictions = predictions[0]
-        found = _ultralytics("utils.nms").non_max_suppression(
-            predictions,
+        return ultralytics_module("utils.nms").non_max_suppression(
+            predictions.float(),
             conf_thres=confidence,
             iou_thres=nms_iou,
             max_det=max_boxes,
             nc=len(self.model.names),  # pyright: ignore
             max_time_img=NO_TIME_LIMIT,
             end2end=bool(getattr(self.model, "end2end", False)),
-        )[0]
-        height, width = pixels.shape[2:]
-        boxes_xyxy = snap_to_border(found[:, :4], (height, width), snap)
-        boxes_xyxy = _ultralytics("utils.ops").scale_boxes((height, width), boxes_xyxy, image.shape)
-        return boxes_xyxy.cpu(), found[:, 4].cpu()
+        )
 
 
 def snap_to_border(boxes_xyxy: Tensor, size: tuple[int, int], distance: float) -> Tensor:
@@ -124,7 +139,7 @@ def build_detector(
     """
     if checkpoint is not None:
         return ObjectDetector(_load(Path(checkpoint)), image_size).eval()
-    tasks = _ultralytics("nn.tasks")
+    tasks = ultralytics_module("nn.tasks")
     model_class = tasks.SegmentationModel if architecture.endswith("-seg") else tasks.DetectionModel
     try:
         model = model_class(f"{architecture}.yaml", nc=1, verbose=False)
@@ -133,11 +148,20 @@ def build_detector(
     return ObjectDetector(model, image_size).eval()
 
 
+def save_detector(detector: ObjectDetector, path: str | Path) -> None:
+    """Writes a detector as an ultralytics ``.pt``, which ``ultralytics.YOLO(path)`` and ``build_detector`` load."""
+    model: Any = copy.deepcopy(detector.model).cpu().eval()
+    model.criterion = None  # training leaves its loss there
+    model.task = "segment" if hasattr(list(model.model.children())[-1], "proto") else "detect"
+    model.args = {"imgsz": detector.image_size, "task": model.task}
+    torch.save({"model": model, "train_args": model.args}, Path(path))
+
+
 def _load(path: Path) -> nn.Module:
     """The model in an ultralytics checkpoint."""
     require_released(path)  # ultralytics would ask the network for a missing file
     try:
-        content, _ = _ultralytics("nn.tasks").torch_safe_load(str(path), safe_only=True)
+        content, _ = ultralytics_module("nn.tasks").torch_safe_load(str(path), safe_only=True)
     except (TypeError, RuntimeError, OSError, ModuleNotFoundError, AssertionError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path} is not an ultralytics checkpoint that can be read safely: {reason}") from error
@@ -147,11 +171,11 @@ def _load(path: Path) -> nn.Module:
     head: Any = list(model.model.children())[-1]  # pyright: ignore
     if hasattr(head, "cv4") and not hasattr(head, "proto"):
         # ObjectAwareModel.pt has a segmentation head without prototypes; its boxes are a detection head's.
-        head.__class__ = _ultralytics("nn.modules.head").Detect
+        head.__class__ = ultralytics_module("nn.modules.head").Detect
     return model.float()
 
 
-def _ultralytics(module: str) -> Any:
+def ultralytics_module(module: str) -> Any:
     """A module of ultralytics, imported without its settings file, installer or telemetry."""
     os.environ.setdefault("YOLO_CONFIG_DIR", str(Path(tempfile.gettempdir()) / "mobilesamv2-ultralytics"))
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")

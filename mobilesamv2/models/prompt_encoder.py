@@ -23,9 +23,15 @@ class FourierPositions(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_frequencies))
 
     def forward(self, coords: Tensor) -> Tensor:
-        """(..., 2) xy in [0, 1] to (..., C)."""
-        angles = 2 * math.pi * ((2 * coords - 1) @ self.positional_encoding_gaussian_matrix)
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+        """(..., 2) xy in [0, 1] to (..., C), of the dtype of the weights.
+
+        The angles are float32 even under autocast, which would round a matrix product: half precision tells neighbouring
+        pixels apart no more.
+        """
+        frequencies = self.positional_encoding_gaussian_matrix
+        x, y = (2 * coords.float() - 1).split(1, dim=-1)
+        angles = 2 * math.pi * (x * frequencies[0].float() + y * frequencies[1].float())
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(frequencies.dtype)
 
 
 class PromptEncoder(nn.Module):
@@ -91,7 +97,7 @@ class PromptEncoder(nn.Module):
         if mask_input is None:
             dense = self.no_mask_embed.weight[:, :, None, None].expand(1, -1, self.grid, self.grid)
         else:
-            dense = self.mask_downscaling(mask_input)
+            dense = self.mask_downscaling(mask_input.to(self.no_mask_embed.weight.dtype))
         if not sparse:
             sparse.append(dense.new_zeros(len(dense), 0, self.embed_dim))
         return torch.cat(sparse, dim=1), dense

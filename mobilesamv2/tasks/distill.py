@@ -93,9 +93,9 @@ class DistillDecoupled(pl.LightningModule):
         if self.cache is None:
             return self._encode(batch["pixels"])
         image_ids = batch["image_id"].tolist()
-        missing = [i for i, image_id in enumerate(image_ids) if image_id not in self.cache]
-        if missing:
-            self.cache.write([image_ids[i] for i in missing], self._encode(batch["pixels"][missing]))
+        if not all(image_id in self.cache for image_id in image_ids):
+            # the whole batch, since an embedding differs in its last bits with the number of images beside it
+            self.cache.write(image_ids, self._encode(batch["pixels"]))
         return self.cache.read(image_ids).to(self.device)
 
     def _encode(self, pixels: Tensor) -> Tensor:
@@ -113,8 +113,8 @@ class DistillDecoupled(pl.LightningModule):
             self.cache.flush()
 
 
-def teacher_identity(teacher: Sam) -> dict[str, str | int]:
-    """What the teacher's embeddings depend on: name, hash of the image encoder's weights, image size."""
+def teacher_identity(teacher: Sam, precision: str = "32-true") -> dict[str, str | int]:
+    """What the teacher's embeddings depend on: name, hash of the image encoder's weights, image size, precision."""
     digest = hashlib.sha256()
     for key, value in sorted(teacher.image_encoder.state_dict().items()):
         digest.update(key.encode())
@@ -123,4 +123,5 @@ def teacher_identity(teacher: Sam) -> dict[str, str | int]:
         "teacher": teacher.name or "unnamed",
         "weights_sha256": digest.hexdigest(),
         "image_size": teacher.image_size,
+        "precision": precision,
     }

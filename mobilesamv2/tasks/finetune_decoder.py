@@ -44,6 +44,8 @@ class FinetuneDecoder(pl.LightningModule):
         super().__init__()
         self.sam = sam
         self.sam.image_encoder.requires_grad_(not freeze_image_encoder)
+        # No mask is given as a prompt, and distributed training wants a gradient of every parameter.
+        self.sam.prompt_encoder.mask_downscaling.requires_grad_(False)
         self._optimizer = optimizer
         self._warmup_steps = warmup_steps
         self._freeze_image_encoder = freeze_image_encoder
