@@ -119,7 +119,8 @@ class Script(TwoRounds):
         self.script = rounds
 
     def rounds(self, image: np.ndarray):
-        yield from self.script
+        for prompts in self.script:  # noqa: UP028, since `send` reaches no tuple
+            yield prompts
 
 
 def test_a_round_may_be_empty_and_rounds_are_of_one_kind(sam: Sam, photo: np.ndarray) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
+from mobilesamv2.data.images import read_rgb
 from mobilesamv2.masks import to_rle
 from mobilesamv2.structures import RLE, GroundTruth
 
@@ -84,11 +84,7 @@ class CocoDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
         """
         record = self.records[index]
         path = self._find(record)
-        try:
-            with Image.open(path) as file:
-                image = np.asarray(file.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{path} can't be decoded: {error}") from error
+        image = read_rgb(path, str(path))
         stated = (record["height"], record["width"])
         if image.shape[:2] != stated:
             raise ValueError(f"{path} is {image.shape[:2]} (height, width), and {self.annotations} says {stated}.")

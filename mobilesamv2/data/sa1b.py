@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from mobilesamv2.data.images import read_rgb
 from mobilesamv2.masks import boxes_from_rles, to_rle
 from mobilesamv2.structures import GroundTruth
 
@@ -95,11 +96,7 @@ class SA1BDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
         """
         entry = self.entries[index]
         name = f"sa_{entry.image_id} of {entry.tar}"
-        try:
-            with Image.open(io.BytesIO(self._read(entry, entry.image))) as file:
-                image = np.asarray(file.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"Photo {name} can't be decoded: {error}") from error
+        image = read_rgb(io.BytesIO(self._read(entry, entry.image)), f"Photo {name}")
         size = (image.shape[0], image.shape[1])
         try:
             objects = json.loads(self._read(entry, entry.annotations))["annotations"]

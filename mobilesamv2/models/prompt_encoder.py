@@ -25,8 +25,8 @@ class FourierPositions(nn.Module):
     def forward(self, coords: Tensor) -> Tensor:
         """(..., 2) xy in [0, 1] to (..., C), of the dtype of the weights.
 
-        The angles are float32 even under autocast, which would round a matrix product: half precision tells neighbouring
-        pixels apart no more.
+        The angles are float32 even under autocast, which would round a matrix product: in half precision neighbouring
+        pixels are no longer told apart.
         """
         frequencies = self.positional_encoding_gaussian_matrix
         x, y = (2 * coords.float() - 1).split(1, dim=-1)
