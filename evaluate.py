@@ -115,7 +115,9 @@ def score_model(cfg: DictConfig, dataset: CocoDataset) -> tuple[Any, list[ImageC
 
 def require_files(cfg: DictConfig) -> None:
     """Nothing, if every file that the run reads is there; otherwise one error that names all that are missing."""
-    dataset: Any = get_class(cfg.dataset._target_)
+    dataset = get_class(cfg.dataset._target_)
+    if not issubclass(dataset, CocoDataset):
+        raise ValueError(f"{dataset.__name__} is for training; evaluate.py reads COCO's layout: dataset=lvis or coco.")
     images = None if cfg.predictions else cfg.dataset.images
     checks = [partial(dataset.require_files, cfg.dataset.annotations, images)]
     if not cfg.predictions:

@@ -227,6 +227,11 @@ def test_errors_are_sentences(dataset: Path, tmp_path: Path, overrides: list[str
         evaluate_here(*given, f"output_dir={tmp_path}", *overrides)
 
 
+def test_a_data_set_for_training_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="error: SA1BDataset is for training"):
+        evaluate_here("dataset=sa1b", "model=mini", f"output_dir={tmp_path}")
+
+
 def test_a_mistyped_key_is_a_sentence(tmp_path: Path) -> None:
     done = evaluate("sede=1", cwd=tmp_path)
     assert done.returncode == 1
