@@ -13,8 +13,7 @@ from mobilesamv2.prompts.sampler import PromptSampler
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
 from mobilesamv2.structures import RLE, Filters, Masks, Prompts
 
-PIXELS_PER_CHUNK = {"cpu": 2**21}
-MANY_PIXELS = 2**26
+CPU_PIXELS, DEVICE_PIXELS = 2**21, 2**26
 """Logits at the size of the image that exist at a time: 8 MiB on a CPU, where they stay in the cache, else 256 MiB."""
 
 
@@ -93,7 +92,7 @@ class SegEvery:
         rles: list[RLE] = []
         stabilities, indices = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
         pixels = max(frame.original_size[0] * frame.original_size[1], frame.side**2)
-        at_a_time = max(1, PIXELS_PER_CHUNK.get(logits.device.type, MANY_PIXELS) // pixels)
+        at_a_time = max(1, (CPU_PIXELS if logits.device.type == "cpu" else DEVICE_PIXELS) // pixels)
         for chunk in candidates.split(at_a_time) if len(candidates) else ():
             full = frame.logits_to_original(logits[chunk])  # (D, W, H)
             stability = mask_ops.stability_score(full).cpu()
