@@ -1,5 +1,6 @@
 """What evaluate.py and train.py do before they run: look for files, and turn a user's mistakes into sentences."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -12,8 +13,10 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from mobilesamv2.data.sa1b import require_tars
 from mobilesamv2.released import require_released
 
 
@@ -39,6 +42,24 @@ def weight_checks(*nodes: DictConfig | None) -> list[Callable[[], Any]]:
         checkpoint = None if node is None else node.checkpoint
         files += list(checkpoint) if OmegaConf.is_list(checkpoint) else [checkpoint] if checkpoint else []
     return [partial(require_released, file) for file in files]
+
+
+def dataset_checks(node: DictConfig, with_images: bool = True) -> list[Callable[[], Any]]:
+    """A check of the files that a data set of conf/dataset names."""
+    if "tars" in node:
+        return [partial(require_tars, node.tars)]
+    if "annotations" in node:
+        images = node.images if with_images else None
+        return [partial(get_class(node._target_).require_files, node.annotations, images)]
+    return []
+
+
+def file_hashes(checkpoint: Any) -> list[str] | None:
+    """SHA-256 of each weight file; None for random weights."""
+    if checkpoint is None:
+        return None
+    files = list(checkpoint) if OmegaConf.is_list(checkpoint) else [checkpoint]
+    return [hashlib.file_digest(Path(file).open("rb"), "sha256").hexdigest() for file in files]
 
 
 def require_all(checks: list[Callable[[], Any]]) -> None:

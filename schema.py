@@ -25,6 +25,8 @@ class EvaluateConfig:
     predictions: str | None = None
     skip_images_without_results: bool = False
     ks: list[int] = field(default_factory=list)
+    k_caps: str = "masks"
+    save_masks: bool = False
     seed: int = 0
     num_workers: int = 1
     output_dir: str = MISSING
@@ -36,6 +38,7 @@ class TrainConfig:
 
     paths: Any = MISSING
     task: Any = MISSING
+    samples: Any = MISSING
     model: Any = MISSING
     encoder: Any = None
     teacher: Any = None

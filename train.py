@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ import schema
 from mobilesamv2.checkpoints import save_mobile_sam, save_weights
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
-from mobilesamv2.data.sa1b import require_tars
-from mobilesamv2.data.samples import DetectionSamples, EncoderSamples, PromptSamples
+from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.models.object_detector import save_detector
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.tasks.detect import DetectObjects
 from mobilesamv2.tasks.distill import DistillDecoupled, teacher_identity
-from preflight import environment, output_folder, require_all, sentences, weight_checks
+from preflight import dataset_checks, environment, output_folder, require_all, sentences, weight_checks
 
 schema.register()
 
@@ -65,14 +63,14 @@ def build_distillation(cfg: DictConfig) -> Built:
     task = instantiate(
         cfg.task, student=student, teacher=teacher, cache=cache, optimizer=instantiate(cfg.optimizer), _convert_="all"
     )
-    return task, EncoderSamples(instantiate(cfg.dataset, _convert_="all"), student.image_size)
+    return task, build_samples(cfg, student.image_size)
 
 
 def build_finetuning(cfg: DictConfig) -> Built:
     """A model and the objects that it is asked for."""
     sam = build_model(cfg.model, cfg.encoder)
     task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    return task, PromptSamples(instantiate(cfg.dataset, _convert_="all"), sam.image_size)
+    return task, build_samples(cfg, sam.image_size)
 
 
 def build_detection(cfg: DictConfig) -> Built:
@@ -81,7 +79,13 @@ def build_detection(cfg: DictConfig) -> Built:
         raise ValueError("This task trains a detector: name one with detector=yolov8n, say.")
     detector = instantiate(cfg.detector, _convert_="all")
     task = instantiate(cfg.task, detector=detector, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    return task, DetectionSamples(instantiate(cfg.dataset, _convert_="all"), detector.image_size)
+    return task, build_samples(cfg, detector.image_size)
+
+
+def build_samples(cfg: DictConfig, image_size: int) -> EncoderSamples:
+    """What the task trains on: its samples of the data set."""
+    images = instantiate(cfg.dataset, _convert_="all")
+    return instantiate(cfg.samples, images=images, image_size=image_size, _convert_="all")
 
 
 BUILDERS: dict[str, Callable[[DictConfig], Built]] = {
@@ -109,8 +113,7 @@ def require_files(cfg: DictConfig) -> None:
         "DetectObjects": (cfg.detector,),
     }
     checks = weight_checks(*read[task_name(cfg)])
-    if "tars" in cfg.dataset:
-        checks.append(partial(require_tars, cfg.dataset.tars))
+    checks += dataset_checks(cfg.dataset)
     if cfg.resume and not Path(cfg.resume).is_file():
         raise FileNotFoundError(f"There is no checkpoint {cfg.resume} to resume from.")
     require_all(checks)

@@ -1,27 +1,67 @@
-"""``mobilesamv2 models``: what there is to build, and how large it is."""
+"""The command line ``mobilesamv2``: models, drawn scenes, and reports of evaluations."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from mobilesamv2.data.lvis import write_lvis
+from mobilesamv2.data.sa1b import write_sa1b_tar
+from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.registry import MODELS, build_sam
+from mobilesamv2.reports.compare import compare_results
+from mobilesamv2.reports.picture import result_picture
+from mobilesamv2.reports.table import read_result, result_table
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
     parser = argparse.ArgumentParser(prog="mobilesamv2", description="Small segment-anything models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
     models = commands.add_parser("models", help="list the models that build_sam takes, with their sizes")
     models.add_argument("names", nargs="*", help="only these; timm/<backbone> works too (default: all)")
     models.set_defaults(run=lambda args: print(models_table(args.names or list(MODELS))))
-    args = parser.parse_args(argv)
-    try:
-        args.run(args)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+
+    draw = commands.add_parser("draw", help="write scenes of drawn shapes with exact masks, to train and evaluate on")
+    draw.add_argument("output", type=Path, help="a .tar for SA-1B's layout, else a folder for LVIS's")
+    draw.add_argument("--scenes", type=int, default=100, help="how many (default: %(default)s)")
+    draw.add_argument("--size", type=int, default=256, help="side, pixels (default: %(default)s)")
+    draw.add_argument("--seed", type=int, default=0, help="another seed, other scenes (default: %(default)s)")
+    draw.add_argument("--workers", type=int, default=2, help="processes that draw (default: %(default)s)")
+    draw.set_defaults(run=draw_scenes)
+
+    report = commands.add_parser("report", help="tables and pictures of evaluations")
+    reports = report.add_subparsers(required=True, metavar="REPORT")
+    runs_help = "folder of an evaluation, or NAME=FOLDER"
+    table = reports.add_parser("table", help="a row for each evaluation, as Markdown")
+    table.add_argument("runs", nargs="+", help=runs_help)
+    table.set_defaults(run=lambda args: print(result_table({n: read_result(p) for n, p in _named(args.runs).items()})))
+    picture = reports.add_parser("picture", help="images beside the masks of evaluations with save_masks=true")
+    picture.add_argument("runs", nargs="+", help=runs_help)
+    picture.add_argument("-o", "--output", type=Path, required=True, help="the picture to write, .png or .jpg")
+    picture.add_argument("--images", type=int, default=4, help="how many, from the first (default: %(default)s)")
+    picture.set_defaults(run=write_picture)
+    compare = reports.add_parser("compare", help="second minus first, with paired bootstrap intervals")
+    compare.add_argument("first", help="folder of an evaluation, or its results.json")
+    compare.add_argument("second", help="another on the same images")
+    compare.set_defaults(run=lambda args: print(compare_results(args.first, args.second)))
+    return parser
 
 
 def models_table(names: Sequence[str]) -> str:
@@ -33,3 +73,33 @@ def models_table(names: Sequence[str]) -> str:
         encoder, whole = (sum(p.numel() for p in module.parameters()) / 1e6 for module in (sam.image_encoder, sam))
         lines.append(f"{name:<20}{sam.encoder_name:<20}{sam.image_size:>12}{encoder:>14.2f}{whole:>12.2f}")
     return "\n".join(lines)
+
+
+def draw_scenes(args: argparse.Namespace) -> None:
+    """Writes drawn scenes as a tar or a folder."""
+    if args.scenes < 1 or args.size < 16:
+        raise ValueError("Scenes are one or more, of 16 pixels a side or more.")
+    scenes = ShapesDataset(args.scenes, (args.size, args.size), args.seed)
+    ahead = DataLoader(scenes, batch_size=None, collate_fn=_as_it_is, num_workers=args.workers)
+    progress = tqdm(ahead, total=args.scenes, desc=f"drawing {args.output}", unit="scene", disable=None)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write = write_sa1b_tar if args.output.suffix == ".tar" else write_lvis
+    write(progress, args.output)
+
+
+def write_picture(args: argparse.Namespace) -> None:
+    """Writes a picture of evaluations."""
+    picture = result_picture(_named(args.runs), args.images)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(args.output)
+    print(f"written: {args.output}")
+
+
+def _named(runs: Sequence[str]) -> dict[str, Path]:
+    """Folders by the name before an equals sign, or else by their own."""
+    pairs = [run.split("=", 1) if "=" in run else (Path(run).name, run) for run in runs]
+    return {name: Path(path) for name, path in pairs}
+
+
+def _as_it_is(sample: Any) -> Any:
+    return sample

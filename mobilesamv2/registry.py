@@ -70,6 +70,8 @@ MODELS: dict[str, SamSpec] = {
     "repvit": SamSpec("repvit"),
     "mini": _mini("tiny_vit_mini"),
     "sam_vit_mini": _mini("sam_vit_mini"),
+    "mini_conv": _mini("timm/mobilenetv4_conv_small_050"),
+    "micro_conv": _mini("timm/mobilenetv4_conv_small_035"),
 }
 """Models by name; ``timm/<backbone>`` is one too, of full size."""
 

@@ -69,6 +69,7 @@ class SegEvery:
 
     def _decode(self, prompts: Prompts) -> Masks:
         """The masks of one round that pass the filters."""
+        earlier = self.timer.num_prompts
         self.timer.num_prompts += len(prompts)
         if len(prompts) == 0:
             return _no_masks(self.segany.frame.original_size, prompts)
@@ -77,11 +78,15 @@ class SegEvery:
             with self.timer.stage("mask_decoder"):
                 logits, predicted_iou = self.segany.predict_low_res(batch, self.sampler.multimask)
             with self.timer.stage("postprocessing"):
-                kept.append(self._filter(batch, logits, predicted_iou))
+                kept.append(self._filter(batch, logits, predicted_iou, earlier))
+            earlier += len(batch)
         return Masks.cat(kept)
 
-    def _filter(self, prompts: Prompts, logits: Tensor, predicted_iou: Tensor) -> Masks:
-        """Low-res logits (N, M, S/4, S/4) to the masks that pass the filters, a chunk of pixels at a time."""
+    def _filter(self, prompts: Prompts, logits: Tensor, predicted_iou: Tensor, first: int) -> Masks:
+        """Low-res logits (N, M, S/4, S/4) to the masks that pass the filters, a chunk of pixels at a time.
+
+        ``first`` is the place of the first prompt among all of the image.
+        """
         filters: Filters = self.sampler.filters
         num_masks = logits.shape[1]
         logits, predicted_iou = logits.flatten(0, 1), predicted_iou.flatten().float()
@@ -116,6 +121,7 @@ class SegEvery:
             stability_score=stability_score,
             scores=self.sampler.rank(iou, stability_score, chosen),
             prompts=chosen,
+            prompt_index=first + index // num_masks,
         )
 
     def _suppress(self, rounds: list[Masks]) -> Masks:
@@ -131,4 +137,4 @@ class SegEvery:
 def _no_masks(size: tuple[int, int], prompts: Prompts) -> Masks:
     """The masks of no prompts."""
     none = torch.zeros(0)
-    return Masks(size, [], torch.zeros(0, 4), none, none, none, prompts)
+    return Masks(size, [], torch.zeros(0, 4), none, none, none, prompts, torch.zeros(0, dtype=torch.int64))

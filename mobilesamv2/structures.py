@@ -107,6 +107,7 @@ class Masks:
         stability_score: (D,) IoU of the masks cut one logit above and one below the threshold.
         scores: (D,) by which the masks are ranked, higher is better.
         prompts: D prompts, the one that each mask came from.
+        prompt_index: (D,) int64, the place of that prompt in the order of the sampler.
     """
 
     size: tuple[int, int]
@@ -116,6 +117,7 @@ class Masks:
     stability_score: Tensor
     scores: Tensor
     prompts: Prompts
+    prompt_index: Tensor
 
     def __len__(self) -> int:
         return len(self.rles)
@@ -132,12 +134,13 @@ class Masks:
             stability_score=self.stability_score[index],
             scores=self.scores[index],
             prompts=self.prompts[index],
+            prompt_index=self.prompt_index[index],
         )
 
     @staticmethod
     def cat(parts: Sequence[Masks]) -> Masks:
         """The masks of several parts of one image, in order."""
-        tensors = ("boxes_xyxy", "predicted_iou", "stability_score", "scores")
+        tensors = ("boxes_xyxy", "predicted_iou", "stability_score", "scores", "prompt_index")
         return Masks(
             size=parts[0].size,
             rles=[rle for part in parts for rle in part.rles],

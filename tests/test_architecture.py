@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "mobilesamv2"
-BASE = ("structures", "transforms", "masks", "released")
+BASE = ("structures", "transforms", "masks", "released", "visualize")
 ROOMS = ("models", "prompts", "data", "metrics")
 # What a module may import of this project, beside itself and its own room.
 ALLOWED = {
@@ -15,13 +15,15 @@ ALLOWED = {
     "transforms": (),
     "released": (),
     "masks": ("structures",),
+    "visualize": ("structures", "masks"),
     **dict.fromkeys(ROOMS, BASE),
     "checkpoints": (*BASE, *ROOMS),
     "registry": (*BASE, *ROOMS, "checkpoints"),
     "segany": (*BASE, *ROOMS, "registry", "checkpoints"),
     "segevery": (*BASE, *ROOMS, "registry", "checkpoints", "segany"),
     "tasks": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "segevery"),
-    "cli": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "segevery", "tasks"),
+    "reports": (*BASE, *ROOMS),
+    "cli": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "segevery", "tasks", "reports"),
     "__init__": ("registry", "segany", "segevery"),
 }
 OUTSIDE = {

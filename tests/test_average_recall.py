@@ -13,7 +13,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mobilesamv2.data.coco import CocoDataset, read_results
+from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.results_files import read_results
 from mobilesamv2.metrics.average_recall import GROUPS, AverageRecall, bootstrap_intervals, count_matches
 from mobilesamv2.structures import GroundTruth
 
@@ -137,10 +138,10 @@ def coco_files(draw_objects: list[list[tuple]], draw_masks: list[list[tuple]], f
 
 def ours(ground_truth: Path, detections: Path, ks: list[int]) -> AverageRecall:
     dataset = CocoDataset(ground_truth)
-    results = read_results(detections, dataset)
+    results = dict(read_results(detections, dataset))
     recall = AverageRecall(ks)
-    for i, image_id in enumerate(dataset.image_ids):
-        recall.update(count_matches(dataset.ground_truth(i), *results[image_id], ks))
+    for i in range(len(dataset)):
+        recall.update(count_matches(dataset.ground_truth(i), *results.get(i, ([], [])), ks))
     return recall
 
 
@@ -224,10 +225,10 @@ def test_equals_lvis_api_with_one_class(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_coco_api_example(shared_data: Path) -> None:
     """The result covers 99 of the file's 100 images; over those AR@100 is the published .482388."""
     dataset = CocoDataset(shared_data / "cocoapi" / "instances_val2014_100.json")
-    results = read_results(shared_data / "cocoapi" / "instances_val2014_fakesegm100_results.json", dataset)
+    results = dict(read_results(shared_data / "cocoapi" / "instances_val2014_fakesegm100_results.json", dataset))
     every, covered = AverageRecall(), AverageRecall()
-    for i, image_id in enumerate(dataset.image_ids):
-        counts = count_matches(dataset.ground_truth(i), *results[image_id])
+    for i in range(len(dataset)):
+        counts = count_matches(dataset.ground_truth(i), *results.get(i, ([], [])))
         every.update(counts)
         if counts.num_detections:
             covered.update(counts)
@@ -249,3 +250,18 @@ def test_bootstrap_draws_images_and_is_seeded() -> None:
     assert intervals["ARr@1"] is None
     assert bootstrap_intervals(matched, n_gt, [1], seed=3) == intervals
     assert bootstrap_intervals(matched[:30], n_gt[:30], [1])["AR@1"] == [1.0, 1.0]
+
+
+def test_k_may_cap_prompts() -> None:
+    """Two prompts of three masks each: at K=1 all masks of the better prompt count, and none of the other's."""
+    boxes = [(x, y, 8, 8) for y in (0, 10) for x in (0, 10, 20)]
+    rles = [rectangle(*box) for box in boxes]
+    scores = [0.1, 0.9, 0.3, 0.8, 0.7, 0.2]
+    prompts = [0, 0, 0, 1, 1, 1]
+    masks = count_matches(truth(rles), rles, scores, ks=[1, 2])
+    capped = count_matches(truth(rles), rles, scores, ks=[1, 2], prompt_ranks=prompts)
+    assert masks.matched[0, :, 0].tolist() == [1, 2]
+    assert capped.matched[0, :, 0].tolist() == [3, 6]
+    # the mask of a later prompt must not take the object away from one of the first
+    twins = count_matches(truth(rles[:1]), rles[:1] * 2, [0.1, 0.9], [1], [0, 1])
+    assert twins.matched[0, 0, 0] == 1

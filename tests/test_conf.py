@@ -25,6 +25,10 @@ WIRED = {
     "mobilesamv2.tasks.finetune_decoder.FinetuneDecoder": {"sam", "optimizer"},
     "mobilesamv2.tasks.detect.DetectObjects": {"detector", "optimizer"},
     "torch.optim.AdamW": {"params"},
+    **{
+        f"mobilesamv2.data.samples.{kind}Samples": {"images", "image_size"}
+        for kind in ("Encoder", "Prompt", "Detection")
+    },
 }
 
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilesamv2.data.coco import CocoDataset, read_results
-from mobilesamv2.data.lvis import LvisDataset
+from mobilesamv2.data.annotated_images import choose_images
+from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.lvis import LvisDataset, write_lvis
+from mobilesamv2.data.results_files import read_results
+from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.masks import decode
 
 SQUARE = [[2.0, 2.0, 6.0, 2.0, 6.0, 6.0, 2.0, 6.0]]
@@ -168,4 +171,59 @@ def test_broken_results_are_refused(write, tmp_path: Path, value: Any, message: 
     results = tmp_path / "results.json"
     results.write_text(json.dumps(value))
     with pytest.raises(ValueError, match=message):
-        read_results(results, dataset)
+        list(read_results(results, dataset))
+
+
+def test_results_may_lie_in_several_files(write, tmp_path: Path) -> None:
+    value = content()
+    value["images"].append({"id": 0, "height": 8, "width": 10})
+    dataset = CocoDataset(write(value))
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no JSON file in the folder .*shards"):
+        list(read_results(folder, dataset))
+    (folder / "a.json").write_text(json.dumps([RESULT, RESULT | {"score": 1}]))
+    (folder / "b.json").write_text(json.dumps([RESULT | {"image_id": 0}]))
+    found = dict(read_results(folder, dataset))
+    assert {index: scores for index, (_, scores) in found.items()} == {0: [0.5, 1.0], 1: [0.5]}
+    (folder / "b.json").write_text(json.dumps([RESULT]))
+    with pytest.raises(ValueError, match=r"Image 5 has results in .*a\.json and in .*b\.json"):
+        list(read_results(folder, dataset))
+
+
+def test_images_are_chosen_by_count_seed_and_list(tmp_path: Path) -> None:
+    ids = [10 * i for i in range(20)]
+    assert choose_images(ids) == list(range(20))
+    assert choose_images(ids, limit=3) == [0, 1, 2]
+    drawn = choose_images(ids, limit=5, subset_seed=1)
+    assert drawn == choose_images(ids, limit=5, subset_seed=1) == sorted(set(drawn))
+    assert drawn != choose_images(ids, limit=5, subset_seed=2)
+    listing = tmp_path / "list.txt"
+    listing.write_text("190\n0\n\n50\n")
+    assert choose_images(ids, image_list=listing) == [0, 5, 19]
+    assert choose_images(ids, limit=2, image_list=listing) == [0, 5]
+    listing.write_text("190\n7\n")
+    with pytest.raises(ValueError, match=r"Line 2 of .*list\.txt is '7'"):
+        choose_images(ids, image_list=listing)
+    with pytest.raises(FileNotFoundError, match=r"no list of images none\.txt"):
+        choose_images(ids, image_list="none.txt")
+    with pytest.raises(ValueError, match="limit is a number of images, 1 or more"):
+        choose_images(ids, limit=0)
+
+
+def test_drawn_scenes_in_lvis_layout_read_back_the_same(tmp_path: Path) -> None:
+    from lvis import LVIS
+
+    scenes = ShapesDataset(3, (60, 90), seed=5)
+    write_lvis((scenes[i] for i in range(3)), tmp_path)
+    read = LvisDataset(tmp_path / "annotations.json", tmp_path / "images")
+    for i in range(3):
+        (image, truth), (expected, wanted) = read[i], scenes[i]
+        assert (image == expected).all()
+        assert (truth.image_id, truth.rles, truth.areas) == (wanted.image_id, wanted.rles, wanted.areas)
+        assert set(truth.frequencies) == {"f"}
+    lvis = LVIS(str(tmp_path / "annotations.json"))
+    first = lvis.load_anns(lvis.get_ann_ids([1]))[0]
+    assert lvis.ann_to_mask(first).sum() == first["area"]
+    x, y, width, height = map(int, first["bbox"])
+    assert lvis.ann_to_mask(first)[y : y + height, x : x + width].sum() == first["area"]

@@ -108,7 +108,7 @@ def test_runs_a_model_from_end_to_end(
     prompts = result["protocol"]["mean_prompts_decoded"]
     assert prompts == 36 if "grid" in sampler[0] else 0 < prompts <= 320
     assert 0 < result["protocol"]["mean_proposals"] <= 1000
-    assert result["run"]["model"]["weights"]["name"] == "mini"
+    assert result["run"]["model"]["name"] == "mini"
     assert result["run"]["dtype"] == "32-true"
 
 
@@ -133,7 +133,8 @@ def test_a_model_and_its_results_file_score_the_same(dataset: Path, tmp_path: Pa
         recall.update(count_matches(truth, [r["segmentation"] for r in results], [r["score"] for r in results]))
     assert task.recall.compute() == recall.compute()
     assert logged["test/ar_1000"] == pytest.approx(recall.compute()["AR@1000"])
-    assert [c.image_id for c in task.images] == [1, 2, 3]
+    assert [result.counts.image_id for result in task.results] == [1, 2, 3]
+    assert [result.ms is None for result in task.results] == [True, False, False]
 
 
 @pytest.mark.slow
@@ -227,9 +228,23 @@ def test_errors_are_sentences(dataset: Path, tmp_path: Path, overrides: list[str
         evaluate_here(*given, f"output_dir={tmp_path}", *overrides)
 
 
-def test_a_data_set_for_training_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="error: SA1BDataset is for training"):
-        evaluate_here("dataset=sa1b", "model=mini", f"output_dir={tmp_path}")
+def test_drawn_scenes_and_tars_are_evaluated_too(tmp_path: Path) -> None:
+    from mobilesamv2.data.sa1b import write_sa1b_tar
+    from mobilesamv2.data.shapes import ShapesDataset
+
+    scenes = ShapesDataset(3, (64, 96))
+    write_sa1b_tar((scenes[i] for i in range(3)), tmp_path / "sa_000000.tar")
+    sources = {
+        "shapes": ["dataset.limit=3", "dataset.size=[64,96]"],
+        "sa1b": [f"dataset.tars={tmp_path / 'sa_000000.tar'}"],
+    }
+    counts = []
+    for name, given in sources.items():
+        given += ["model=mini", "prompt_sampler.points_per_side=2", f"output_dir={tmp_path / name}"]
+        evaluate_here(f"dataset={name}", *given, "trainer.accelerator=cpu")
+        counts.append(json.loads((tmp_path / name / "results.json").read_text())["n_gt"])
+    assert counts[0] == counts[1]
+    assert counts[0]["all"] > 3
 
 
 def test_a_mistyped_key_is_a_sentence(tmp_path: Path) -> None:
@@ -237,3 +252,67 @@ def test_a_mistyped_key_is_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "sede" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_killed_evaluation_goes_on_where_it_stopped(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mobilesamv2.metrics import result_shards
+
+    given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
+    given += ["prompt_sampler.points_per_side=4", "trainer.accelerator=cpu", "save_masks=true", "num_workers=0"]
+    evaluate_here(*given, f"output_dir={tmp_path / 'whole'}")
+
+    monkeypatch.setattr(result_shards, "SECONDS_AT_RISK", 0.0)
+    calls, real = [], SegEvery.__call__
+
+    def dies_at_the_third(self: SegEvery, image: np.ndarray):
+        calls.append(image)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, image)
+
+    monkeypatch.setattr(SegEvery, "__call__", dies_at_the_third)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        evaluate_here(*given, f"output_dir={tmp_path / 'killed'}")
+    assert not (tmp_path / "killed" / "results.json").exists()
+    (tmp_path / "killed" / "masks" / "orphan.json").write_text("[")
+    evaluate_here(*given, f"output_dir={tmp_path / 'killed'}")
+    assert len(calls) == 4
+    assert "2 of 3 images were done before; going on with 1." in capsys.readouterr().out
+    evaluate_here(*given, f"output_dir={tmp_path / 'killed'}")
+    assert len(calls) == 4
+
+    whole, killed = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("whole", "killed"))
+    for key in ("metrics", "interval", "n_gt", "protocol"):
+        assert whole[key] == killed[key]
+    with pytest.raises(SystemExit, match=r"another evaluation .points_per_side was 4 and is 3"):
+        evaluate_here(*given, "prompt_sampler.points_per_side=3", f"output_dir={tmp_path / 'killed'}")
+
+
+def test_kept_masks_are_coco_results_and_score_the_same(dataset: Path, tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
+    out = tmp_path / "out"
+    evaluate_here(*given, "prompt_sampler.points_per_side=4", "save_masks=true", f"output_dir={out}")
+    shards = sorted((out / "masks").glob("*.json"))
+    assert len(COCO(str(dataset / "lvis.json")).loadRes(str(shards[0])).anns) > 0
+    evaluate_here(*given, f"predictions={out / 'masks'}", f"output_dir={tmp_path / 'again'}")
+    first, again = (json.loads((folder / "results.json").read_text()) for folder in (out, tmp_path / "again"))
+    for key in ("metrics", "interval", "n_gt"):
+        assert first[key] == again[key]
+
+
+def test_k_caps_prompts_where_the_sampler_ranks_them(dataset: Path, tmp_path: Path) -> None:
+    given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
+    with pytest.raises(SystemExit, match=r"error: GridProposals does not rank its prompts; .* k_caps=masks"):
+        evaluate_here(*given, "k_caps=prompts", f"output_dir={tmp_path}/grid")
+    given += ["prompt_sampler=object_aware", "prompt_sampler.confidence=0.001", "detector=yolov8n"]
+    given += ["detector.image_size=160", "k_caps=prompts"]
+    with pytest.raises(SystemExit, match=r"error: k_caps=prompts .* prompt_sampler\.nms_iou=1"):
+        evaluate_here(*given, "prompt_sampler.nms_iou=.9", f"output_dir={tmp_path}/nms")
+    with pytest.raises(SystemExit, match="error: k_caps is one of masks, prompts, and is 'boxes'"):
+        evaluate_here(*given, "k_caps=boxes", f"output_dir={tmp_path}/typo")
+    evaluate_here(*given, "prompt_sampler.multimask=true", f"output_dir={tmp_path}/run")
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["protocol"]["k_caps"] == "prompts"

@@ -60,7 +60,7 @@ def test_a_student_of_full_size_becomes_a_mobile_sam(tar: Path, tmp_path: Path) 
 
 
 def test_trains_a_small_sam_on_drawn_scenes(tmp_path: Path) -> None:
-    given = ["experiment=finetune_decoder_mini_shapes", "dataset.length=6", "validation_images=2"]
+    given = ["experiment=pretrain_mini", "model=mini", "dataset.limit=6", "validation_images=2"]
     train(*given, f"output_dir={tmp_path}", "logger=wandb")
     assert load_sam(tmp_path / "mini.safetensors").encoder_name == "tiny_vit_mini"
     assert list(tmp_path.glob("wandb/offline-run-*"))
@@ -76,7 +76,7 @@ def test_missing_files_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_trains_a_detector_that_ultralytics_loads(tar: Path, tmp_path: Path) -> None:
-    given = ["experiment=detect_yolov8n_shapes", "dataset=sa1b", f"dataset.tars={tar}", "~dataset.length"]
+    given = ["experiment=detect_yolov8n_shapes", "dataset=sa1b", f"dataset.tars={tar}"]
     given += ["detector.image_size=128", "validation_images=2", f"output_dir={tmp_path / 'out'}"]
     train(*given)
     from ultralytics import YOLO

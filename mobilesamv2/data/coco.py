@@ -1,4 +1,4 @@
-"""Annotations in COCO's layout, and results files of masks."""
+"""Annotations in COCO's layout."""
 
 from __future__ import annotations
 
@@ -10,37 +10,47 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
 
+from mobilesamv2.data.annotated_images import AnnotatedImages, choose_images
 from mobilesamv2.data.images import read_rgb
 from mobilesamv2.masks import to_rle
 from mobilesamv2.structures import RLE, GroundTruth
 
 
-class CocoDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
+class CocoDataset(AnnotatedImages):
     """Images with their annotated objects, in the order of the annotation file.
 
     Args:
         annotations: a JSON file in COCO's layout: ``images``, ``annotations`` and ``categories``.
         images: the folder of the images; None where only the annotations are read.
-        limit: keep the first so many images; None keeps all.
+        limit: at most so many images; None keeps all.
+        subset_seed: draws them at random; None keeps the first.
+        image_list: a text file of image ids, one a line; only these are kept.
 
     Raises:
-        FileNotFoundError: the file or the folder is not there.
+        FileNotFoundError: the file, the folder or the list is not there.
         ValueError: the file is not in COCO's layout; the sentence names the entry.
     """
 
     published = "COCO is published at https://cocodataset.org/#download."
     """Where users of this class find its files."""
 
-    def __init__(self, annotations: str | Path, images: str | Path | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        annotations: str | Path,
+        images: str | Path | None = None,
+        limit: int | None = None,
+        subset_seed: int | None = None,
+        image_list: str | Path | None = None,
+    ) -> None:
         self.require_files(annotations, images)
         self.annotations = Path(annotations)
         self.images = None if images is None else Path(images)
         content = read_json(self.annotations)
         if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
             raise ValueError(f"{self.annotations} is not in COCO's layout: it has no 'images' and 'annotations'.")
-        self.records = self._checked_images(content["images"])[:limit]
+        records = self._checked_images(content["images"])
+        self.records = [records[i] for i in choose_images([r["id"] for r in records], limit, subset_seed, image_list)]
         self._frequencies = {c.get("id"): c.get("frequency") for c in content.get("categories") or []}
         self._objects = self._checked_objects(content["annotations"], {r["id"] for r in content["images"]})
 
@@ -64,16 +74,13 @@ class CocoDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
         return [record["id"] for record in self.records]
 
     @property
-    def annotations_hash(self) -> str:
-        """SHA-256 of the annotation file."""
-        return hashlib.sha256(self.annotations.read_bytes()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
-        """RGB uint8 (H, W, 3) and the image's objects."""
-        return self.load_image(index), self.ground_truth(index)
+    def provenance(self) -> dict[str, Any]:
+        """The annotation file, its SHA-256, and the folder of the images."""
+        return {
+            "annotations": str(self.annotations),
+            "annotations_sha256": hashlib.sha256(self.annotations.read_bytes()).hexdigest(),
+            "images": None if self.images is None else str(self.images),
+        }
 
     def load_image(self, index: int) -> np.ndarray:
         """RGB uint8 (H, W, 3).
@@ -149,46 +156,6 @@ class CocoDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
                 raise ValueError(f"{name} has an area that is not a finite number: {annotation['area']}.")
             by_image[annotation["image_id"]].append(annotation)
         return by_image
-
-
-def read_results(path: str | Path, dataset: CocoDataset) -> dict[int, tuple[list[RLE], list[float]]]:
-    """Masks and scores by image from a COCO-results file, in the order of the file.
-
-    Args:
-        path: a JSON list of ``{"image_id", "segmentation", "score"}``; RLE or polygons.
-        dataset: the images that the results are on; results on an image beyond its ``limit`` are an error too.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not a results file, an unknown image, a broken or missing mask, a score that is not finite; the
-            sentence names the entry.
-    """
-    path = Path(path)
-    entries = read_json(path)
-    if not isinstance(entries, list):
-        raise ValueError(f"{path} is not a COCO-results file: it holds a {type(entries).__name__}, not a list.")
-    sizes = {record["id"]: (record["height"], record["width"]) for record in dataset.records}
-    results: dict[int, tuple[list[RLE], list[float]]] = {image_id: ([], []) for image_id in sizes}
-    for i, entry in enumerate(entries):
-        name = f"Result number {i} of {path}"
-        if not isinstance(entry, dict):
-            raise ValueError(f"{name} is a {type(entry).__name__}, not image_id, segmentation and score.")
-        missing = [key for key in ("image_id", "segmentation", "score") if key not in entry]
-        if missing:
-            raise ValueError(f"{name} has no {missing[0]}.")
-        image_id, score = entry["image_id"], entry["score"]
-        if image_id not in sizes:
-            raise ValueError(f"{name} is on image {image_id}, which {dataset.annotations} does not list.")
-        if not isinstance(score, int | float) or not math.isfinite(score):
-            raise ValueError(f"{name}, on image {image_id}, has a score of {score}; scores are finite numbers.")
-        try:
-            rle = to_rle(entry["segmentation"], sizes[image_id])
-        except ValueError as error:
-            raise ValueError(f"{name}, on image {image_id}: {error}.") from error
-        rles, scores = results[image_id]
-        rles.append(rle)
-        scores.append(float(score))
-    return results
 
 
 def read_json(path: Path) -> Any:

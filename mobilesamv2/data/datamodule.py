@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -9,33 +10,39 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.annotated_images import AnnotatedImages
 from mobilesamv2.data.samples import EncoderSamples, Sample
 from mobilesamv2.structures import GroundTruth
 
 EvaluationSample = tuple[np.ndarray, GroundTruth]
 """One image, RGB uint8 (H, W, 3), and its objects."""
 
+NOTHING = -1
+
 
 class EvaluationData(pl.LightningDataModule):
     """Images with their objects, one at a time, decoded ahead by workers.
 
-    Several processes share the images out without repeating one; their shares may differ by an image.
+    Several processes share the images out without repeating one; their shares may differ by an image. A process without
+    a share is given None once, so that all processes pass through the same hooks.
 
     Args:
         dataset: the images.
         num_workers: processes that decode ahead, for each process that evaluates.
+        done: ids of images to leave out.
     """
 
-    def __init__(self, dataset: CocoDataset, num_workers: int = 1) -> None:
+    def __init__(self, dataset: AnnotatedImages, num_workers: int = 1, done: Collection[int] = ()) -> None:
         super().__init__()
-        self.dataset = dataset
+        self.dataset = _OrNothing(dataset)
         self.num_workers = num_workers
+        left_out = set(done)
+        self.remaining = [i for i, image_id in enumerate(dataset.image_ids) if image_id not in left_out]
 
-    def test_dataloader(self) -> DataLoader[EvaluationSample]:
+    def test_dataloader(self) -> DataLoader[EvaluationSample | None]:
         """This process's share."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        share = range(rank, len(self.dataset), world_size)
+        share = self.remaining[rank::world_size] or [NOTHING]
         return DataLoader(
             self.dataset, batch_size=None, sampler=share, collate_fn=_as_it_is, num_workers=self.num_workers
         )
@@ -85,6 +92,16 @@ class TrainingData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Sample]:
         """In order."""
         return DataLoader(self.validation, **self._settings)
+
+
+class _OrNothing(Dataset[EvaluationSample | None]):
+    """A data set with one more item, None, at the index ``NOTHING``."""
+
+    def __init__(self, dataset: AnnotatedImages) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> EvaluationSample | None:
+        return None if index == NOTHING else self.dataset[index]
 
 
 def _as_it_is(sample: Any) -> Any:

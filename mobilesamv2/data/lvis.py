@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import numpy as np
+from PIL import Image
+
 from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.masks import boxes_from_rles
+from mobilesamv2.structures import GroundTruth
 
 
 class LvisDataset(CocoDataset):
@@ -31,3 +38,41 @@ class LvisDataset(CocoDataset):
             inside = Path(urlparse(record["coco_url"]).path)
             candidates = [self.images / inside.parent.name / inside.name, self.images / inside.name, *candidates]
         return candidates
+
+
+def write_lvis(samples: Iterable[tuple[np.ndarray, GroundTruth]], folder: Path) -> None:
+    """Writes images with their objects in LVIS's layout: ``annotations.json`` and, losslessly, ``images/ID.png``.
+
+    Objects have one category; its frequency, which lvis-api wants of each, is "f".
+
+    Args:
+        samples: RGB uint8 images and their objects.
+        folder: where to; created if need be.
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    for image, truth in samples:
+        height, width = truth.size
+        name = f"{truth.image_id}.png"
+        Image.fromarray(image).save(folder / "images" / name)
+        images.append({"id": truth.image_id, "height": height, "width": width, "file_name": name} | _NOTHING_SAID)
+        for rle, area in zip(truth.rles, truth.areas, strict=True):
+            x0, y0, x1, y1 = boxes_from_rles([rle])[0].tolist()
+            objects.append(
+                {
+                    "id": len(objects) + 1,
+                    "image_id": truth.image_id,
+                    "category_id": 1,
+                    "segmentation": rle,
+                    "area": area,
+                    "bbox": [x0, y0, x1 - x0 + 1, y1 - y0 + 1],
+                }
+            )
+    category = {"id": 1, "name": "object", "frequency": "f"}
+    content = {"images": images, "annotations": objects, "categories": [category]}
+    (folder / "annotations.json").write_text(json.dumps(content))
+
+
+_NOTHING_SAID: dict[str, Any] = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+"""Of categories that an image is known to lack, or to be annotated in part with."""

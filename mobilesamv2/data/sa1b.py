@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -13,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from mobilesamv2.data.annotated_images import AnnotatedImages, choose_images
 from mobilesamv2.data.images import read_rgb
 from mobilesamv2.masks import boxes_from_rles, to_rle
 from mobilesamv2.structures import GroundTruth
@@ -58,26 +59,34 @@ def index_tar(path: Path) -> list[TarEntry]:
     return entries
 
 
-class SA1BDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
+class SA1BDataset(AnnotatedImages):
     """Photos of SA-1B with their masks.
 
     Args:
         tars: a tar, a folder of tars, or a list of either.
-        limit: keep the first so many photos; None keeps all.
+        limit: at most so many photos; None keeps all.
+        subset_seed: draws them at random; None keeps the first.
+        image_list: a text file of image ids, one a line; only these are kept.
 
     Raises:
-        FileNotFoundError: a tar or folder is not there, or a folder has no tar.
+        FileNotFoundError: a tar, folder or list is not there, or a folder has no tar.
         ValueError: a file is no tar of SA-1B's layout.
     """
 
-    def __init__(self, tars: str | Path | Sequence[str | Path], limit: int | None = None) -> None:
+    def __init__(
+        self,
+        tars: str | Path | Sequence[str | Path],
+        limit: int | None = None,
+        subset_seed: int | None = None,
+        image_list: str | Path | None = None,
+    ) -> None:
         self.entries: list[TarEntry] = []
         files = require_tars(tars)
         for file in tqdm(files, desc="indexing tars", unit="tar", disable=len(files) < 10 or None):
             self.entries += index_tar(file)
-            if limit is not None and len(self.entries) >= limit:
+            if limit is not None and len(self.entries) >= limit and subset_seed is None and image_list is None:
                 break
-        self.entries = self.entries[:limit]
+        self.entries = [self.entries[i] for i in choose_images(self.image_ids, limit, subset_seed, image_list)]
         self._files: dict[tuple[int, Path], int] = {}
 
     @property
@@ -85,22 +94,49 @@ class SA1BDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
         """Ids of the photos, in order."""
         return [entry.image_id for entry in self.entries]
 
-    def __len__(self) -> int:
-        return len(self.entries)
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The tars, and the SHA-256 of the chosen photos' annotations."""
+        digest = hashlib.sha256()
+        for entry in self.entries:
+            digest.update(self._read(entry, entry.annotations))
+        tars = list(dict.fromkeys(str(entry.tar) for entry in self.entries))
+        return {"annotations": tars, "annotations_sha256": digest.hexdigest()}
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
         """RGB uint8 (H, W, 3) and the photo's masks.
 
         Raises:
-            ValueError: the photo can't be decoded, or its annotations are broken; the sentence names it.
+            ValueError: the photo can't be decoded or its size is not the stated one, or its annotations are broken;
+                the sentence names it.
+        """
+        image, truth = super().__getitem__(index)
+        if image.shape[:2] != truth.size:
+            raise ValueError(
+                f"Photo {self._name(index)} is {image.shape[:2]} (height, width), and its annotations say {truth.size}."
+            )
+        return image, truth
+
+    def load_image(self, index: int) -> np.ndarray:
+        """RGB uint8 (H, W, 3).
+
+        Raises:
+            ValueError: the photo can't be decoded; the sentence names it.
         """
         entry = self.entries[index]
-        name = f"sa_{entry.image_id} of {entry.tar}"
-        image = read_rgb(io.BytesIO(self._read(entry, entry.image)), f"Photo {name}")
-        size = (image.shape[0], image.shape[1])
+        return read_rgb(io.BytesIO(self._read(entry, entry.image)), f"Photo {self._name(index)}")
+
+    def ground_truth(self, index: int) -> GroundTruth:
+        """The photo's masks.
+
+        Raises:
+            ValueError: its annotations are broken; the sentence names it.
+        """
+        entry = self.entries[index]
         try:
-            objects = json.loads(self._read(entry, entry.annotations))["annotations"]
-            truth = GroundTruth(
+            content = json.loads(self._read(entry, entry.annotations))
+            objects, size = content["annotations"], (int(content["image"]["height"]), int(content["image"]["width"]))
+            return GroundTruth(
                 image_id=entry.image_id,
                 size=size,
                 rles=[to_rle(o["segmentation"], size) for o in objects],
@@ -108,8 +144,10 @@ class SA1BDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
                 frequencies=[None] * len(objects),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"The annotations of {name} are broken: {error!r}") from error
-        return image, truth
+            raise ValueError(f"The annotations of {self._name(index)} are broken: {error!r}") from error
+
+    def _name(self, index: int) -> str:
+        return f"sa_{self.entries[index].image_id} of {self.entries[index].tar}"
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay behind when a worker is spawned."""

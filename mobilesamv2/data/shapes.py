@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch.utils.data import Dataset
 
+from mobilesamv2.data.annotated_images import AnnotatedImages
 from mobilesamv2.masks import encode
 from mobilesamv2.structures import GroundTruth
 
@@ -129,27 +130,42 @@ def _texture(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
     return first + blend[..., None] * (second - first)
 
 
-class ShapesDataset(Dataset[tuple[np.ndarray, GroundTruth]]):
+class ShapesDataset(AnnotatedImages):
     """Drawn scenes, each drawn when it is asked for; a loader's workers draw ahead.
 
     Args:
-        length: number of scenes.
+        limit: number of scenes, named as in the other data sets.
         size: (H, W), pixels.
         seed: two data sets of different seeds share no scene.
     """
 
-    def __init__(self, length: int, size: tuple[int, int] = (256, 256), seed: int = 0) -> None:
-        self.length = length
+    def __init__(self, limit: int, size: tuple[int, int] = (256, 256), seed: int = 0) -> None:
+        self.limit = limit
         self.size = (size[0], size[1])
         self.seed = seed
 
-    def __len__(self) -> int:
-        return self.length
+    @property
+    def image_ids(self) -> list[int]:
+        """Numbers of the scenes."""
+        return list(range(self.limit))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the scenes are drawn from."""
+        return {"annotations": f"drawn scenes, size {self.size}, seed {self.seed}", "annotations_sha256": None}
+
+    def load_image(self, index: int) -> np.ndarray:
+        """RGB uint8 (H, W, 3)."""
+        return self[index][0]
+
+    def ground_truth(self, index: int) -> GroundTruth:
+        """The objects of a scene."""
+        return self[index][1]
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
         """RGB uint8 (H, W, 3), and its objects under the image id ``index``."""
-        if not 0 <= index < self.length:
-            raise IndexError(f"There are {self.length} scenes, and number {index} was asked for.")
+        if not 0 <= index < self.limit:
+            raise IndexError(f"There are {self.limit} scenes, and number {index} was asked for.")
         image, masks = draw_scene((self.seed, index), self.size)
         return image, GroundTruth(
             image_id=index,

@@ -53,7 +53,11 @@ class ImageCounts:
 
 
 def count_matches(
-    truth: GroundTruth, detections: Sequence[RLE], scores: Sequence[float], ks: Sequence[int] = DEFAULT_KS
+    truth: GroundTruth,
+    detections: Sequence[RLE],
+    scores: Sequence[float],
+    ks: Sequence[int] = DEFAULT_KS,
+    prompt_ranks: Sequence[int] | None = None,
 ) -> ImageCounts:
     """Matches the proposals of one image to its objects.
 
@@ -62,6 +66,8 @@ def count_matches(
         detections: masks at the image's size, in any order.
         scores: one for each mask, higher is better; equal scores keep the order given.
         ks: how many of the best masks count.
+        prompt_ranks: place of each mask's prompt, the best being 0; the masks of the K best prompts then count, however
+            many they are. None: the K best masks.
 
     Raises:
         ValueError: a score that is not a finite number, or a mask of another size; the sentence names the image.
@@ -71,7 +77,9 @@ def count_matches(
         raise ValueError(f"Image {truth.image_id} has {len(detections)} masks and {len(values)} scores.")
     if not np.isfinite(values).all():
         raise ValueError(f"A score of image {truth.image_id} is NaN or infinite.")
-    order = np.argsort(-values, kind="stable")[: max(ks)]
+    order = np.argsort(-values, kind="stable")
+    if prompt_ranks is None:
+        order = order[: max(ks)]
     best = [detections[i] for i in order]
     for rle in best:
         if tuple(rle["size"]) != truth.size:
@@ -79,10 +87,15 @@ def count_matches(
     ious = masks.iou(best, truth.rles)  # (D, G)
     members = _members(truth)
     matched = np.zeros((len(GROUPS), len(ks), len(IOU_THRESHOLDS)), dtype=np.int64)
+    prompts = None if prompt_ranks is None else np.asarray(prompt_ranks, dtype=np.int64)[order]
     for g, member in enumerate(members):
         for t, threshold in enumerate(IOU_THRESHOLDS):
-            ranks = _ranks_of_matches(ious[:, member], threshold)
-            matched[g, :, t] = [int((ranks < k).sum()) for k in ks]
+            if prompts is None:
+                ranks = _ranks_of_matches(ious[:, member], threshold)
+                matched[g, :, t] = [int((ranks < k).sum()) for k in ks]
+            else:
+                capped = (ious[prompts < k][:, member] for k in ks)
+                matched[g, :, t] = [len(_ranks_of_matches(some, threshold)) for some in capped]
     return ImageCounts(truth.image_id, matched, members.sum(1), len(detections))
 
 
@@ -146,7 +159,7 @@ class AverageRecall(Metric):
     def compute(self) -> dict[str, float | None]:
         """AR by name, as fractions: ``AR@K``, ``ARs@K`` and so on, and ``mAR``; None for a group without objects."""
         ar = average_recall(self.matched.cpu().numpy(), self.n_gt.cpu().numpy())
-        return _by_name(ar, self.ks)
+        return named(ar, self.ks)
 
 
 def average_recall(matched: np.ndarray, n_gt: np.ndarray) -> np.ndarray:
@@ -171,9 +184,39 @@ def bootstrap_intervals(
         [low, high] under the names of ``AverageRecall.compute``; None where no resample has objects.
     """
     draws = [average_recall(*sample) for sample in _resampled_sums(matched, n_gt, seed, resamples)]
+    return _percentiles(draws, ks)
+
+
+def paired_intervals(
+    first: np.ndarray,
+    second: np.ndarray,
+    n_gt: np.ndarray,
+    ks: Sequence[int],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, list[float] | None]:
+    """95% percentile intervals of the second AR minus the first, over resamples of images that both share.
+
+    Args:
+        first: (images, groups, Ks, thresholds) counts.
+        second: counts of the same images.
+        n_gt: (images, groups) counts.
+        ks: as in the counts.
+        seed: of the resampling.
+        resamples: how many.
+
+    Returns:
+        [low, high] under the names of ``AverageRecall.compute``; None where no resample has objects.
+    """
+    pairs = zip(*(_resampled_sums(counts, n_gt, seed, resamples) for counts in (first, second)), strict=True)
+    return _percentiles([average_recall(*after) - average_recall(*before) for before, after in pairs], ks)
+
+
+def _percentiles(draws: Sequence[np.ndarray], ks: Sequence[int]) -> dict[str, list[float] | None]:
+    """95% of (groups, Ks) values, by name."""
     samples: dict[str, list[float]] = {}
-    for ar in draws:
-        for name, value in _by_name(ar, ks).items():
+    for values in draws:
+        for name, value in named(values, ks).items():
             samples.setdefault(name, []).extend([] if value is None else [value])
     return {
         name: [float(v) for v in np.quantile(values, [0.025, 0.975])] if values else None
@@ -184,7 +227,7 @@ def bootstrap_intervals(
 def _resampled_sums(
     matched: np.ndarray, n_gt: np.ndarray, seed: int, resamples: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Sums over images drawn with replacement, a resample at a time."""
+    """Sums over images drawn with replacement, a resample at a time; the same seed draws the same images."""
     rng = np.random.default_rng(seed)
     num_images = len(matched)
     flat = matched.reshape(num_images, -1).astype(np.float64)
@@ -193,8 +236,8 @@ def _resampled_sums(
         yield (times @ flat).reshape(matched.shape[1:]), times @ n_gt
 
 
-def _by_name(ar: np.ndarray, ks: Sequence[int]) -> dict[str, float | None]:
-    """(groups, Ks) AR to names; NaN becomes None."""
+def named(ar: np.ndarray, ks: Sequence[int]) -> dict[str, float | None]:
+    """(groups, Ks) AR by name: ``AR@K``, ``ARs@K`` and so on, and ``mAR``; NaN becomes None."""
     values = {
         f"AR{'' if group == 'all' else group}@{k}": float(ar[g, i])
         for g, group in enumerate(GROUPS)

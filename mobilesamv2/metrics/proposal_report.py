@@ -21,6 +21,7 @@ def proposal_results(
     protocol: dict[str, Any],
     run: dict[str, Any],
     ms: dict[str, dict[str, float]] | None = None,
+    num_prompts: Sequence[int] | None = None,
 ) -> Results:
     """Everything that a result must carry, as plain values.
 
@@ -31,6 +32,7 @@ def proposal_results(
         protocol: how the masks were made and are counted.
         run: versions, commit, device and the like.
         ms: ``summarize`` of the images' stage times; None where no model ran.
+        num_prompts: decoded prompts of each image; None where no model ran.
     """
     matched, n_gt = _stacked(images, recall.ks)
     proposals = [min(c.num_detections, max(recall.ks)) for c in images]
@@ -43,7 +45,7 @@ def proposal_results(
         "protocol": {
             "num_images": len(images),
             "ks": list(recall.ks),
-            "k_caps": "masks",
+            "mean_prompts_decoded": float(np.mean(num_prompts)) if num_prompts else None,
             "mean_proposals": float(np.mean(proposals)) if proposals else None,
             "images_without_proposals": sum(count == 0 for count in proposals),
             "interval": {"method": "bootstrap over images, 95% percentile", "resamples": RESAMPLES, "seed": seed},

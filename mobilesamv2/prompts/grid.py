@@ -43,6 +43,11 @@ class Grid:
         return Filters(self.predicted_iou, self.stability, self.nms_iou)
 
     @property
+    def ranks_prompts(self) -> bool:
+        """No: all points are alike."""
+        return False
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Every setting, as plain values."""
         return {"sampler": type(self).__name__, **asdict(self), "rank_by": "mean of predicted IoU and stability score"}

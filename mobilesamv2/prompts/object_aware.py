@@ -82,6 +82,11 @@ class ObjectAware:
         return Filters(self.predicted_iou, self.stability, self.nms_iou)
 
     @property
+    def ranks_prompts(self) -> bool:
+        """Yes: by the detector's confidence."""
+        return True
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Every setting, as plain values."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "detector"}

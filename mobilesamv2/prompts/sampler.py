@@ -28,6 +28,11 @@ class PromptSampler(Protocol):
         ...
 
     @property
+    def ranks_prompts(self) -> bool:
+        """Whether prompts have scores, and come best first."""
+        ...
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Every setting, as plain values, for the record beside a result."""
         ...

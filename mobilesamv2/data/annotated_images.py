@@ -1,0 +1,84 @@
+"""What every data set of images and their objects offers, and the choice of a part of it."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from mobilesamv2.structures import GroundTruth
+
+
+class AnnotatedImages(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
+    """Images with their annotated objects, in a fixed order."""
+
+    @property
+    @abstractmethod
+    def image_ids(self) -> list[int]:
+        """Ids of the images, in order."""
+
+    @abstractmethod
+    def load_image(self, index: int) -> np.ndarray:
+        """RGB uint8 (H, W, 3)."""
+
+    @abstractmethod
+    def ground_truth(self, index: int) -> GroundTruth:
+        """The objects of an image, without crowds and ignored ones."""
+
+    @property
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """Where the annotations come from, as plain values: ``annotations`` and ``annotations_sha256`` at least."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
+        """RGB uint8 (H, W, 3) and the image's objects."""
+        return self.load_image(index), self.ground_truth(index)
+
+
+def choose_images(
+    image_ids: Sequence[int],
+    limit: int | None = None,
+    subset_seed: int | None = None,
+    image_list: str | Path | None = None,
+) -> list[int]:
+    """Indices of the images to read, in ascending order.
+
+    Args:
+        image_ids: of all images.
+        limit: at most so many; None keeps all.
+        subset_seed: draws them at random, the same ones for the same seed; None keeps the first.
+        image_list: a text file of image ids, one a line; only these are kept.
+
+    Raises:
+        FileNotFoundError: there is no such list.
+        ValueError: a line is no id, or an id of no image; or a limit below 1.
+    """
+    indices = list(range(len(image_ids)))
+    if image_list is not None:
+        indices = _listed(image_ids, Path(image_list))
+    if limit is None:
+        return indices
+    if limit < 1:
+        raise ValueError(f"limit is a number of images, 1 or more, or null for all; got {limit}.")
+    if subset_seed is not None and limit < len(indices):
+        indices = sorted(random.Random(subset_seed).sample(indices, limit))
+    return indices[:limit]
+
+
+def _listed(image_ids: Sequence[int], path: Path) -> list[int]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no list of images {path}.")
+    known = {str(image_id): i for i, image_id in enumerate(image_ids)}
+    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    for number, name in enumerate(names, start=1):
+        if name not in known:
+            raise ValueError(f"Line {number} of {path} is '{name}', which is the id of no image of the data set.")
+    return sorted({known[name] for name in names})

@@ -1,0 +1,55 @@
+"""Whether two evaluations differ: paired bootstrap over their images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mobilesamv2.metrics.average_recall import RESAMPLES, average_recall, named, paired_intervals
+from mobilesamv2.reports.table import read_result
+
+
+def compare_results(first: str | Path, second: str | Path, seed: int = 0) -> str:
+    """A table of the second result minus the first, in points of AR, with paired 95% intervals.
+
+    Each resample draws the same images for both.
+
+    Args:
+        first: folder of an evaluation, or its ``results.json``.
+        second: another one of the same images.
+        seed: of the resampling.
+
+    Raises:
+        FileNotFoundError: a result or its ``per_image.npz`` is not there.
+        ValueError: the two are on other images, objects, Ks or annotations.
+    """
+    one, two = (_counts(path) for path in (first, second))
+    for key, what in (("image_ids", "images"), ("ks", "Ks"), ("n_gt", "objects"), ("annotations", "annotations")):
+        if not np.array_equal(one[key], two[key]):
+            raise ValueError(f"{first} and {second} can't be compared: they have other {what}.")
+    ks = one["ks"].tolist()
+    before, after = (named(average_recall(c["matches"].sum(0), c["n_gt"].sum(0)), ks) for c in (one, two))
+    intervals = paired_intervals(one["matches"], two["matches"], one["n_gt"], ks, seed)
+    lines = [f"{'AR (%)':<12}{'first':>8}{'second':>8}{'difference [95%]':>26}"]
+    for name, interval in intervals.items():
+        if interval is not None and (x := before[name]) is not None and (y := after[name]) is not None:
+            low, high = interval
+            change = f"{100 * (y - x):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+            mark = "" if low <= 0 <= high else " *"
+            lines.append(f"{name:<12}{100 * x:>8.1f}{100 * y:>8.1f}{change:>26}{mark}")
+    lines += [
+        "",
+        f"{len(one['image_ids'])} images, {RESAMPLES} resamples, seed {seed}; * where 0 is outside the interval",
+    ]
+    return "\n".join(lines)
+
+
+def _counts(path: str | Path) -> dict[str, np.ndarray]:
+    annotations = read_result(path)["protocol"].get("annotations_sha256")
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    file = folder / "per_image.npz"
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no {file}, which evaluate.py writes beside results.json.")
+    with np.load(file) as arrays:
+        return {name: arrays[name] for name in arrays.files} | {"annotations": np.array(annotations)}

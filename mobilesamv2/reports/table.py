@@ -1,0 +1,83 @@
+"""Several evaluations in one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """The content of a ``results.json``, named itself or by its folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is not one.
+    """
+    path = Path(path)
+    file = path / "results.json" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no result {file}; evaluate.py writes one into its output_dir.")
+    try:
+        result = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(result, dict) or not {"metrics", "interval", "protocol"} <= result.keys():
+        raise ValueError(f"{file} is not a result of evaluate.py: it has no metrics, interval and protocol.")
+    return result
+
+
+def result_table(results: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table with a row for each result: AR@K in percent, its mean with the 95% interval, prompts, and ms.
+
+    Args:
+        results: by the name that its row is to have.
+
+    Raises:
+        ValueError: the results have other Ks, or are on other images.
+    """
+    _check_alike(results)
+    first = next(iter(results.values()))
+    ks = first["protocol"]["ks"]
+    head = ["run", *(f"AR@{k}" for k in ks), "mean AR [95%]", "prompts", "decoder ms", "total ms"]
+    rows = [head, ["---"] * len(head)]
+    for name, result in results.items():
+        metrics, ms = result["metrics"], result["ms"] or {}
+        low_high = result["interval"]["mAR"]
+        interval = "" if low_high is None else f" [{100 * low_high[0]:.1f}, {100 * low_high[1]:.1f}]"
+        prompts = result["protocol"].get("mean_prompts_decoded")
+        rows.append(
+            [
+                name,
+                *(_percent(metrics[f"AR@{k}"]) for k in ks),
+                _percent(metrics["mAR"]) + interval,
+                "-" if prompts is None else f"{prompts:.0f}",
+                *(f"{ms[stage]:.0f}" if stage in ms else "-" for stage in ("mask_decoder", "total")),
+            ]
+        )
+    widths = [max(len(row[c]) for row in rows) for c in range(len(head))]
+    padded = (
+        [cell.ljust(width, "-" if cell == "---" else " ") for cell, width in zip(r, widths, strict=True)] for r in rows
+    )
+    lines = [f"| {' | '.join(cells)} |" for cells in padded]
+    num_images, num_objects = first["protocol"]["num_images"], first["n_gt"]["all"]
+    return "\n".join(
+        [*lines, "", f"{num_images} images, {num_objects} objects; AR in percent; ms is the median image's."]
+    )
+
+
+def _check_alike(results: dict[str, dict[str, Any]]) -> None:
+    for key, what in (
+        ("ks", "other Ks"),
+        ("image_list_sha256", "other images"),
+        ("annotations_sha256", "other annotations"),
+    ):
+        values = {name: str(result["protocol"].get(key)) for name, result in results.items()}
+        first_name, first = next(iter(values.items()))
+        for name, value in values.items():
+            if value != first:
+                raise ValueError(f"{name} has {what} than {first_name} ({key} {value} instead of {first}).")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
