@@ -12,8 +12,8 @@ from mobilesamv2.data.results_files import Scored, read_results
 from mobilesamv2.reports.table import read_result
 from mobilesamv2.visualize import overlay, panels
 
-MASKS_DRAWN = 100
-"""Of an image, the best."""
+MASKS_DRAWN = 30
+"""Of an image, the best; more would hide it."""
 
 
 def result_picture(runs: dict[str, Path], num_images: int = 4) -> Image.Image:
