@@ -1,9 +1,13 @@
 """What evaluate.py and train.py do before they run: look for files, and turn a user's mistakes into sentences."""
 
 import hashlib
+import inspect
+import logging
 import os
 import platform
 import subprocess
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +17,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import get_class
+from hydra.utils import get_class, get_method
 from omegaconf import DictConfig, OmegaConf
 
 from mobilesamv2.data.sa1b import require_tars
@@ -35,13 +39,28 @@ def sentences() -> Iterator[None]:
         raise SystemExit(f"error: {reason}") from error
 
 
+def without_noise() -> None:
+    """Leaves out what Lightning says that no user of these programs can act on."""
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).*",  # its own use of torch
+        ".*does not have many workers.*",  # num_workers is in conf
+        ".*Experiment logs directory .* exists.*",  # checkpoints and log share output_dir
+        r".*module\(s\) in eval mode at the start.*",  # teachers and frozen parts; the tasks set the modes
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    lightning = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    lightning.addFilter(lambda record: "litlogger" not in record.getMessage())
+
+
 def weight_checks(*nodes: DictConfig | None) -> list[Callable[[], Any]]:
     """A check for each weight file that models and detectors name under ``checkpoint``."""
-    files: list[str] = []
-    for node in nodes:
-        checkpoint = None if node is None else node.checkpoint
-        files += list(checkpoint) if OmegaConf.is_list(checkpoint) else [checkpoint] if checkpoint else []
-    return [partial(require_released, file) for file in files]
+    return [partial(require_released, file) for node in nodes if node is not None for file in weight_files(node)]
+
+
+def weight_files(node: DictConfig) -> list[str]:
+    """The files that a node names under ``checkpoint``: none, one or several."""
+    checkpoint: Any = node.checkpoint
+    return list(checkpoint) if OmegaConf.is_list(checkpoint) else [checkpoint] if checkpoint else []
 
 
 def dataset_checks(node: DictConfig, with_images: bool = True) -> list[Callable[[], Any]]:
@@ -54,12 +73,25 @@ def dataset_checks(node: DictConfig, with_images: bool = True) -> list[Callable[
     return []
 
 
-def file_hashes(checkpoint: Any) -> list[str] | None:
-    """SHA-256 of each weight file; None for random weights."""
-    if checkpoint is None:
+def described(node: DictConfig | None) -> dict[str, Any] | None:
+    """A node of conf/model or conf/detector as plain values, with the hashes of its weight files."""
+    if node is None:
         return None
-    files = list(checkpoint) if OmegaConf.is_list(checkpoint) else [checkpoint]
-    return [hashlib.file_digest(Path(file).open("rb"), "sha256").hexdigest() for file in files]
+    values: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # pyright: ignore
+    del values["_target_"]
+    return values | {"sha256": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in weight_files(node)]}
+
+
+def warn_of_random_weights(nodes: dict[str, DictConfig | None]) -> None:
+    """Says on stderr which models have no checkpoint."""
+    for name, node in nodes.items():
+        if node is not None and node.checkpoint is None:
+            print(f"{name}.checkpoint is null: its weights are random, and so is the result.", file=sys.stderr)
+
+
+def needs_detector(cfg: DictConfig) -> bool:
+    """Whether the prompt sampler takes a detector."""
+    return "detector" in inspect.signature(get_method(cfg.prompt_sampler._target_)).parameters
 
 
 def require_all(checks: list[Callable[[], Any]]) -> None:

@@ -1,6 +1,6 @@
 """The top-level keys of conf/: a mistyped one is an error that names it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -24,8 +24,9 @@ class EvaluateConfig:
     experiment: Any = None
     predictions: str | None = None
     skip_images_without_results: bool = False
-    ks: list[int] = field(default_factory=list)
-    k_caps: str = "masks"
+    boxes: str | None = None
+    max_boxes: int | None = None
+    teacher: Any = None
     save_masks: bool = False
     seed: int = 0
     num_workers: int = 1

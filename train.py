@@ -21,7 +21,15 @@ from mobilesamv2.models.object_detector import save_detector
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.tasks.detect import DetectObjects
 from mobilesamv2.tasks.distill import DistillDecoupled, teacher_identity
-from preflight import dataset_checks, environment, output_folder, require_all, sentences, weight_checks
+from preflight import (
+    dataset_checks,
+    environment,
+    output_folder,
+    require_all,
+    sentences,
+    weight_checks,
+    without_noise,
+)
 
 schema.register()
 
@@ -29,6 +37,7 @@ schema.register()
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Composes, builds, fits, and writes the weights."""
+    without_noise()
     folder = output_folder(cfg)
     with sentences():
         require_files(cfg)
@@ -45,6 +54,9 @@ def main(cfg: DictConfig) -> None:
         )
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
+        sizes = {p: p.numel() for p in task.parameters()}
+        trained = sum(size for p, size in sizes.items() if p.requires_grad)
+        print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
         (folder / "environment.json").write_text(json.dumps(environment(cfg.seed), indent=2))
     # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
     trainer.fit(task, datamodule=data, ckpt_path=cfg.resume, weights_only=True)

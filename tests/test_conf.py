@@ -21,6 +21,9 @@ FILES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml"))
 WIRED = {
     "mobilesamv2.prompts.ObjectAware": {"detector"},
     "mobilesamv2.build_sam": {"encoder"},
+    "mobilesamv2.tasks.evaluate_proposals.EvaluateProposals": {"segevery", "shards"},
+    "mobilesamv2.tasks.evaluate_prompts.EvaluatePrompts": {"sam", "teacher", "shards", "seed"},
+    "mobilesamv2.tasks.evaluate_boxes.EvaluateBoxes": {"sam", "boxes", "shards"},
     "mobilesamv2.tasks.distill.DistillDecoupled": {"student", "teacher", "optimizer"},
     "mobilesamv2.tasks.finetune_decoder.FinetuneDecoder": {"sam", "optimizer"},
     "mobilesamv2.tasks.detect.DetectObjects": {"detector", "optimizer"},
@@ -39,9 +42,13 @@ def composed(*overrides: str, primary: str = "evaluate") -> DictConfig:
 
 def primary_of(path: Path) -> str:
     """Which program reads a file."""
-    if path.parent.name == "experiment":
-        return "evaluate" if path.stem.startswith("evaluate") else "train"
-    trains = path.parent.name in ("task", "optimizer", "logger") or path.stem in ("sa1b", "shapes", "train")
+    if path.stem.startswith("evaluate"):
+        return "evaluate"
+    trains = path.parent.name in ("experiment", "task", "optimizer", "logger") or path.stem in (
+        "sa1b",
+        "shapes",
+        "train",
+    )
     return "train" if trains else "evaluate"
 
 

@@ -119,7 +119,7 @@ def test_a_model_and_its_results_file_score_the_same(dataset: Path, tmp_path: Pa
     from mobilesamv2.data.datamodule import EvaluationData
     from mobilesamv2.data.lvis import LvisDataset
     from mobilesamv2.metrics.average_recall import AverageRecall, count_matches
-    from mobilesamv2.tasks.evaluate import EvaluateProposals
+    from mobilesamv2.tasks.evaluate_proposals import EvaluateProposals
 
     data = LvisDataset(dataset / "lvis.json", dataset / "images")
     segevery = SegEvery(build_sam("mini"), GridProposals(points_per_side=5))
@@ -133,7 +133,7 @@ def test_a_model_and_its_results_file_score_the_same(dataset: Path, tmp_path: Pa
         recall.update(count_matches(truth, [r["segmentation"] for r in results], [r["score"] for r in results]))
     assert task.recall.compute() == recall.compute()
     assert logged["test/ar_1000"] == pytest.approx(recall.compute()["AR@1000"])
-    assert [result.counts.image_id for result in task.results] == [1, 2, 3]
+    assert [result.image_id for result in task.results] == [1, 2, 3]
     assert [result.ms is None for result in task.results] == [True, False, False]
 
 
@@ -165,7 +165,7 @@ def test_the_jobs_of_a_sweep_write_apart(dataset: Path, tmp_path: Path) -> None:
     results = [a | {"score": 0.5} for a in json.loads((dataset / "lvis.json").read_text())["annotations"]]
     (tmp_path / "results.json").write_text(json.dumps(results))
     given = [f"dataset.annotations={dataset / 'lvis.json'}", f"predictions={tmp_path / 'results.json'}"]
-    done = evaluate("-m", *given, "output_dir=sweep", "ks=[1],[2]", cwd=tmp_path)
+    done = evaluate("-m", *given, "output_dir=sweep", "task.ks=[1],[2]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = [json.loads((tmp_path / "sweep" / job / "results.json").read_text()) for job in ("0", "1")]
     assert [result["protocol"]["ks"] for result in found] == [[1], [2]]
@@ -215,7 +215,7 @@ def test_missing_files_are_all_named_at_once(tmp_path: Path) -> None:
     [
         (["model.name=mobil_sam"], "Did you mean 'mobile_sam'"),
         (["predictions=none.json"], "There is no file none.json"),
-        (["ks=[]"], "ks are numbers of masks"),
+        (["task.ks=[]"], "ks are numbers of masks"),
         (
             ["prompt_sampler=object_aware", "detector=yolov8n", "prompt_sampler.prompt=box"],
             "prompt is one of boxes, points",
@@ -306,13 +306,13 @@ def test_kept_masks_are_coco_results_and_score_the_same(dataset: Path, tmp_path:
 
 def test_k_caps_prompts_where_the_sampler_ranks_them(dataset: Path, tmp_path: Path) -> None:
     given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
-    with pytest.raises(SystemExit, match=r"error: GridProposals does not rank its prompts; .* k_caps=masks"):
-        evaluate_here(*given, "k_caps=prompts", f"output_dir={tmp_path}/grid")
+    with pytest.raises(SystemExit, match=r"error: GridProposals does not rank its prompts; .* task\.k_caps=masks"):
+        evaluate_here(*given, "task.k_caps=prompts", f"output_dir={tmp_path}/grid")
     given += ["prompt_sampler=object_aware", "prompt_sampler.confidence=0.001", "detector=yolov8n"]
-    given += ["detector.image_size=160", "k_caps=prompts"]
+    given += ["detector.image_size=160", "task.k_caps=prompts"]
     with pytest.raises(SystemExit, match=r"error: k_caps=prompts .* prompt_sampler\.nms_iou=1"):
         evaluate_here(*given, "prompt_sampler.nms_iou=.9", f"output_dir={tmp_path}/nms")
     with pytest.raises(SystemExit, match="error: k_caps is one of masks, prompts, and is 'boxes'"):
-        evaluate_here(*given, "k_caps=boxes", f"output_dir={tmp_path}/typo")
+        evaluate_here(*given, "task.k_caps=boxes", f"output_dir={tmp_path}/typo")
     evaluate_here(*given, "prompt_sampler.multimask=true", f"output_dir={tmp_path}/run")
     assert json.loads((tmp_path / "run" / "results.json").read_text())["protocol"]["k_caps"] == "prompts"

@@ -13,7 +13,8 @@ from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.masks import decode
 from mobilesamv2.metrics.average_recall import AverageRecall, average_recall, count_matches, paired_intervals
-from mobilesamv2.metrics.proposal_report import proposal_results, write_results
+from mobilesamv2.metrics.proposal_report import per_image_arrays, proposal_results
+from mobilesamv2.metrics.result_record import write_record
 from mobilesamv2.visualize import draw_boxes, overlay
 
 PROTOCOL = {"k_caps": "masks", "image_list_sha256": "a", "annotations_sha256": "b"}
@@ -35,7 +36,7 @@ def write_run(dataset: LvisDataset, folder: Path, share: float, **protocol: obje
         recall.update(images[-1])
         masks += [{"image_id": truth.image_id, "segmentation": rle, "score": 1.0} for rle in rles]
     results = proposal_results(recall, images, 0, PROTOCOL | dataset.provenance | protocol, {})
-    write_results(results, images, recall.ks, folder)
+    write_record(results, folder, **per_image_arrays(images, recall.ks))
     (folder / "masks").mkdir()
     (folder / "masks" / "a.json").write_text(json.dumps(masks))
     return folder

@@ -1,19 +1,74 @@
-"""Results files of masks, in COCO's layout: one JSON file, or a folder of them."""
+"""Results files of masks and boxes, in COCO's layout: one JSON file, or a folder of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from mobilesamv2.data.annotated_images import AnnotatedImages
 from mobilesamv2.data.coco import read_json
 from mobilesamv2.masks import to_rle
 from mobilesamv2.structures import RLE
 
+_MASK_KEYS, _BOX_KEYS = ("image_id", "segmentation", "score"), ("image_id", "category_id", "bbox", "score")
+
 Scored = tuple[list[RLE], list[float]]
 """Masks of an image and their scores, in the order of the file."""
+
+
+class Boxes(NamedTuple):
+    """A detector's boxes on one image.
+
+    Attributes:
+        boxes_xyxy: (N, 4), pixels.
+        scores: of each box.
+        category_ids: of each box.
+    """
+
+    boxes_xyxy: Tensor
+    scores: list[float]
+    category_ids: list[int]
+
+
+def read_boxes(path: str | Path, dataset: AnnotatedImages, max_boxes: int | None = None) -> dict[int, Boxes]:
+    """The boxes of a detector's results file, by image id; those on images that were not chosen are passed over.
+
+    Args:
+        path: a JSON list of ``{"image_id", "category_id", "bbox", "score"}``, boxes as COCO's xywh.
+        dataset: the images.
+        max_boxes: of an image at most so many, the best; None keeps all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not such a file, a broken box, a score that is not finite, or no box on any of the images; the
+            sentence names the entry.
+    """
+    path, chosen = Path(path), set(dataset.image_ids)
+    found: dict[int, Boxes] = {}
+    for image_id, entries in _by_image(path, None, "", _BOX_KEYS).items():
+        if image_id not in chosen:
+            continue
+        entries.sort(key=lambda numbered: -numbered[1]["score"])
+        entries = entries[:max_boxes]
+        boxes = torch.tensor([_box(path, i, entry["bbox"]) for i, entry in entries], dtype=torch.float64)
+        boxes[:, 2:] += boxes[:, :2]
+        scores = [float(entry["score"]) for _, entry in entries]
+        found[image_id] = Boxes(boxes, scores, [int(entry["category_id"]) for _, entry in entries])
+    if not found:
+        raise ValueError(f"{path} has no box on any of the {len(chosen)} images.")
+    return found
+
+
+def _box(path: Path, i: int, box: Any) -> list[float]:
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+    if not numbers or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
+        raise ValueError(f"Result number {i} of {path} has a bbox of {box}; boxes are x, y, width and height.")
+    return box
 
 
 def read_results(
@@ -50,7 +105,9 @@ def read_results(
             yield indices[image_id], _scored(file, image_id, entries, size)
 
 
-def _by_image(path: Path, known: dict[int, int] | None, listing: str) -> dict[int, list[tuple[int, dict[str, Any]]]]:
+def _by_image(
+    path: Path, known: dict[int, int] | None, listing: str, keys: tuple[str, ...] = _MASK_KEYS
+) -> dict[int, list[tuple[int, dict[str, Any]]]]:
     """The entries of a file with their numbers, by image."""
     entries = read_json(path)
     if not isinstance(entries, list):
@@ -59,8 +116,8 @@ def _by_image(path: Path, known: dict[int, int] | None, listing: str) -> dict[in
     for i, entry in enumerate(entries):
         name = f"Result number {i} of {path}"
         if not isinstance(entry, dict):
-            raise ValueError(f"{name} is a {type(entry).__name__}, not image_id, segmentation and score.")
-        missing = [key for key in ("image_id", "segmentation", "score") if key not in entry]
+            raise ValueError(f"{name} is a {type(entry).__name__}, not {', '.join(keys)}.")
+        missing = [key for key in keys if key not in entry]
         if missing:
             raise ValueError(f"{name} has no {missing[0]}.")
         image_id, score = entry["image_id"], entry["score"]

@@ -1,0 +1,144 @@
+"""Mean IoU of the masks that prompts give: SegAny's quality, by kind of prompt and size of object.
+
+Source: SAM, section 7.1 and appendix D.1; MobileSAM, section 4, compares with a teacher's masks in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+
+from mobilesamv2.masks import boxes_from_rles, decode
+from mobilesamv2.metrics.average_recall import AREA_GROUPS, RESAMPLES
+from mobilesamv2.metrics.result_record import Results, percent, percent_range, time_lines
+from mobilesamv2.structures import GroundTruth, Prompts
+
+GROUPS = ("all", *AREA_GROUPS)
+SAMPLED = (1, 3, 5)
+"""Points of a prompt that are sampled in an object."""
+
+KINDS = ("box", "centre", *(f"points_{n}" for n in SAMPLED))
+"""An object's tight box; the pixel farthest from its edge; pixels drawn in it."""
+
+
+@dataclass(frozen=True)
+class ObjectPrompts:
+    """The prompts of one kind for the objects of an image.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        prompts: one for each object.
+        multimask: three masks, of which the one of highest predicted IoU is taken: for a single point, which is
+            ambiguous (SAM, appendix A).
+    """
+
+    kind: str
+    prompts: Prompts
+    multimask: bool
+
+
+def object_prompts(truth: GroundTruth, kinds: Sequence[str], seed: int) -> list[ObjectPrompts]:
+    """Prompts of each kind for every object of an image, in pixels of the image.
+
+    Args:
+        truth: one object or more, each with a pixel at least.
+        kinds: of ``KINDS``.
+        seed: of the sampled points, which are the same ones for every model.
+
+    """
+    masks = [decode(rle) for rle in truth.rles]
+    found = []
+    for kind in kinds:
+        if kind == "box":
+            corners = boxes_from_rles(truth.rles).double()
+            corners[:, 2:] += 1  # to the far edge of the last pixel
+            found.append(ObjectPrompts(kind, Prompts(boxes_xyxy=corners), multimask=False))
+            continue
+        if kind == "centre":
+            points = np.array([[_centre(mask)] for mask in masks])
+        else:
+            count = int(kind.removeprefix("points_"))
+            rng = np.random.default_rng((seed, truth.image_id, count))
+            points = np.array([_sampled(mask, count, rng) for mask in masks])
+        tensor = torch.from_numpy(points).double()  # (G, P, 2)
+        labels = torch.ones(tensor.shape[:2], dtype=torch.int64)
+        found.append(ObjectPrompts(kind, Prompts(points=tensor, labels=labels), multimask=tensor.shape[1] == 1))
+    return found
+
+
+def _centre(mask: np.ndarray) -> tuple[int, int]:
+    """The pixel (x, y) farthest from the mask's edge; the image's border is an edge too."""
+    distance = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]  # pyright: ignore
+    y, x = np.unravel_index(int(np.argmax(distance)), mask.shape)
+    return int(x), int(y)
+
+
+def _sampled(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 2) pixels of the mask, xy; repeated where it has fewer."""
+    y, x = np.nonzero(mask)
+    chosen = rng.choice(len(x), size=count, replace=len(x) < count)
+    return np.stack([x[chosen], y[chosen]], axis=1)
+
+
+def group_members(truth: GroundTruth) -> np.ndarray:
+    """(groups, G) bool: which objects each group counts, by the annotation's area field."""
+    areas = np.asarray(truth.areas, dtype=np.float64)
+    return np.stack(
+        [np.ones(len(areas), dtype=bool), *((lo <= areas) & (areas <= hi) for lo, hi in AREA_GROUPS.values())]
+    )
+
+
+def mean_ious(iou_sums: np.ndarray, n_gt: np.ndarray, kinds: Sequence[str]) -> dict[str, float | None]:
+    """Mean IoU over objects: ``mIoU box``, ``mIoUs box`` and so on; None for a group without objects.
+
+    Args:
+        iou_sums: (kinds, groups).
+        n_gt: (groups,).
+        kinds: of the sums.
+    """
+    return {
+        f"mIoU{'' if group == 'all' else group} {kind}": float(iou_sums[k, g] / n_gt[g]) if n_gt[g] else None
+        for k, kind in enumerate(kinds)
+        for g, group in enumerate(GROUPS)
+    }
+
+
+def bootstrap_mean_ious(
+    iou_sums: np.ndarray, n_gt: np.ndarray, kinds: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, list[float] | None]:
+    """95% percentile intervals over resampled images, under the names of ``mean_ious``.
+
+    Args:
+        iou_sums: (images, kinds, groups).
+        n_gt: (images, groups).
+        kinds: of the sums.
+        seed: of the resampling.
+        resamples: how many.
+    """
+    rng, num_images = np.random.default_rng(seed), len(iou_sums)
+    draws: dict[str, list[float]] = {name: [] for name in mean_ious(iou_sums.sum(0), n_gt.sum(0), kinds)}
+    for _ in range(resamples if num_images else 0):
+        times = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
+        for name, value in mean_ious(np.tensordot(times, iou_sums, 1), times @ n_gt, kinds).items():
+            draws[name] += [] if value is None else [value]
+    return {
+        name: [float(v) for v in np.quantile(values, [0.025, 0.975])] if values else None
+        for name, values in draws.items()
+    }
+
+
+def format_ious(results: Results) -> str:
+    """The table that is printed: a row for each kind of prompt, a column for each size, percent and the interval."""
+    metrics, interval, width = results["metrics"], results["interval"], 14
+    lines = ["mIoU (%)".ljust(width) + "".join(group.rjust(width) for group in GROUPS)]
+    for kind in results["protocol"]["kinds"]:
+        names = [f"mIoU{'' if group == 'all' else group} {kind}" for group in GROUPS]
+        lines.append(kind.ljust(width) + "".join(percent(metrics[name]).rjust(width) for name in names))
+        lines.append(" " * width + "".join(percent_range(interval[name]).rjust(width) for name in names))
+    lines.append("objects".ljust(width) + "".join(str(results["n_gt"][group]).rjust(width) for group in GROUPS))
+    lines.append(f"{results['protocol']['num_images']} images; against {results['protocol']['against']}")
+    return "\n".join([*lines, *time_lines(results)])

@@ -1,0 +1,71 @@
+"""Masks of a detector's boxes: instance segmentation by box prompts, scored by AP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from mobilesamv2.data.results_files import Boxes
+from mobilesamv2.masks import MASK_THRESHOLD, encode
+from mobilesamv2.metrics.result_shards import ResultShards
+from mobilesamv2.metrics.stage_time import StageTimer
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
+from mobilesamv2.structures import GroundTruth, Prompts
+from mobilesamv2.tasks.evaluate import EvaluateImages, ImageOutcome
+
+
+class EvaluateBoxes(EvaluateImages):
+    """Prompts the model with every box of a detector; the masks keep the detector's categories and scores.
+
+    AP is computed of the masks that ``shards`` keeps, once all images are done.
+
+    Args:
+        sam: the model.
+        boxes: of each image, by its id.
+        shards: where masks are kept; it must keep them.
+
+    Source: SAM, section 7.4, with the boxes of ViTDet; EfficientViT-SAM and EdgeSAM report the same.
+    """
+
+    def __init__(self, sam: Sam, boxes: Mapping[int, Boxes], shards: ResultShards) -> None:
+        super().__init__(sam, shards)
+        self._boxes = boxes
+        self._segany = SegAny(sam)
+        self._timer = StageTimer(sam.device)
+
+    @property
+    def timer(self) -> StageTimer:
+        """Of the image that was evaluated last."""
+        return self._timer
+
+    def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
+        """One mask for each box."""
+        timer = self._timer
+        timer.device = self.sam.device
+        timer.start_image()
+        found = self._boxes.get(truth.image_id)
+        results = []
+        if found is not None:
+            with timer.stage("image_encoder"):
+                self._segany.set_image(image)
+            for start in range(0, len(found.scores), PROMPTS_PER_BATCH):
+                some = slice(start, start + PROMPTS_PER_BATCH)
+                with timer.stage("mask_decoder"):
+                    logits, _ = self._segany.predict_low_res(
+                        Prompts(boxes_xyxy=found.boxes_xyxy[some]), multimask=False
+                    )
+                with timer.stage("postprocessing"):
+                    rles = [self._rle(low_res) for low_res in logits]
+                entries = zip(rles, found.scores[some], found.category_ids[some], strict=True)
+                results += [
+                    {"image_id": truth.image_id, "category_id": category, "segmentation": rle, "score": score}
+                    for rle, score, category in entries
+                ]
+            timer.num_prompts = len(found.scores)
+        return ImageOutcome({"num_boxes": np.array(len(results))}, results)
+
+    def _rle(self, low_res: torch.Tensor) -> dict:
+        return encode(self._segany.frame.logits_to_original(low_res) > MASK_THRESHOLD)[0]

@@ -1,0 +1,187 @@
+"""Prompt mIoU: prompts by hand, sums, and evaluate.py with task=evaluate_prompts and evaluate_boxes."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from test_average_recall import rectangle
+
+from evaluate import main
+from mobilesamv2 import build_sam
+from mobilesamv2.checkpoints import save_weights
+from mobilesamv2.cli import main as cli
+from mobilesamv2.data.lvis import LvisDataset
+from mobilesamv2.masks import decode
+from mobilesamv2.metrics.prompt_iou import KINDS, bootstrap_mean_ious, group_members, mean_ious, object_prompts
+from mobilesamv2.structures import GroundTruth
+from mobilesamv2.tasks.evaluate_prompts import EvaluatePrompts
+
+SIZE = (24, 30)
+
+
+def evaluate(*overrides: str) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("evaluate", [*overrides, "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"])
+    main(cfg)
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> list[str]:
+    cli(["draw", str(tmp_path / "scenes"), "--scenes", "3", "--size", "96", "--workers", "0"])
+    return [
+        f"dataset.annotations={tmp_path / 'scenes' / 'annotations.json'}",
+        f"dataset.images={tmp_path}/scenes/images",
+    ]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_prompts_by_hand() -> None:
+    truth = GroundTruth(3, SIZE, [rectangle(4, 6, 9, 5), rectangle(0, 0, 1, 1)], [45.0, 1.0], [None, None])
+    found = {asked.kind: asked for asked in object_prompts(truth, KINDS, seed=0)}
+    boxes = found["box"].prompts.boxes_xyxy
+    assert boxes is not None
+    assert boxes.tolist() == [[4, 6, 13, 11], [0, 0, 1, 1]]
+    centre = found["centre"].prompts.points
+    assert centre is not None
+    assert centre[0, 0].tolist() in [[x, 8.0] for x in range(6, 11)]
+    assert centre[1, 0].tolist() == [0, 0]
+    assert [found[kind].multimask for kind in KINDS] == [False, True, True, False, False]
+    for kind, count in (("points_1", 1), ("points_3", 3), ("points_5", 5)):
+        points = found[kind].prompts.points
+        assert points is not None
+        assert points.shape == (2, count, 2)
+        for x, y in points[0].long().tolist():
+            assert decode(truth.rles[0])[y, x]
+        assert (points[1] == 0).all()
+    three = found["points_3"].prompts.points
+    assert three is not None
+    assert len({tuple(p) for p in three[0].tolist()}) == 3
+    again = object_prompts(truth, ["points_3"], seed=0)[0].prompts.points
+    other = object_prompts(truth, ["points_3"], seed=1)[0].prompts.points
+    assert again is not None
+    assert other is not None
+    assert torch.equal(three, again)
+    assert not torch.equal(three, other)
+
+
+def test_means_are_over_objects_of_a_size() -> None:
+    truth = GroundTruth(3, SIZE, [rectangle(0, 0, 1, 1)] * 3, [1024.0, 5.0, 1e4], [None] * 3)
+    members = group_members(truth)
+    assert members.sum(1).tolist() == [3, 2, 1, 1]
+    values = mean_ious(np.array([[0.2, 0.6, 1.0]]) @ members.T, members.sum(1), ["box"])
+    assert values == pytest.approx({"mIoU box": 0.6, "mIoUs box": 0.4, "mIoUm box": 0.2, "mIoUl box": 1.0})
+    empty = mean_ious(np.zeros((1, 4)), np.zeros(4), ["box"])
+    assert set(empty.values()) == {None}
+    sums, counts = np.array([[[1.0] * 4], [[0.0] * 4]]), np.ones((2, 4))
+    interval = bootstrap_mean_ious(sums, counts, ["box"], resamples=200)["mIoU box"]
+    assert interval == [0.0, 1.0]
+
+
+def test_the_iou_is_that_of_segany_s_masks(scenes: list[str], tmp_path: Path) -> None:
+    """A hand-written loop over one image gives the same mean."""
+    from mobilesamv2 import SegAny
+
+    dataset = LvisDataset(tmp_path / "scenes" / "annotations.json", tmp_path / "scenes" / "images")
+    sam = build_sam("mini")
+    image, truth = dataset[0]
+    outcome = EvaluatePrompts(sam, kinds=["box", "points_1"]).evaluate_image(image, truth)
+    segany = SegAny(sam)
+    segany.set_image(image)
+    for k, asked in enumerate(object_prompts(truth, ["box", "points_1"], seed=0)):
+        prompts = asked.prompts
+        given = {"boxes": prompts.boxes_xyxy} if asked.kind == "box" else {"points": prompts.points}
+        masks, predicted_iou, _ = segany.predict(**given, multimask=asked.multimask)
+        total = 0.0
+        for i, rle in enumerate(truth.rles):
+            mask, wanted = masks[i, predicted_iou[i].argmax()], decode(rle)
+            total += (mask & wanted).sum() / (mask | wanted).sum()
+        assert outcome.values["iou_sums"][k, 0] == pytest.approx(total)
+
+
+def test_evaluate_prompts_against_objects_and_against_a_teacher(
+    scenes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_weights(build_sam("mini"), tmp_path / "mini.safetensors")
+    given = [*scenes, "task=evaluate_prompts", "model=mini", f"model.checkpoint={tmp_path / 'mini.safetensors'}"]
+    evaluate(*given, f"output_dir={tmp_path / 'objects'}")
+    assert "points_5" in capsys.readouterr().out
+    objects = result(tmp_path / "objects")
+    assert objects["n_gt"]["all"] > 10
+    assert 0 <= objects["metrics"]["mIoU box"] < 0.9
+    low, high = objects["interval"]["mIoU box"]
+    assert low <= objects["metrics"]["mIoU box"] <= high
+    assert objects["protocol"]["mean_prompts_decoded"] == pytest.approx(5 * objects["n_gt"]["all"] / 3)
+    own = [*given, "model@teacher=mini", f"teacher.checkpoint={tmp_path / 'mini.safetensors'}"]
+    evaluate(*own, f"output_dir={tmp_path / 'itself'}", "task.kinds=[box,centre]")
+    itself = result(tmp_path / "itself")
+    assert itself["metrics"]["mIoU box"] == itself["metrics"]["mIoU centre"] == 1.0
+    assert itself["protocol"]["against"] == "masks of the teacher, mini"
+    with pytest.raises(SystemExit, match=r"error: kinds are some of box, centre, .*; got edge"):
+        evaluate(*given, f"output_dir={tmp_path / 'typo'}", "task.kinds=[edge]")
+
+
+@pytest.mark.parametrize("dataset", ["lvis", "coco"])
+def test_evaluate_boxes_scores_what_the_references_score(
+    scenes: list[str], tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    annotations = tmp_path / "scenes" / "annotations.json"
+    content = json.loads(annotations.read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 0
+    annotations.write_text(json.dumps(content))
+    boxes = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.5} for a in content["annotations"]]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    given = [f"dataset={dataset}", *scenes, "task=evaluate_boxes", "model=mini", f"boxes={tmp_path / 'boxes.json'}"]
+    out = tmp_path / "out"
+    evaluate(*given, f"output_dir={out}")
+    assert "mask AP (%)" in capsys.readouterr().out
+    found = result(out)
+    masks = [entry for path in (out / "masks").glob("*.json") for entry in json.loads(path.read_text())]
+    assert len(masks) > 0.9 * len(boxes)
+    if dataset == "coco":
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(str(annotations))
+            evaluation = COCOeval(truth, truth.loadRes(masks), "segm")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        assert found["metrics"]["AP"] == pytest.approx(evaluation.stats[0], abs=1e-12)
+    assert found["metrics"]["AP"] < 0.9
+    # the objects themselves as masks of their boxes are all right
+    from mobilesamv2.metrics.box_prompted_ap import coco_ap, lvis_ap
+
+    perfect = [
+        {k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 0.5} for a in content["annotations"]
+    ]
+    ids = [image["id"] for image in content["images"]]
+    values = {"lvis": lvis_ap, "coco": coco_ap}[dataset](annotations, perfect, ids)
+    assert values["AP"] == pytest.approx(1.0)
+    assert not hasattr(np, "float")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([{"image_id": 0, "category_id": 1, "score": 1}], "number 0 of .* has no bbox"),
+        ([{"image_id": 0, "category_id": 1, "bbox": [0, 0, -1, 2], "score": 1}], r"has a bbox of \[0, 0, -1, 2\]"),
+        ([{"image_id": 0, "category_id": 1, "bbox": [0, 0, 1], "score": 1}], r"has a bbox of \[0, 0, 1\]"),
+        ([{"image_id": 9, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}], "has no box on any of the 3 images"),
+    ],
+)
+def test_broken_boxes_are_refused(scenes: list[str], tmp_path: Path, entries: list, message: str) -> None:
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    given = [*scenes, "task=evaluate_boxes", "model=mini", f"boxes={tmp_path / 'boxes.json'}"]
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        evaluate(*given, f"output_dir={tmp_path / 'out'}")
