@@ -17,7 +17,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, get_method
+from hydra.types import RunMode
+from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mobilesamv2.data.sa1b import require_tars
@@ -37,6 +38,37 @@ def sentences() -> Iterator[None]:
         if not isinstance(reason, FileNotFoundError | ValueError) or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise SystemExit(f"error: {reason}") from error
+
+
+def require_file(path: str) -> None:
+    """Nothing, if there is such a file or folder.
+
+    Raises:
+        FileNotFoundError: there is not.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+
+
+def refuse_sweep_of_processes(cfg: DictConfig) -> None:
+    """Nothing, unless a sweep on this machine would start several processes a job, each of which would sweep anew.
+
+    Raises:
+        ValueError: it would.
+    """
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    if "basic_launcher" in HydraConfig.get().launcher._target_ and cfg.trainer.devices not in (1, "1"):
+        raise ValueError("A sweep on this machine runs its jobs in one process: trainer.devices=1.")
+
+
+def loggers(node: DictConfig | None) -> list[Any]:
+    """The loggers of conf/logger; Weights & Biases works offline where there is no login."""
+    if node and "wandb" in node and not os.environ.get("WANDB_API_KEY"):
+        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+        if not (netrc.is_file() and "wandb.ai" in netrc.read_text()):
+            os.environ.setdefault("WANDB_MODE", "offline")
+    return [instantiate(logger, _convert_="all") for logger in (node or {}).values()]
 
 
 def without_noise() -> None:
@@ -74,7 +106,7 @@ def dataset_checks(node: DictConfig, with_images: bool = True) -> list[Callable[
 
 
 def described(node: DictConfig | None) -> dict[str, Any] | None:
-    """A node of conf/model or conf/detector as plain values, with the hashes of its weight files."""
+    """A model, teacher or detector of conf/ as plain values, with the hashes of its weight files."""
     if node is None:
         return None
     values: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # pyright: ignore

@@ -1,10 +1,8 @@
 """Trains: ``python train.py experiment=distill_tinyvit``. See ``--help`` and the README."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import hydra
 import pytorch_lightning as pl
@@ -24,7 +22,9 @@ from mobilesamv2.tasks.distill import DistillDecoupled, teacher_identity
 from preflight import (
     dataset_checks,
     environment,
+    loggers,
     output_folder,
+    refuse_sweep_of_processes,
     require_all,
     sentences,
     weight_checks,
@@ -40,6 +40,7 @@ def main(cfg: DictConfig) -> None:
     without_noise()
     folder = output_folder(cfg)
     with sentences():
+        refuse_sweep_of_processes(cfg)
         require_files(cfg)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         task, samples = BUILDERS[task_name(cfg)](cfg)
@@ -129,15 +130,6 @@ def require_files(cfg: DictConfig) -> None:
     if cfg.resume and not Path(cfg.resume).is_file():
         raise FileNotFoundError(f"There is no checkpoint {cfg.resume} to resume from.")
     require_all(checks)
-
-
-def loggers(node: DictConfig | None) -> list[Any]:
-    """The loggers of conf/logger; Weights & Biases works offline where there is no login."""
-    if node and "wandb" in node and not os.environ.get("WANDB_API_KEY"):
-        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        if not (netrc.is_file() and "wandb.ai" in netrc.read_text()):
-            os.environ.setdefault("WANDB_MODE", "offline")
-    return [instantiate(logger, _convert_="all") for logger in (node or {}).values()]
 
 
 def write_weights(task: pl.LightningModule, folder: Path) -> list[Path]:

@@ -97,8 +97,13 @@ def write_picture(args: argparse.Namespace) -> None:
 
 def _named(runs: Sequence[str]) -> dict[str, Path]:
     """Folders by the name before an equals sign, or else by their own."""
-    pairs = [run.split("=", 1) if "=" in run else (Path(run).name, run) for run in runs]
-    return {name: Path(path) for name, path in pairs}
+    named: dict[str, Path] = {}
+    for run in runs:
+        name, path = run.split("=", 1) if "=" in run and not Path(run).exists() else (Path(run).name, run)
+        if name in named:
+            raise ValueError(f"Two evaluations are called {name}; give them names: NAME=FOLDER.")
+        named[name] = Path(path)
+    return named
 
 
 def _as_it_is(sample: Any) -> Any:

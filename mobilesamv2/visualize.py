@@ -1,4 +1,4 @@
-"""Pictures of masks and boxes."""
+"""Pictures of masks."""
 
 from __future__ import annotations
 
@@ -36,24 +36,6 @@ def overlay(image: np.ndarray, rles: Sequence[RLE], alpha: float = 0.5) -> np.nd
         canvas[mask] = (1 - alpha) * canvas[mask] + alpha * colour
         canvas[_outline(mask)] = 0.6 * colour
     return canvas.round().astype(np.uint8)
-
-
-def draw_boxes(image: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndarray:
-    """Boxes over a photo.
-
-    Args:
-        image: RGB uint8 (H, W, 3).
-        boxes_xyxy: (N, 4), pixels.
-
-    Returns:
-        RGB uint8 (H, W, 3).
-    """
-    canvas = Image.fromarray(image)
-    pen = ImageDraw.Draw(canvas)
-    for rank, box in enumerate(boxes_xyxy.tolist()):
-        r, g, b = (int(255 * c) for c in colorsys.hsv_to_rgb(rank * GOLDEN % 1, 0.9, 1.0))
-        pen.rectangle(box, outline=(r, g, b), width=max(1, min(canvas.size) // 200))
-    return np.asarray(canvas)
 
 
 def panels(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> Image.Image:

@@ -82,7 +82,7 @@ def broken(**changes: Any) -> dict[str, Any]:
         ("{", "not valid JSON"),
         ([], "COCO's layout"),
         ({"images": []}, "COCO's layout"),
-        (content(images=[{"id": 5, "width": 10}]), "Image 5 .* has no height"),
+        (content(images=[{"id": 5, "width": 10}]), "Image number 0 of .* has no height"),
         (content(images=content()["images"] * 2), "two images of id 5"),
         (content(annotations=[{"id": 9, "image_id": 5, "area": 1}]), "Annotation 9 .* has no segmentation"),
         (broken(image_id=6), "Annotation 1 .* image 6, which the file does not list"),

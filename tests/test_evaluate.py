@@ -1,6 +1,7 @@
 """evaluate.py as a user runs it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,13 @@ def test_a_model_and_its_results_file_score_the_same(dataset: Path, tmp_path: Pa
     assert [result.ms is None for result in task.results] == [True, False, False]
 
 
+def drop_an_image(shard: Path) -> None:
+    """As if the run had been killed before it."""
+    with np.load(shard) as file:
+        arrays = {name: file[name] if name == "environment" else file[name][:-1] for name in file.files}
+    np.savez_compressed(shard, **arrays)
+
+
 @pytest.mark.slow
 def test_two_processes_print_the_same_digits(dataset: Path, tmp_path: Path) -> None:
     content = json.loads((dataset / "lvis.json").read_text())
@@ -147,14 +155,18 @@ def test_two_processes_print_the_same_digits(dataset: Path, tmp_path: Path) -> N
     given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
     given += ["prompt_sampler.points_per_side=4", "trainer.accelerator=cpu"]
     results = []
-    for devices in (1, 2):
-        done = evaluate(*given, f"trainer.devices={devices}", f"output_dir=out{devices}", cwd=tmp_path)
+    # the last run goes on where one process stopped after two images, and leaves its second process without a share
+    for run, devices in (("one", 1), ("two", 2), ("resumed", 2)):
+        if run == "resumed":
+            shutil.copytree(tmp_path / "one" / "progress", tmp_path / run / "progress")
+            drop_an_image(next((tmp_path / run / "progress").glob("*.npz")))
+        done = evaluate(*given, f"trainer.devices={devices}", f"output_dir={run}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("mask AR@K") == 1
-        results.append(json.loads((tmp_path / f"out{devices}" / "results.json").read_text()))
-    one, two = results
+        results.append(json.loads((tmp_path / run / "results.json").read_text()))
+    one, two, resumed = results
     for key in ("metrics", "interval", "n_gt", "protocol"):
-        assert one[key] == two[key]
+        assert one[key] == two[key] == resumed[key]
     assert one["protocol"]["num_images"] == 3
     assert one["n_gt"]["all"] == 7
     assert one["metrics"]["AR@1000"] > 0
@@ -276,9 +288,11 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         evaluate_here(*given, f"output_dir={tmp_path / 'killed'}")
     assert not (tmp_path / "killed" / "results.json").exists()
-    (tmp_path / "killed" / "masks" / "orphan.json").write_text("[")
+    orphan = tmp_path / "killed" / "masks" / "orphan.json"
+    orphan.write_text("[")  # masks of images whose counts were not written
     evaluate_here(*given, f"output_dir={tmp_path / 'killed'}")
     assert len(calls) == 4
+    assert not orphan.exists()
     assert "2 of 3 images were done before; going on with 1." in capsys.readouterr().out
     evaluate_here(*given, f"output_dir={tmp_path / 'killed'}")
     assert len(calls) == 4
@@ -288,6 +302,38 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
         assert whole[key] == killed[key]
     with pytest.raises(SystemExit, match=r"another evaluation .points_per_side was 4 and is 3"):
         evaluate_here(*given, "prompt_sampler.points_per_side=3", f"output_dir={tmp_path / 'killed'}")
+    with pytest.raises(SystemExit, match=r"another evaluation .model\.encoder was tiny_vit_mini and is sam_vit_mini"):
+        evaluate_here(*given, "encoder=timm", "encoder.name=sam_vit_mini", f"output_dir={tmp_path / 'killed'}")
+    (tmp_path / "else" / "masks").mkdir(parents=True)
+    (tmp_path / "else" / "masks" / "mine.json").write_text("[]")
+    with pytest.raises(SystemExit, match=r"else holds masks or results, but not progress/identity\.json"):
+        evaluate_here(*given, f"output_dir={tmp_path / 'else'}")
+
+
+def test_a_missing_or_broken_image_is_a_sentence(dataset: Path, tmp_path: Path) -> None:
+    given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
+    given += ["prompt_sampler.points_per_side=2", f"output_dir={tmp_path / 'out'}"]
+    (dataset / "images" / "2.png").write_bytes(b"nothing")
+    with pytest.raises(SystemExit, match=r"^error: .*2\.png can't be decoded"):
+        evaluate_here(*given, "num_workers=1")
+    (dataset / "images" / "2.png").unlink()
+    with pytest.raises(SystemExit, match=r"^error: Image 2 of .* 1 of 3 images are missing"):
+        evaluate_here(*given)
+
+
+def test_options_that_nothing_would_read_are_refused(dataset: Path, tmp_path: Path) -> None:
+    given = [f"dataset.annotations={dataset / 'lvis.json'}", f"output_dir={tmp_path / 'out'}"]
+    with pytest.raises(SystemExit, match="skip_images_without_results is set, and EvaluateProposals does not read it"):
+        evaluate_here(*given, "skip_images_without_results=true")
+    with pytest.raises(SystemExit, match="limit is null"):
+        evaluate_here(*given, "dataset.subset_seed=1", "predictions=tests")
+
+
+def test_a_number_of_images_that_lightning_limits_is_no_result(dataset: Path, tmp_path: Path) -> None:
+    given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
+    given += ["prompt_sampler.points_per_side=2", "+trainer.limit_test_batches=1", f"output_dir={tmp_path / 'out'}"]
+    with pytest.raises(SystemExit, match="1 results for 3 images"):
+        evaluate_here(*given)
 
 
 def test_kept_masks_are_coco_results_and_score_the_same(dataset: Path, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Prompt mIoU: prompts by hand, sums, and evaluate.py with task=evaluate_prompts and evaluate_boxes."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from mobilesamv2.cli import main as cli
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.masks import decode
 from mobilesamv2.metrics.prompt_iou import KINDS, bootstrap_mean_ious, group_members, mean_ious, object_prompts
+from mobilesamv2.reports.box_prompted_ap import coco_ap, lvis_ap
 from mobilesamv2.structures import GroundTruth
 from mobilesamv2.tasks.evaluate_prompts import EvaluatePrompts
 
@@ -130,44 +129,48 @@ def test_evaluate_prompts_against_objects_and_against_a_teacher(
 
 
 @pytest.mark.parametrize("dataset", ["lvis", "coco"])
-def test_evaluate_boxes_scores_what_the_references_score(
+def test_evaluate_boxes_scores_its_masks(
     scenes: list[str], tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    annotations = tmp_path / "scenes" / "annotations.json"
-    content = json.loads(annotations.read_text())
-    for annotation in content["annotations"]:
-        annotation["iscrowd"] = 0
-    annotations.write_text(json.dumps(content))
-    boxes = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.5} for a in content["annotations"]]
-    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    """Two boxes of an image without objects, and one image without boxes."""
+    annotations = json.loads((tmp_path / "scenes" / "annotations.json").read_text())["annotations"]
+    boxes = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.5} for a in annotations]
+    kept = [box for box in boxes if box["image_id"] != 2]
+    (tmp_path / "boxes.json").write_text(json.dumps(kept))
     given = [f"dataset={dataset}", *scenes, "task=evaluate_boxes", "model=mini", f"boxes={tmp_path / 'boxes.json'}"]
     out = tmp_path / "out"
     evaluate(*given, f"output_dir={out}")
     assert "mask AP (%)" in capsys.readouterr().out
     found = result(out)
     masks = [entry for path in (out / "masks").glob("*.json") for entry in json.loads(path.read_text())]
-    assert len(masks) > 0.9 * len(boxes)
-    if dataset == "coco":
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO(str(annotations))
-            evaluation = COCOeval(truth, truth.loadRes(masks), "segm")
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        assert found["metrics"]["AP"] == pytest.approx(evaluation.stats[0], abs=1e-12)
-    assert found["metrics"]["AP"] < 0.9
-    # the objects themselves as masks of their boxes are all right
-    from mobilesamv2.metrics.box_prompted_ap import coco_ap, lvis_ap
+    assert len(masks) == len(kept)
+    assert found["protocol"]["images_without_boxes"] == 1
+    assert found["n_gt"]["all"] == len(boxes)
+    assert 0 <= found["metrics"]["AP"] < 0.9
+    assert found["protocol"]["evaluator"] == f"{dataset}_ap"
+    evaluate(*given, "max_boxes=2", f"output_dir={tmp_path / 'two'}")
+    assert result(tmp_path / "two")["protocol"]["mean_prompts_decoded"] == pytest.approx(4 / 3)
 
-    perfect = [
-        {k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 0.5} for a in content["annotations"]
+
+@pytest.mark.parametrize("score", [coco_ap, lvis_ap])
+def test_ap_counts_an_object_of_id_0_and_leaves_out_ignored_ones(tmp_path: Path, score) -> None:
+    """Two of three objects are found, and the third is to be ignored: AP is 1."""
+    images = [{"id": i, "height": 24, "width": 30} for i in (7, 3)]
+    rles = [rectangle(1, 1, 10, 8), rectangle(15, 3, 9, 9), rectangle(2, 12, 8, 8)]
+    objects = [
+        {"id": i, "image_id": image_id, "category_id": 4, "segmentation": rle, "area": 80.0, "ignore": i == 2}
+        for i, (rle, image_id) in enumerate(zip(rles, (7, 3, 3), strict=True))
     ]
-    ids = [image["id"] for image in content["images"]]
-    values = {"lvis": lvis_ap, "coco": coco_ap}[dataset](annotations, perfect, ids)
-    assert values["AP"] == pytest.approx(1.0)
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps({"images": images, "annotations": objects, "categories": [{"id": 4, "name": "a"}]}))
+    masks = [
+        {"image_id": o["image_id"], "category_id": 4, "segmentation": o["segmentation"], "score": 0.9}
+        for o in objects[:2]
+    ]
+    assert score(path, masks, [7, 3])["AP"] == pytest.approx(1.0)
+    # one of two objects found, first of the list: precision 1 up to recall .5, at 51 of 101 recall thresholds
+    assert score(path, masks[:1], [7, 3])["AP"] == pytest.approx(51 / 101)
+    assert score(path, masks[:1], [7])["AP"] == pytest.approx(1.0)
     assert not hasattr(np, "float")
 
 
@@ -178,6 +181,11 @@ def test_evaluate_boxes_scores_what_the_references_score(
         ([{"image_id": 0, "category_id": 1, "bbox": [0, 0, -1, 2], "score": 1}], r"has a bbox of \[0, 0, -1, 2\]"),
         ([{"image_id": 0, "category_id": 1, "bbox": [0, 0, 1], "score": 1}], r"has a bbox of \[0, 0, 1\]"),
         ([{"image_id": 9, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}], "has no box on any of the 3 images"),
+        (
+            [{"image_id": 0, "category_id": 9, "bbox": [0, 0, 1, 1], "score": 1}],
+            "has category 9, which the annotations",
+        ),
+        ([{"image_id": 0, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 10**400}], "scores are finite numbers"),
     ],
 )
 def test_broken_boxes_are_refused(scenes: list[str], tmp_path: Path, entries: list, message: str) -> None:
@@ -185,3 +193,16 @@ def test_broken_boxes_are_refused(scenes: list[str], tmp_path: Path, entries: li
     given = [*scenes, "task=evaluate_boxes", "model=mini", f"boxes={tmp_path / 'boxes.json'}"]
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         evaluate(*given, f"output_dir={tmp_path / 'out'}")
+
+
+def test_boxes_are_asked_for(scenes: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"error: task=evaluate_boxes wants .* boxes=FILE"):
+        evaluate(*scenes, "task=evaluate_boxes", "model=mini", f"output_dir={tmp_path / 'out'}")
+    with pytest.raises(SystemExit, match=r"error: There is no file none\.json"):
+        evaluate(*scenes, "task=evaluate_boxes", "model=mini", "boxes=none.json", f"output_dir={tmp_path / 'out'}")
+    with pytest.raises(
+        SystemExit, match=r"error: boxes is set, and EvaluatePrompts does not read it; EvaluateBoxes does"
+    ):
+        evaluate(*scenes, "task=evaluate_prompts", "model=mini", "boxes=none.json", f"output_dir={tmp_path / 'out'}")
+    with pytest.raises(SystemExit, match=r"error: evaluate\.py runs .*got DetectObjects"):
+        evaluate(*scenes, "task._target_=mobilesamv2.tasks.detect.DetectObjects", f"output_dir={tmp_path / 'out'}")

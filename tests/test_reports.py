@@ -15,7 +15,7 @@ from mobilesamv2.masks import decode
 from mobilesamv2.metrics.average_recall import AverageRecall, average_recall, count_matches, paired_intervals
 from mobilesamv2.metrics.proposal_report import per_image_arrays, proposal_results
 from mobilesamv2.metrics.result_record import write_record
-from mobilesamv2.visualize import draw_boxes, overlay
+from mobilesamv2.visualize import overlay
 
 PROTOCOL = {"k_caps": "masks", "image_list_sha256": "a", "annotations_sha256": "b"}
 
@@ -60,7 +60,7 @@ def test_table_has_a_row_for_each_run(tmp_path: Path, scenes: LvisDataset, capsy
     assert lines[3].startswith("| none")
     assert "4 images" in lines[-1]
     other = write_run(scenes, tmp_path / "other", 1.0, image_list_sha256="c")
-    with pytest.raises(SystemExit, match="error: other has other images than all"):
+    with pytest.raises(SystemExit, match="error: other is not like all: its image_list_sha256 is c instead of a"):
         main(["report", "table", str(all_of_them), str(other)])
     with pytest.raises(SystemExit, match=r"error: There is no result .*gone"):
         main(["report", "table", str(tmp_path / "gone")])
@@ -81,7 +81,7 @@ def test_compare_pairs_the_images(tmp_path: Path, scenes: LvisDataset, capsys: p
     main(["report", "compare", str(half), str(half)])
     assert "+0.0 [+0.0, +0.0]" in capsys.readouterr().out
     fewer = LvisDataset(scenes.annotations, scenes.images, limit=3)
-    with pytest.raises(SystemExit, match="can't be compared: they have other images"):
+    with pytest.raises(SystemExit, match=r"can't be compared with .*: the image_ids"):
         main(["report", "compare", str(half), str(write_run(fewer, tmp_path / "fewer", 1.0))])
 
 
@@ -121,7 +121,4 @@ def test_overlay_colours_masks_alone() -> None:
     covered = np.any([decode(rle) for rle in objects.rles], axis=0)
     assert (drawn[~covered] == photo[~covered]).all()
     assert (drawn[covered] != photo[covered]).any(1).mean() > 0.9
-    boxed = draw_boxes(image, np.array([[5.0, 4.0, 20.0, 12.0]]))
-    assert (boxed[4, 5:21] != 100).any()
-    assert (boxed[6:11, 7:19] == 100).all()
     assert (overlay(image, []) == image).all()

@@ -30,6 +30,13 @@ class AnnotatedImages(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
     def ground_truth(self, index: int) -> GroundTruth:
         """The objects of an image, without crowds and ignored ones."""
 
+    def check_images(self) -> None:
+        """Nothing, if every image is there, as far as that can be said without decoding it.
+
+        Raises:
+            FileNotFoundError: an image is missing; the sentence names it.
+        """
+
     @property
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
@@ -59,12 +66,16 @@ def choose_images(
 
     Raises:
         FileNotFoundError: there is no such list.
-        ValueError: a line is no id, or an id of no image; or a limit below 1.
+        ValueError: a line is no id, or an id of no image; no image is left; a limit below 1, or a seed without one.
     """
     indices = list(range(len(image_ids)))
     if image_list is not None:
         indices = _listed(image_ids, Path(image_list))
+    if not indices:
+        raise ValueError(f"There is no image to read: {image_list or 'the data set'} is empty.")
     if limit is None:
+        if subset_seed is not None:
+            raise ValueError("subset_seed draws as many images as limit says, and limit is null.")
         return indices
     if limit < 1:
         raise ValueError(f"limit is a number of images, 1 or more, or null for all; got {limit}.")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class CocoDataset(AnnotatedImages):
             raise ValueError(f"{self.annotations} is not in COCO's layout: it has no 'images' and 'annotations'.")
         records = self._checked_images(content["images"])
         self.records = [records[i] for i in choose_images([r["id"] for r in records], limit, subset_seed, image_list)]
+        self.category_ids = {c.get("id") for c in content.get("categories") or []}
         self._frequencies = {c.get("id"): c.get("frequency") for c in content.get("categories") or []}
         self._objects = self._checked_objects(content["annotations"], {r["id"] for r in content["images"]})
 
@@ -78,9 +80,13 @@ class CocoDataset(AnnotatedImages):
         """The annotation file, its SHA-256, and the folder of the images."""
         return {
             "annotations": str(self.annotations),
-            "annotations_sha256": hashlib.sha256(self.annotations.read_bytes()).hexdigest(),
+            "annotations_sha256": self._sha256,
             "images": None if self.images is None else str(self.images),
         }
+
+    @cached_property
+    def _sha256(self) -> str:
+        return hashlib.sha256(self.annotations.read_bytes()).hexdigest()
 
     def load_image(self, index: int) -> np.ndarray:
         """RGB uint8 (H, W, 3).
@@ -114,6 +120,19 @@ class CocoDataset(AnnotatedImages):
             frequencies=[self._frequencies.get(o.get("category_id")) for o in objects],
         )
 
+    def check_images(self) -> None:
+        """Nothing, if every image is there.
+
+        Raises:
+            FileNotFoundError: an image is missing; the sentence names the first one and says how many are.
+        """
+        missing = [record for record in self.records if not any(path.is_file() for path in self.paths(record))]
+        if missing:
+            try:
+                self._find(missing[0])
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{error} {len(missing)} of {len(self)} images are missing.") from None
+
     def paths(self, record: dict[str, Any]) -> list[Path]:
         """Where the image of a record may lie, the likeliest first."""
         return [self.images / record["file_name"]] if self.images is not None and "file_name" in record else []
@@ -135,9 +154,13 @@ class CocoDataset(AnnotatedImages):
     def _checked_images(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         seen: set[int] = set()
         for i, record in enumerate(records):
-            missing = [key for key in ("id", "height", "width") if key not in record]
-            if missing:
-                raise ValueError(f"Image {record.get('id', f'number {i}')} of {self.annotations} has no {missing[0]}.")
+            name = f"Image number {i} of {self.annotations}"
+            if not isinstance(record, dict):
+                raise ValueError(f"{name} is a {type(record).__name__}, not id, height and width.")
+            for key, least in (("id", -(2**63)), ("height", 1), ("width", 1)):
+                value = record.get(key)
+                if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+                    raise ValueError(f"{name} has no {key}, or one that is no such number: {value}.")
             if record["id"] in seen:
                 raise ValueError(f"{self.annotations} has two images of id {record['id']}.")
             seen.add(record["id"])
@@ -146,16 +169,26 @@ class CocoDataset(AnnotatedImages):
     def _checked_objects(self, objects: list[dict[str, Any]], known: set[int]) -> dict[int, list[dict[str, Any]]]:
         by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for i, annotation in enumerate(objects):
+            if not isinstance(annotation, dict):
+                raise ValueError(f"Annotation number {i} of {self.annotations} is a {type(annotation).__name__}.")
             name = f"Annotation {annotation.get('id', f'number {i}')} of {self.annotations}"
             missing = [key for key in ("image_id", "segmentation", "area") if key not in annotation]
             if missing:
                 raise ValueError(f"{name} has no {missing[0]}.")
-            if annotation["image_id"] not in known:
+            if not isinstance(annotation["image_id"], int) or annotation["image_id"] not in known:
                 raise ValueError(f"{name} is on image {annotation['image_id']}, which the file does not list.")
-            if not isinstance(annotation["area"], int | float) or not math.isfinite(annotation["area"]):
+            if not is_finite_number(annotation["area"]):
                 raise ValueError(f"{name} has an area that is not a finite number: {annotation['area']}.")
             by_image[annotation["image_id"]].append(annotation)
         return by_image
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def read_json(path: Path) -> Any:

@@ -39,7 +39,7 @@ class EvaluationData(pl.LightningDataModule):
         left_out = set(done)
         self.remaining = [i for i, image_id in enumerate(dataset.image_ids) if image_id not in left_out]
 
-    def test_dataloader(self) -> DataLoader[EvaluationSample | None]:
+    def test_dataloader(self) -> DataLoader[EvaluationSample | Exception | None]:
         """This process's share."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         share = self.remaining[rank::world_size] or [NOTHING]
@@ -94,14 +94,20 @@ class TrainingData(pl.LightningDataModule):
         return DataLoader(self.validation, **self._settings)
 
 
-class _OrNothing(Dataset[EvaluationSample | None]):
-    """A data set with one more item, None, at the index ``NOTHING``."""
+class _OrNothing(Dataset[EvaluationSample | Exception | None]):
+    """A data set with one more item, None, at the index ``NOTHING``.
+
+    What can't be read comes as the error itself, since a worker process would wrap it into its traceback.
+    """
 
     def __init__(self, dataset: AnnotatedImages) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> EvaluationSample | None:
-        return None if index == NOTHING else self.dataset[index]
+    def __getitem__(self, index: int) -> EvaluationSample | Exception | None:
+        try:
+            return None if index == NOTHING else self.dataset[index]
+        except (ValueError, FileNotFoundError) as error:
+            return error
 
 
 def _as_it_is(sample: Any) -> Any:

@@ -1,8 +1,7 @@
-"""Results files of masks and boxes, in COCO's layout: one JSON file, or a folder of them."""
+"""Results files in COCO's layout: of masks, one JSON file or a folder of them; of boxes, one."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mobilesamv2.data.annotated_images import AnnotatedImages
-from mobilesamv2.data.coco import read_json
+from mobilesamv2.data.coco import CocoDataset, is_finite_number, read_json
 from mobilesamv2.masks import to_rle
 from mobilesamv2.structures import RLE
 
@@ -35,7 +34,7 @@ class Boxes(NamedTuple):
     category_ids: list[int]
 
 
-def read_boxes(path: str | Path, dataset: AnnotatedImages, max_boxes: int | None = None) -> dict[int, Boxes]:
+def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = None) -> dict[int, Boxes]:
     """The boxes of a detector's results file, by image id; those on images that were not chosen are passed over.
 
     Args:
@@ -48,6 +47,8 @@ def read_boxes(path: str | Path, dataset: AnnotatedImages, max_boxes: int | None
         ValueError: not such a file, a broken box, a score that is not finite, or no box on any of the images; the
             sentence names the entry.
     """
+    if max_boxes is not None and max_boxes < 1:
+        raise ValueError(f"max_boxes is 1 or more, or null for all boxes; got {max_boxes}.")
     path, chosen = Path(path), set(dataset.image_ids)
     found: dict[int, Boxes] = {}
     for image_id, entries in _by_image(path, None, "", _BOX_KEYS).items():
@@ -58,15 +59,20 @@ def read_boxes(path: str | Path, dataset: AnnotatedImages, max_boxes: int | None
         boxes = torch.tensor([_box(path, i, entry["bbox"]) for i, entry in entries], dtype=torch.float64)
         boxes[:, 2:] += boxes[:, :2]
         scores = [float(entry["score"]) for _, entry in entries]
-        found[image_id] = Boxes(boxes, scores, [int(entry["category_id"]) for _, entry in entries])
+        category_ids = [entry["category_id"] for _, entry in entries]
+        for (i, _), category in zip(entries, category_ids, strict=True):
+            if category not in dataset.category_ids:
+                raise ValueError(
+                    f"Result number {i} of {path} has category {category}, which the annotations do not list."
+                )
+        found[image_id] = Boxes(boxes, scores, category_ids)
     if not found:
         raise ValueError(f"{path} has no box on any of the {len(chosen)} images.")
     return found
 
 
 def _box(path: Path, i: int, box: Any) -> list[float]:
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-    if not numbers or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite_number, box)) or min(box[2:]) < 0:
         raise ValueError(f"Result number {i} of {path} has a bbox of {box}; boxes are x, y, width and height.")
     return box
 
@@ -121,9 +127,9 @@ def _by_image(
         if missing:
             raise ValueError(f"{name} has no {missing[0]}.")
         image_id, score = entry["image_id"], entry["score"]
-        if known is not None and image_id not in known:
+        if not isinstance(image_id, int) or (known is not None and image_id not in known):
             raise ValueError(f"{name} is on image {image_id}, which {listing} does not list, or was not chosen of it.")
-        if not isinstance(score, int | float) or not math.isfinite(score):
+        if not is_finite_number(score):
             raise ValueError(f"{name}, on image {image_id}, has a score of {score}; scores are finite numbers.")
         found.setdefault(image_id, []).append((i, entry))
     return found

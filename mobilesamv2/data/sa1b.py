@@ -7,8 +7,10 @@ import io
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from mobilesamv2.masks import boxes_from_rles, to_rle
 from mobilesamv2.structures import GroundTruth
 
 PUBLISHED = "SA-1B is published at https://ai.meta.com/datasets/segment-anything-downloads as sa_000000.tar and so on."
+
+MAX_OPEN_TARS = 64
+"""Of each process; systems allow about a thousand files."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,9 @@ class SA1BDataset(AnnotatedImages):
             self.entries += index_tar(file)
             if limit is not None and len(self.entries) >= limit and subset_seed is None and image_list is None:
                 break
+        twice = [image_id for image_id, count in Counter(self.image_ids).items() if count > 1]
+        if twice:
+            raise ValueError(f"Photo sa_{twice[0]} is there twice, in {[str(f) for f in files][:3]} and so on.")
         self.entries = [self.entries[i] for i in choose_images(self.image_ids, limit, subset_seed, image_list)]
         self._files: dict[tuple[int, Path], int] = {}
 
@@ -97,11 +105,15 @@ class SA1BDataset(AnnotatedImages):
     @property
     def provenance(self) -> dict[str, Any]:
         """The tars, and the SHA-256 of the chosen photos' annotations."""
+        tars = list(dict.fromkeys(str(entry.tar) for entry in self.entries))
+        return {"annotations": tars, "annotations_sha256": self._sha256}
+
+    @cached_property
+    def _sha256(self) -> str:
         digest = hashlib.sha256()
         for entry in self.entries:
             digest.update(self._read(entry, entry.annotations))
-        tars = list(dict.fromkeys(str(entry.tar) for entry in self.entries))
-        return {"annotations": tars, "annotations_sha256": digest.hexdigest()}
+        return digest.hexdigest()
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
         """RGB uint8 (H, W, 3) and the photo's masks.
@@ -157,6 +169,8 @@ class SA1BDataset(AnnotatedImages):
         """Bytes of a tar; each process has files of its own, and positions are not shared."""
         key = (os.getpid(), entry.tar)
         if key not in self._files:
+            if len(self._files) >= MAX_OPEN_TARS:
+                os.close(self._files.pop(next(k for k in self._files if k[0] == os.getpid())))
             self._files[key] = os.open(entry.tar, os.O_RDONLY)
         offset, length = place
         content = os.pread(self._files[key], length, offset)

@@ -140,6 +140,8 @@ class ShapesDataset(AnnotatedImages):
     """
 
     def __init__(self, limit: int, size: tuple[int, int] = (256, 256), seed: int = 0) -> None:
+        if limit < 1:
+            raise ValueError(f"limit is a number of scenes, 1 or more; got {limit}.")
         self.limit = limit
         self.size = (size[0], size[1])
         self.seed = seed

@@ -44,12 +44,14 @@ class ImageCounts:
         matched: (groups, Ks, thresholds) int64, objects that were found.
         n_gt: (groups,) int64, objects.
         num_detections: masks that were proposed, before K.
+        num_counted: masks that count at the largest K.
     """
 
     image_id: int
     matched: np.ndarray
     n_gt: np.ndarray
     num_detections: int
+    num_counted: int
 
 
 def count_matches(
@@ -76,7 +78,7 @@ def count_matches(
     if len(values) != len(detections):
         raise ValueError(f"Image {truth.image_id} has {len(detections)} masks and {len(values)} scores.")
     if not np.isfinite(values).all():
-        raise ValueError(f"A score of image {truth.image_id} is NaN or infinite.")
+        raise ValueError(f"A score of image {truth.image_id} is NaN or infinite; half precision may be why.")
     order = np.argsort(-values, kind="stable")
     if prompt_ranks is None:
         order = order[: max(ks)]
@@ -96,7 +98,8 @@ def count_matches(
             else:
                 capped = (ious[prompts < k][:, member] for k in ks)
                 matched[g, :, t] = [len(_ranks_of_matches(some, threshold)) for some in capped]
-    return ImageCounts(truth.image_id, matched, members.sum(1), len(detections))
+    num_counted = len(best) if prompts is None else int((prompts < max(ks)).sum())
+    return ImageCounts(truth.image_id, matched, members.sum(1), len(detections), num_counted)
 
 
 def _members(truth: GroundTruth) -> np.ndarray:

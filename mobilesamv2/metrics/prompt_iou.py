@@ -50,7 +50,6 @@ def object_prompts(truth: GroundTruth, kinds: Sequence[str], seed: int) -> list[
         seed: of the sampled points, which are the same ones for every model.
 
     """
-    masks = [decode(rle) for rle in truth.rles]
     found = []
     for kind in kinds:
         if kind == "box":
@@ -59,11 +58,11 @@ def object_prompts(truth: GroundTruth, kinds: Sequence[str], seed: int) -> list[
             found.append(ObjectPrompts(kind, Prompts(boxes_xyxy=corners), multimask=False))
             continue
         if kind == "centre":
-            points = np.array([[_centre(mask)] for mask in masks])
+            points = np.array([[_centre(decode(rle))] for rle in truth.rles])
         else:
             count = int(kind.removeprefix("points_"))
-            rng = np.random.default_rng((seed, truth.image_id, count))
-            points = np.array([_sampled(mask, count, rng) for mask in masks])
+            rng = np.random.default_rng((seed, truth.image_id % 2**63, count))
+            points = np.array([_sampled(decode(rle), count, rng) for rle in truth.rles])
         tensor = torch.from_numpy(points).double()  # (G, P, 2)
         labels = torch.ones(tensor.shape[:2], dtype=torch.int64)
         found.append(ObjectPrompts(kind, Prompts(points=tensor, labels=labels), multimask=tensor.shape[1] == 1))

@@ -32,7 +32,7 @@ def proposal_results(
     """
     arrays = per_image_arrays(counts, recall.ks)
     matched, n_gt = arrays["matches"], arrays["n_gt"]
-    proposals = [min(c.num_detections, max(recall.ks)) for c in counts]
+    proposals = [c.num_counted for c in counts]
     protocol = {
         "num_images": len(counts),
         "ks": list(recall.ks),

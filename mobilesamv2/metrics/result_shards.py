@@ -15,8 +15,8 @@ import numpy as np
 
 from mobilesamv2.metrics.stage_time import STAGES
 
-SECONDS_AT_RISK = 60.0
-"""Work that a killed run may lose."""
+SHARD_SIZE, SECONDS_AT_RISK = 50, 60.0
+"""Images, and work, that a killed run may lose; whichever comes first."""
 
 
 @dataclass(frozen=True)
@@ -46,45 +46,64 @@ class ResultShards:
         folder: of the evaluation; values go to ``progress/*.npz``, masks to ``masks/*.json``.
         identity: plain values that the results depend on; they are written beside the files.
         keep_masks: write masks, as COCO results.
-        shard_size: images in a file.
+        environment: plain values that may change from one part of a run to the next, such as the commit; each file
+            has them.
 
     Raises:
-        ValueError: the folder holds results of another identity; the sentence says what differs.
+        ValueError: the folder holds results of another identity, or masks of something else; the sentence says what.
     """
 
     def __init__(
-        self, folder: Path, identity: Mapping[str, Any], keep_masks: bool = False, shard_size: int = 50
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        keep_masks: bool = False,
+        environment: Mapping[str, Any] | None = None,
     ) -> None:
         self._values_folder, self.masks_folder = folder / "progress", folder / "masks"
         self._identity = json.loads(json.dumps({**identity, "save_masks": keep_masks}))
+        self._environment = json.dumps(dict(environment or {}), sort_keys=True)
         self.keep_masks = keep_masks
-        self._shard_size = shard_size
         self._pending: list[ImageResult] = []
         self._pending_masks: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
-        self._check_identity(folder)
+        masks = sorted(self.masks_folder.glob("*.json"))  # before the values, which are written after them
         shards = sorted(self._values_folder.glob("*.npz"))
-        self.done: list[ImageResult] = [result for path in shards for result in _read(path)]
+        self._check_identity(folder, bool(shards), masks)
+        self.done: list[ImageResult] = []
         """Of earlier runs, when this one began."""
-        for orphan in {p.stem for p in self.masks_folder.glob("*.json")} - {p.stem for p in shards}:
-            (self.masks_folder / f"{orphan}.json").unlink(missing_ok=True)
+        self.earlier_environments: list[dict[str, Any]] = []
+        """Of those runs, as far as they differ from this one's."""
+        for path in shards:
+            results, environment_then = _read(path)
+            self.done += results
+            known = [self._environment, *(json.dumps(e, sort_keys=True) for e in self.earlier_environments)]
+            if environment_then not in known:
+                self.earlier_environments.append(json.loads(environment_then))
+        whole = {path.stem for path in shards}
+        for path in masks if keep_masks else ():
+            if path.stem not in whole:  # a killed run wrote them, but not their values
+                path.unlink(missing_ok=True)
 
     def add(self, result: ImageResult, masks: Sequence[dict[str, Any]] = ()) -> None:
         """Keeps one image; what is pending goes to disk when a shard is full or a minute has passed."""
         self._pending.append(result)
         self._pending_masks += masks
-        if len(self._pending) >= self._shard_size or time.monotonic() - self._flushed_at > SECONDS_AT_RISK:
+        if len(self._pending) >= SHARD_SIZE or time.monotonic() - self._flushed_at > SECONDS_AT_RISK:
             self.flush()
 
     def flush(self) -> None:
         """Writes what is pending."""
         if not self._pending:
             return
+        if not self._identity_path.is_file():
+            identity = json.dumps(self._identity, indent=2).encode()
+            _write(self._identity_path, lambda file: file.write(identity))
         name = uuid.uuid4().hex
         if self.keep_masks:
             masks = json.dumps(self._pending_masks).encode()
             _write(self.masks_folder / f"{name}.json", lambda file: file.write(masks))
-        arrays = _arrays(self._pending)
+        arrays = _arrays(self._pending) | {"environment": np.array(self._environment)}
         _write(
             self._values_folder / f"{name}.npz",
             lambda file: np.savez_compressed(file, allow_pickle=False, **arrays),  # pyright: ignore
@@ -92,13 +111,19 @@ class ResultShards:
         self._pending, self._pending_masks = [], []
         self._flushed_at = time.monotonic()
 
-    def _check_identity(self, folder: Path) -> None:
-        path = self._values_folder / "identity.json"
-        if not path.is_file():
-            identity = json.dumps(self._identity, indent=2).encode()
-            _write(path, lambda file: file.write(identity))
+    @property
+    def _identity_path(self) -> Path:
+        return self._values_folder / "identity.json"
+
+    def _check_identity(self, folder: Path, has_shards: bool, masks: Sequence[Path]) -> None:
+        if not self._identity_path.is_file():
+            if has_shards or (masks and self.keep_masks):
+                raise ValueError(
+                    f"{folder} holds masks or results, but not progress/identity.json, which says of what. "
+                    "Name another output_dir, or delete it."
+                )
             return
-        theirs = json.loads(path.read_text())
+        theirs = json.loads(self._identity_path.read_text())
         differs = [k for k in sorted(theirs.keys() | self._identity.keys()) if theirs.get(k) != self._identity.get(k)]
         if differs:
             changes = "; ".join(f"{k} was {theirs.get(k)} and is {self._identity.get(k)}" for k in differs)
@@ -127,11 +152,12 @@ def _arrays(results: Sequence[ImageResult]) -> dict[str, np.ndarray]:
     }
 
 
-def _read(path: Path) -> list[ImageResult]:
+def _read(path: Path) -> tuple[list[ImageResult], str]:
+    """The images of a file, and the environment that it was written in."""
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     values = {name.removeprefix("value/"): array for name, array in arrays.items() if name.startswith("value/")}
-    return [
+    results = [
         ImageResult(
             int(image_id),
             {name: array[i] for name, array in values.items()},
@@ -142,3 +168,4 @@ def _read(path: Path) -> list[ImageResult]:
             zip(arrays["image_id"], arrays["ms"], arrays["num_prompts"], strict=True)
         )
     ]
+    return results, str(arrays["environment"])

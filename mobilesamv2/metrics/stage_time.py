@@ -16,7 +16,7 @@ STAGES = ("image_encoder", "prompt_sampling", "mask_decoder", "postprocessing")
 class StageTimer:
     """Adds up the time of each stage of the current image.
 
-    On an accelerator each stage waits for the device at its end, so that its work is counted where it belongs.
+    On an accelerator a stage waits for the device at its beginning and end, so that work is counted where it belongs.
 
     Args:
         device: where the model runs.
@@ -34,11 +34,15 @@ class StageTimer:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Adds the time of the block to a stage, in ms."""
+        self._wait()
         start = time.perf_counter()
         yield
+        self._wait()
+        self.ms[name] += (time.perf_counter() - start) * 1000
+
+    def _wait(self) -> None:
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
-        self.ms[name] += (time.perf_counter() - start) * 1000
 
 
 def summarize(images: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:

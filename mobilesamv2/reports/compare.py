@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilesamv2.metrics.average_recall import RESAMPLES, average_recall, named, paired_intervals
-from mobilesamv2.reports.table import read_result
+from mobilesamv2.reports.table import check_alike, read_result
 
 
 def compare_results(first: str | Path, second: str | Path, seed: int = 0) -> str:
@@ -24,10 +24,11 @@ def compare_results(first: str | Path, second: str | Path, seed: int = 0) -> str
         FileNotFoundError: a result or its ``per_image.npz`` is not there.
         ValueError: the two are on other images, objects, Ks or annotations.
     """
+    check_alike({str(path): read_result(path) for path in (first, second)})
     one, two = (_counts(path) for path in (first, second))
-    for key, what in (("image_ids", "images"), ("ks", "Ks"), ("n_gt", "objects"), ("annotations", "annotations")):
+    for key in ("image_ids", "ks", "n_gt"):
         if not np.array_equal(one[key], two[key]):
-            raise ValueError(f"{first} and {second} can't be compared: they have other {what}.")
+            raise ValueError(f"{second} can't be compared with {first}: the {key} in their per_image.npz differ.")
     ks = one["ks"].tolist()
     before, after = (named(average_recall(c["matches"].sum(0), c["n_gt"].sum(0)), ks) for c in (one, two))
     intervals = paired_intervals(one["matches"], two["matches"], one["n_gt"], ks, seed)
@@ -46,10 +47,9 @@ def compare_results(first: str | Path, second: str | Path, seed: int = 0) -> str
 
 
 def _counts(path: str | Path) -> dict[str, np.ndarray]:
-    annotations = read_result(path)["protocol"].get("annotations_sha256")
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     file = folder / "per_image.npz"
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file}, which evaluate.py writes beside results.json.")
     with np.load(file) as arrays:
-        return {name: arrays[name] for name in arrays.files} | {"annotations": np.array(annotations)}
+        return {name: arrays[name] for name in arrays.files}

@@ -36,7 +36,7 @@ def result_table(results: dict[str, dict[str, Any]]) -> str:
     Raises:
         ValueError: the results have other Ks, or are on other images.
     """
-    _check_alike(results)
+    check_alike(results)
     first = next(iter(results.values()))
     ks = first["protocol"]["ks"]
     head = ["run", *(f"AR@{k}" for k in ks), "mean AR [95%]", "prompts", "decoder ms", "total ms"]
@@ -66,17 +66,23 @@ def result_table(results: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def _check_alike(results: dict[str, dict[str, Any]]) -> None:
-    for key, what in (
-        ("ks", "other Ks"),
-        ("image_list_sha256", "other images"),
-        ("annotations_sha256", "other annotations"),
-    ):
-        values = {name: str(result["protocol"].get(key)) for name, result in results.items()}
+def check_alike(results: dict[str, dict[str, Any]]) -> None:
+    """Nothing, if the results can stand side by side.
+
+    Raises:
+        ValueError: one is no result of proposals, or has other images, annotations or Ks than the first; the sentence
+            names it.
+    """
+    for name, result in results.items():
+        if "ks" not in result["protocol"]:
+            raise ValueError(f"{name} is no result of task=evaluate_proposals: it has no AR@K.")
+    for key in ("ks", "k_caps", "image_list_sha256", "annotations_sha256", "annotations"):
+        values = {name: result["protocol"].get(key) for name, result in results.items()}
         first_name, first = next(iter(values.items()))
+        moved = key == "annotations" and next(iter(results.values()))["protocol"].get("annotations_sha256") is not None
         for name, value in values.items():
-            if value != first:
-                raise ValueError(f"{name} has {what} than {first_name} ({key} {value} instead of {first}).")
+            if value != first and not moved:
+                raise ValueError(f"{name} is not like {first_name}: its {key} is {value} instead of {first}.")
 
 
 def _percent(value: float | None) -> str:

@@ -74,6 +74,10 @@ class DistillDecoupled(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["pixels"]))
         return loss
 
+    def on_train_epoch_end(self) -> None:
+        """How many images the teacher has encoded; with a cache the number stops growing after the first epoch."""
+        self.log("train/teacher_images", float(self.teacher_images))
+
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Error and cosine similarity on images that no step trains on."""
         student, teacher = self.student.image_encoder(batch["pixels"]), self.teacher_embedding(batch)

@@ -62,14 +62,17 @@ class EvaluateImages(pl.LightningModule):
         self.results = self.shards.done[rank::world_size] if self.shards else []
         self._warm = False
 
-    def test_step(self, batch: EvaluationSample | None, batch_idx: int) -> None:
-        """One image, or nothing in a process without a share."""
+    def test_step(self, batch: EvaluationSample | Exception | None, batch_idx: int) -> None:
+        """One image; nothing in a process without a share; the error of an image that can't be read."""
         if batch is None:
             return
+        if isinstance(batch, Exception):
+            raise batch
         image, truth = batch
         outcome = self.evaluate_image(image, truth)
-        ms = self.timer.ms if self._warm else None
-        self._warm = True
+        ran = self.timer.ms["image_encoder"] > 0  # not on an image that nothing is asked of
+        ms = self.timer.ms if ran and self._warm else None
+        self._warm |= ran
         self.results.append(ImageResult(truth.image_id, outcome.values, ms, self.timer.num_prompts))
         if self.shards is not None:
             self.shards.add(self.results[-1], outcome.masks)

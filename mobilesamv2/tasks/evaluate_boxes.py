@@ -28,9 +28,14 @@ class EvaluateBoxes(EvaluateImages):
         shards: where masks are kept; it must keep them.
 
     Source: SAM, section 7.4, with the boxes of ViTDet; EfficientViT-SAM and EdgeSAM report the same.
+
+    Raises:
+        ValueError: the shards keep no masks.
     """
 
     def __init__(self, sam: Sam, boxes: Mapping[int, Boxes], shards: ResultShards) -> None:
+        if not shards.keep_masks:
+            raise ValueError("AP is computed of the kept masks: the shards have to keep them.")
         super().__init__(sam, shards)
         self._boxes = boxes
         self._segany = SegAny(sam)
@@ -65,7 +70,8 @@ class EvaluateBoxes(EvaluateImages):
                     for rle, score, category in entries
                 ]
             timer.num_prompts = len(found.scores)
-        return ImageOutcome({"num_boxes": np.array(len(results))}, results)
+        values = {"num_boxes": np.array(len(results)), "n_gt": np.array([len(truth.rles)])}
+        return ImageOutcome(values, results)
 
     def _rle(self, low_res: torch.Tensor) -> dict:
         return encode(self._segany.frame.logits_to_original(low_res) > MASK_THRESHOLD)[0]

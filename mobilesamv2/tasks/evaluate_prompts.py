@@ -13,7 +13,7 @@ from mobilesamv2.metrics.result_shards import ResultShards
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
-from mobilesamv2.structures import GroundTruth
+from mobilesamv2.structures import RLE, GroundTruth
 from mobilesamv2.tasks.evaluate import EvaluateImages, ImageOutcome
 
 
@@ -77,13 +77,12 @@ class EvaluatePrompts(EvaluateImages):
                 self._student.set_image(image)
             if self._reference is not None:
                 self._reference.set_image(image)
-            objects = np.stack([decode(rle) for rle in truth.rles])
             for k, asked in enumerate(object_prompts(truth, self.kinds, self._seed)):
-                ious[k] = self._ious(asked, objects)
+                ious[k] = self._ious(asked, truth.rles)
         return ImageOutcome({"iou_sums": ious @ members.T.astype(np.float64), "n_gt": members.sum(1)}, [])
 
-    def _ious(self, asked: ObjectPrompts, objects: np.ndarray) -> list[float]:
-        """IoU of each object's mask with the object (G, H, W), or with the teacher's mask."""
+    def _ious(self, asked: ObjectPrompts, objects: list[RLE]) -> list[float]:
+        """IoU of each object's mask with the object, or with the teacher's mask."""
         ious: list[float] = []
         for start in range(0, len(objects), PROMPTS_PER_BATCH):
             batch = ObjectPrompts(asked.kind, asked.prompts[start : start + PROMPTS_PER_BATCH], asked.multimask)
@@ -93,7 +92,7 @@ class EvaluatePrompts(EvaluateImages):
             with self._timer.stage("postprocessing"):
                 masks = _full_size(self._student, logits, chosen)
             if self._reference is None:
-                wanted = objects[start : start + PROMPTS_PER_BATCH]
+                wanted = np.stack([decode(rle) for rle in objects[start : start + PROMPTS_PER_BATCH]])
             else:
                 wanted = _full_size(self._reference, *_low_res(self._reference, batch))
             overlap, union = (masks & wanted).sum((1, 2)), (masks | wanted).sum((1, 2))

@@ -64,7 +64,7 @@ class EvaluateProposals(EvaluateImages):
     def images(self) -> list[ImageCounts]:
         """The counts of every image."""
         return [
-            ImageCounts(r.image_id, r.values["matched"], r.values["n_gt"], int(r.values["detections"]))
+            ImageCounts(r.image_id, r.values["matched"], r.values["n_gt"], *map(int, r.values["detections"]))
             for r in self.results
         ]
 
@@ -75,7 +75,8 @@ class EvaluateProposals(EvaluateImages):
         counts = count_matches(truth, masks.rles, masks.scores.tolist(), self.recall.ks, prompt_ranks)
         self.recall.update(counts)
         kept = masks.to_coco(truth.image_id) if self.shards is not None and self.shards.keep_masks else []
-        values = {"matched": counts.matched, "n_gt": counts.n_gt, "detections": np.array(counts.num_detections)}
+        detections = np.array([counts.num_detections, counts.num_counted])
+        values = {"matched": counts.matched, "n_gt": counts.n_gt, "detections": detections}
         return ImageOutcome(values, kept)
 
     def on_test_epoch_start(self) -> None:

@@ -1,0 +1,254 @@
+"""The evaluations that evaluate.py chooses from: each wires a task of conf/ and gives a result and its table."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from mobilesamv2 import SegEvery
+from mobilesamv2.data.annotated_images import AnnotatedImages
+from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.datamodule import EvaluationData
+from mobilesamv2.data.lvis import LvisDataset
+from mobilesamv2.data.results_files import read_boxes, read_results
+from mobilesamv2.masks import MASK_THRESHOLD
+from mobilesamv2.metrics.average_recall import AverageRecall, ImageCounts, count_matches
+from mobilesamv2.metrics.prompt_iou import GROUPS as SIZE_GROUPS
+from mobilesamv2.metrics.prompt_iou import bootstrap_mean_ious, format_ious, mean_ious
+from mobilesamv2.metrics.proposal_report import format_table, per_image_arrays, proposal_results
+from mobilesamv2.metrics.result_record import Results, result_record
+from mobilesamv2.metrics.result_shards import ImageResult, ResultShards
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.reports.box_prompted_ap import coco_ap, format_ap, lvis_ap, read_masks
+from mobilesamv2.tasks.evaluate import EvaluateImages
+from preflight import described, environment, loggers, needs_detector, output_folder, warn_of_random_weights
+
+
+class Evaluation(NamedTuple):
+    """A result, its table, and what is kept of each image."""
+
+    results: Results
+    table: str
+    per_image: dict[str, np.ndarray]
+
+
+UNKNOWN_OF_PREDICTIONS = ("sampler", "predicted_iou", "stability", "nms_iou", "nms_score", "mask_threshold")
+"""What a results file does not say of how its masks were made."""
+
+
+def score_predictions(cfg: DictConfig) -> Evaluation:
+    """Counts the masks of a results file."""
+    if cfg.task.k_caps != "masks":
+        raise ValueError("A results file does not say which masks share a prompt: task.k_caps=masks.")
+    dataset = build_dataset(cfg, with_images=False)
+    recall = AverageRecall(list(cfg.task.ks))
+    counts: dict[int, ImageCounts] = {}
+    with tqdm(total=len(dataset), desc="scoring", unit="image", disable=None) as progress:
+        for i, (rles, scores) in read_results(cfg.predictions, dataset):
+            counts[i] = count_matches(dataset.ground_truth(i), rles, scores, recall.ks)
+            progress.update()
+    without = [i for i in range(len(dataset)) if i not in counts]
+    if without and not cfg.skip_images_without_results:
+        print(
+            f"{len(without)} of {len(dataset)} images have no mask in {cfg.predictions}, and their objects count as "
+            "missed; skip_images_without_results=true leaves these images out."
+        )
+        counts |= {i: count_matches(dataset.ground_truth(i), [], [], recall.ks) for i in without}
+    if not counts:
+        raise ValueError(f"{cfg.predictions} has no mask on any image, and skip_images_without_results leaves all out.")
+    for count in counts.values():
+        recall.update(count)
+    protocol = dict.fromkeys(UNKNOWN_OF_PREDICTIONS) | {
+        "k_caps": "masks",
+        "predictions": str(cfg.predictions),
+        "predictions_sha256": _hash_of(Path(cfg.predictions)),
+        "rank_by": "score",
+        "skip_images_without_results": cfg.skip_images_without_results,
+        **images_of(dataset, counts),
+    }
+    run: dict[str, Any] = dict.fromkeys(("model", "detector", "device", "dtype"))
+    results = proposal_results(recall, list(counts.values()), cfg.seed, protocol, run)
+    return Evaluation(results, format_table(results), per_image_arrays(list(counts.values()), recall.ks))
+
+
+def score_proposals(cfg: DictConfig) -> Evaluation:
+    """Segments everything in each image and counts its masks: AR@K."""
+    dataset, sam = build_dataset(cfg), build_model(cfg)
+    parts = {"detector": instantiate(cfg.detector, _convert_="all")} if needs_detector(cfg) else {}
+    sampler = instantiate(cfg.prompt_sampler, **parts, _convert_="all")
+    nodes = {"model": cfg.model, "detector": cfg.detector if parts else None}
+    protocol = {
+        **sampler.settings,
+        "k_caps": cfg.task.k_caps,
+        "mask_threshold": MASK_THRESHOLD,
+        "nms_score": "predicted IoU",
+        **images_of(dataset, range(len(dataset))),
+    }
+
+    def build(shards: ResultShards) -> EvaluateImages:
+        return instantiate(cfg.task, segevery=SegEvery(sam, sampler), shards=shards, _convert_="all")
+
+    task, run = run_task(cfg, dataset, sam, build, protocol | {"ks": list(cfg.task.ks)}, nodes, cfg.save_masks)
+    results = proposal_results(task.recall, task.images, cfg.seed, protocol, run, task.results)
+    return Evaluation(results, format_table(results), per_image_arrays(task.images, task.recall.ks))
+
+
+def score_prompts(cfg: DictConfig) -> Evaluation:
+    """Prompts the model for every object: mIoU."""
+    dataset, sam = build_dataset(cfg), build_model(cfg)
+    teacher = instantiate(cfg.teacher, _convert_="all") if cfg.teacher else None
+    protocol = {
+        "kinds": list(cfg.task.kinds),
+        "against": "annotated objects" if teacher is None else f"masks of the teacher, {teacher.name}",
+        "mask_threshold": MASK_THRESHOLD,
+        **images_of(dataset, range(len(dataset))),
+    }
+
+    def build(shards: ResultShards) -> EvaluateImages:
+        return instantiate(cfg.task, sam=sam, teacher=teacher, shards=shards, seed=cfg.seed, _convert_="all")
+
+    task, run = run_task(cfg, dataset, sam, build, protocol, {"model": cfg.model, "teacher": cfg.teacher})
+    images: list[ImageResult] = task.results
+    sums, n_gt = (np.stack([image.values[name] for image in images]) for name in ("iou_sums", "n_gt"))
+    kinds = protocol["kinds"]
+    results = result_record(
+        mean_ious(sums.sum(0), n_gt.sum(0), kinds),
+        bootstrap_mean_ious(sums, n_gt, kinds, cfg.seed),
+        dict(zip(SIZE_GROUPS, n_gt.sum(0).tolist(), strict=True)),
+        {"num_images": len(images), **protocol},
+        run,
+        cfg.seed,
+        images,
+    )
+    ids = np.array([image.image_id for image in images])
+    arrays = {"image_ids": ids, "iou_sums": sums, "n_gt": n_gt, "kinds": np.array(kinds)}
+    return Evaluation(results, format_ious(results), arrays)
+
+
+def score_boxes(cfg: DictConfig) -> Evaluation:
+    """Prompts the model with a detector's boxes: AP of instance masks."""
+    dataset, sam = build_dataset(cfg), build_model(cfg)
+    if not isinstance(dataset, CocoDataset):
+        raise ValueError("AP wants annotations with categories, in COCO's or LVIS's layout: dataset=coco or lvis.")
+    boxes = read_boxes(cfg.boxes, dataset, cfg.max_boxes)
+    protocol = {
+        "boxes": str(cfg.boxes),
+        "boxes_sha256": _hash_of(Path(cfg.boxes)),
+        "max_boxes": cfg.max_boxes,
+        "mask_threshold": MASK_THRESHOLD,
+        **images_of(dataset, range(len(dataset))),
+    }
+
+    def build(shards: ResultShards) -> EvaluateImages:
+        return instantiate(cfg.task, sam=sam, boxes=boxes, shards=shards, _convert_="all")
+
+    task, run = run_task(cfg, dataset, sam, build, protocol, {"model": cfg.model}, keep_masks=True)
+    images: list[ImageResult] = task.results
+    score = lvis_ap if isinstance(dataset, LvisDataset) else coco_ap
+    metrics: dict[str, float | None] = {}
+    if pl.utilities.rank_zero_only.rank == 0:  # pyright: ignore
+        metrics = score(cfg.dataset.annotations, read_masks(task.shards.masks_folder), dataset.image_ids)
+    arrays = {name: np.stack([image.values[name] for image in images]) for name in ("num_boxes", "n_gt")}
+    protocol |= {
+        "num_images": len(images),
+        "images_without_boxes": int((arrays["num_boxes"] == 0).sum()),
+        "evaluator": score.__name__,
+    }
+    results = result_record(metrics, None, {"all": int(arrays["n_gt"].sum())}, protocol, run, cfg.seed, images)
+    arrays["image_ids"] = np.array([image.image_id for image in images])
+    return Evaluation(results, format_ap(results), arrays)
+
+
+def run_task(
+    cfg: DictConfig,
+    dataset: AnnotatedImages,
+    sam: Sam,
+    build: Callable[[ResultShards], EvaluateImages],
+    protocol: dict[str, Any],
+    nodes: dict[str, DictConfig | None],
+    keep_masks: bool = False,
+) -> tuple[Any, dict[str, Any]]:
+    """The task after all images, and what is to be said of the run."""
+    warn_of_random_weights(nodes)
+    dataset.check_images()
+    trainer = instantiate(cfg.trainer, logger=loggers(cfg.logger) or False, _convert_="all")
+    run: dict[str, Any] = {name: described(node) for name, node in nodes.items()}
+    run["model"]["encoder"] = sam.encoder_name
+    run["dtype"] = str(trainer.precision)
+    now = {"device": device_name(trainer), **environment(cfg.seed)}
+    shards = ResultShards(output_folder(cfg), identity_of(protocol, run, cfg.seed), keep_masks, now)
+    task = build(shards)
+    data = EvaluationData(dataset, cfg.num_workers, done=[result.image_id for result in shards.done])
+    if shards.done and trainer.is_global_zero:
+        print(f"{len(shards.done)} of {len(dataset)} images were done before; going on with {len(data.remaining)}.")
+    trainer.test(task, datamodule=data, verbose=False)
+    if [result.image_id for result in task.results] != sorted(dataset.image_ids):
+        raise ValueError(
+            f"{len(task.results)} results for {len(dataset)} images: another program wrote into {output_folder(cfg)}, "
+            "or the trainer was told to leave images out. Choose images by dataset.limit; one output_dir for each run."
+        )
+    # parts of this result that were computed elsewhere, or by another version
+    return task, run | {"device": now["device"], "earlier_environments": shards.earlier_environments}
+
+
+PATHS = ("annotations", "images", "boxes", "checkpoint")
+"""Two names of one file are one result; its hash counts."""
+
+
+def identity_of(protocol: dict[str, Any], run: dict[str, Any], seed: int) -> dict[str, Any]:
+    """What the results of an image depend on, flat, so that a difference is named by its key."""
+    parts = {"": protocol, **{f"{name}.": values for name, values in run.items() if isinstance(values, dict)}}
+    identity = {f"{part}{key}": value for part, values in parts.items() for key, value in values.items()}
+    if protocol["annotations_sha256"] is not None:
+        identity = {key: value for key, value in identity.items() if key.rpartition(".")[2] not in PATHS}
+    return identity | {"dtype": run["dtype"], "seed": seed}
+
+
+def build_model(cfg: DictConfig) -> Any:
+    """The model of conf/model, with another image encoder where conf/encoder names one."""
+    encoder = {"encoder": cfg.encoder.name} if cfg.encoder else {}
+    return instantiate(cfg.model, **encoder, _convert_="all")
+
+
+def build_dataset(cfg: DictConfig, with_images: bool = True) -> AnnotatedImages:
+    """The data set, without its images where they are not read."""
+    without = {"images": None} if "images" in cfg.dataset and not with_images else {}
+    return instantiate(cfg.dataset, **without, _convert_="all")
+
+
+def _hash_of(path: Path) -> str:
+    """SHA-256 of a file, or of all JSON files of a folder, by name."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def images_of(dataset: AnnotatedImages, indices: Iterable[int]) -> dict[str, Any]:
+    """Where the images come from, and the hash of their ids, one a line in ascending order."""
+    ids = dataset.image_ids
+    lines = "\n".join(map(str, sorted(ids[i] for i in indices)))
+    return dataset.provenance | {"image_list_sha256": hashlib.sha256(lines.encode()).hexdigest()}
+
+
+def device_name(trainer: pl.Trainer) -> str:
+    """What a process ran on, and how many there were."""
+    device = trainer.strategy.root_device
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return kind if trainer.world_size == 1 else f"{trainer.world_size} x {kind}"
+
+
+EVALUATIONS: dict[str, Callable[[DictConfig], Evaluation]] = {
+    "predictions": score_predictions,
+    "EvaluateProposals": score_proposals,
+    "EvaluatePrompts": score_prompts,
+    "EvaluateBoxes": score_boxes,
+}
+"""By the class of the task."""
