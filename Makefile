@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install lint test demo
+.PHONY: install lint test demo bench
 
 # The environment, made anew when pyproject.toml changes.
 $(VENV)/installed: pyproject.toml
@@ -20,6 +20,10 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: install
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/average_recall.py
 
 # The whole chain on drawn scenes with small models: teacher, student, detector, and what they find.
 DEMO := outputs/demo

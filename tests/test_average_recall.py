@@ -3,10 +3,12 @@
 import contextlib
 import io
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
@@ -265,3 +267,12 @@ def test_k_may_cap_prompts() -> None:
     # the mask of a later prompt must not take the object away from one of the first
     twins = count_matches(truth(rles[:1]), rles[:1] * 2, [0.1, 0.9], [1], [0, 1])
     assert twins.matched[0, 0, 0] == 1
+
+
+def test_the_benchmark_s_programs_agree(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--images", "2", "--detections", "30", "--repeats", "1"]
+    monkeypatch.setattr("sys.argv", ["average_recall.py", *arguments])
+    runpy.run_path(str(ROOT / "benchmarks" / "average_recall.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["mobilesamv2", "faster-coco-eval", "pycocotools"]
+    assert all(float(line.split()[-1]) < 1e-12 for line in lines[1:])

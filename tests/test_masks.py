@@ -108,3 +108,37 @@ def test_grid_is_the_official_one() -> None:
     prompts = next(Grid(points_per_side=7).rounds(np.zeros((50, 90, 3), np.uint8)))
     assert prompts.points is not None
     np.testing.assert_allclose(prompts.points[:, 0].numpy(), build_point_grid(7) * [90, 50], rtol=1e-12)
+
+
+def test_iou_from_finds_every_pair_that_reaches_the_least() -> None:
+    generator = torch.Generator().manual_seed(0)
+    low = torch.nn.functional.interpolate(torch.randn(40, 1, 5, 6, generator=generator), (40, 50), mode="bilinear")[
+        :, 0
+    ]
+    blobs = low > torch.linspace(-0.5, 1.5, 40).view(-1, 1, 1)
+    blobs[3] = False  # an empty mask
+    rles = masks.encode(blobs.transpose(1, 2))
+    rles += rles[:5]  # twins
+    full = masks.iou(rles, rles[::-1])
+    for least in (0.1, 0.5, 1.0):
+        some = masks.iou_from(rles, rles[::-1], least)
+        reaches = full >= least
+        assert reaches.sum() >= 45
+        assert (some[reaches] == full[reaches]).all()
+        assert ((some == full) | (some == 0)).all()
+    assert masks.iou_from([], rles, 0.5).shape == (0, 45)
+
+
+def test_many_rles_are_checked_as_one_by_one() -> None:
+    sound = masks.encode(torch.rand(30, 13, 11, generator=torch.Generator().manual_seed(1)) > 0.4)
+    assert masks.to_rles(sound, (11, 13)) == [masks.to_rle(rle, (11, 13)) for rle in sound]
+    assert masks.to_rles([], (11, 13)) == []
+    for i in (0, 7, 29):
+        for counts in ("", "0", sound[i]["counts"][:-1], sound[i]["counts"] + "1", "\x7f", "oooooooooo0"):
+            broken = [*sound[:i], {"size": [11, 13], "counts": counts}, *sound[i + 1 :]]
+            with pytest.raises(ValueError, match=r"do not add up to its size|polygons or an RLE"):
+                masks.to_rles(broken, (11, 13))
+    mixed = [sound[0], {"size": [11, 13], "counts": [5, 10, 128]}, [[1, 1, 5, 1, 5, 5]]]
+    assert masks.to_rles(mixed, (11, 13)) == [masks.to_rle(one, (11, 13)) for one in mixed]
+    with pytest.raises(ValueError, match=r"size \[13, 11\]"):
+        masks.to_rles([*sound, {"size": [13, 11], "counts": sound[0]["counts"]}], (11, 13))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobilesamv2.data.annotated_images import AnnotatedImages
 from mobilesamv2.data.coco import CocoDataset, is_finite_number, read_json
-from mobilesamv2.masks import to_rle
+from mobilesamv2.masks import to_rle, to_rles
 from mobilesamv2.structures import RLE
 
 _MASK_KEYS, _BOX_KEYS = ("image_id", "segmentation", "score"), ("image_id", "category_id", "bbox", "score")
@@ -136,10 +136,13 @@ def _by_image(
 
 
 def _scored(path: Path, image_id: int, entries: list[tuple[int, dict[str, Any]]], size: tuple[int, int]) -> Scored:
-    rles: list[RLE] = []
-    for i, entry in entries:
-        try:
-            rles.append(to_rle(entry["segmentation"], size))
-        except ValueError as error:
-            raise ValueError(f"Result number {i} of {path}, on image {image_id}: {error}.") from error
-    return rles, [float(entry["score"]) for _, entry in entries]
+    scores = [float(entry["score"]) for _, entry in entries]
+    try:
+        return to_rles([entry["segmentation"] for _, entry in entries], size), scores
+    except ValueError:
+        for i, entry in entries:
+            try:
+                to_rle(entry["segmentation"], size)
+            except ValueError as error:
+                raise ValueError(f"Result number {i} of {path}, on image {image_id}: {error}.") from error
+        raise

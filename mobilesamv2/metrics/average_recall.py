@@ -86,18 +86,18 @@ def count_matches(
     for rle in best:
         if tuple(rle["size"]) != truth.size:
             raise ValueError(f"A mask of image {truth.image_id} is {rle['size']}, and the image {list(truth.size)}.")
-    ious = masks.iou(best, truth.rles)  # (D, G)
+    ious = masks.iou_from(best, truth.rles, float(IOU_THRESHOLDS[0]))  # (D, G)
     members = _members(truth)
     matched = np.zeros((len(GROUPS), len(ks), len(IOU_THRESHOLDS)), dtype=np.int64)
     prompts = None if prompt_ranks is None else np.asarray(prompt_ranks, dtype=np.int64)[order]
     for g, member in enumerate(members):
-        for t, threshold in enumerate(IOU_THRESHOLDS):
-            if prompts is None:
-                ranks = _ranks_of_matches(ious[:, member], threshold)
-                matched[g, :, t] = [int((ranks < k).sum()) for k in ks]
-            else:
-                capped = (ious[prompts < k][:, member] for k in ks)
-                matched[g, :, t] = [len(_ranks_of_matches(some, threshold)) for some in capped]
+        of_group = ious[:, member]
+        if prompts is None:
+            for t, ranks in enumerate(_ranks_of_matches(of_group)):
+                matched[g, :, t] = np.searchsorted(ranks, ks)  # ranks ascend
+            continue
+        for i, k in enumerate(ks):
+            matched[g, i] = [len(ranks) for ranks in _ranks_of_matches(of_group[prompts < k])]
     num_counted = len(best) if prompts is None else int((prompts < max(ks)).sum())
     return ImageCounts(truth.image_id, matched, members.sum(1), len(detections), num_counted)
 
@@ -111,25 +111,34 @@ def _members(truth: GroundTruth) -> np.ndarray:
     return np.stack(rows)
 
 
-def _ranks_of_matches(ious: np.ndarray, threshold: float) -> np.ndarray:
-    """Ranks of the detections that find an object, greedily and one to one.
+def _ranks_of_matches(ious: np.ndarray) -> list[list[int]]:
+    """For each threshold the ranks of the detections that find an object, greedily and one to one.
 
     A detection takes the free object of largest IoU; among equals the last one, which is COCOeval's way.
 
     Args:
         ious: (D, G), the best detection first.
-        threshold: the least IoU.
     """
-    threshold = min(threshold, 1 - 1e-10)
-    free = np.ones(ious.shape[1], dtype=bool)
-    ranks = []
-    for rank in np.flatnonzero((ious >= threshold).any(1)):
-        candidates = np.where(free, ious[rank], -1.0)
-        last_best = len(candidates) - 1 - int(candidates[::-1].argmax())
-        if candidates[last_best] >= threshold:
-            free[last_best] = False
-            ranks.append(rank)
-    return np.asarray(ranks, dtype=np.int64)
+    thresholds = [min(float(threshold), 1 - 1e-10) for threshold in IOU_THRESHOLDS]
+    options: dict[int, list[tuple[float, int]]] = {}
+    for rank, truth in np.argwhere(ious >= thresholds[0]).tolist():
+        options.setdefault(rank, []).append((float(ious[rank, truth]), truth))
+    candidates = [(rank, sorted(pairs, reverse=True)) for rank, pairs in options.items()]
+    found = []
+    for threshold in thresholds:
+        candidates = [candidate for candidate in candidates if candidate[1][0][0] >= threshold]
+        taken: set[int] = set()
+        ranks: list[int] = []
+        for rank, pairs in candidates:
+            for iou, truth in pairs:
+                if iou < threshold:
+                    break
+                if truth not in taken:
+                    taken.add(truth)
+                    ranks.append(rank)
+                    break
+        found.append(ranks)
+    return found
 
 
 class AverageRecall(Metric):
