@@ -18,7 +18,7 @@ from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.models.object_detector import save_detector
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.tasks.detect import DetectObjects
-from mobilesamv2.tasks.distill import DistillDecoupled, teacher_identity
+from mobilesamv2.tasks.distill import Distill, teacher_identity
 from preflight import (
     dataset_checks,
     environment,
@@ -32,6 +32,8 @@ from preflight import (
 )
 
 schema.register()
+
+DISTILLATIONS = ("DistillDecoupled", "DistillSemiCoupled", "DistillCoupled", "DistillPromptInLoop")
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
@@ -102,7 +104,7 @@ def build_samples(cfg: DictConfig, image_size: int) -> EncoderSamples:
 
 
 BUILDERS: dict[str, Callable[[DictConfig], Built]] = {
-    "DistillDecoupled": build_distillation,
+    **dict.fromkeys(DISTILLATIONS, build_distillation),
     "FinetuneDecoder": build_finetuning,
     "DetectObjects": build_detection,
 }
@@ -121,7 +123,7 @@ def build_model(node: DictConfig, encoder: DictConfig | None) -> Sam:
 def require_files(cfg: DictConfig) -> None:
     """Nothing, if every file that the run reads is there; otherwise one error that names all that are missing."""
     read = {
-        "DistillDecoupled": (cfg.model, cfg.teacher),
+        **dict.fromkeys(DISTILLATIONS, (cfg.model, cfg.teacher)),
         "FinetuneDecoder": (cfg.model,),
         "DetectObjects": (cfg.detector,),
     }
@@ -140,7 +142,7 @@ def write_weights(task: pl.LightningModule, folder: Path) -> list[Path]:
     if isinstance(task, DetectObjects):
         save_detector(task.detector, folder / "detector.pt")
         return [folder / "detector.pt"]
-    sam: Sam = task.student if isinstance(task, DistillDecoupled) else task.sam  # pyright: ignore
+    sam: Sam = task.student if isinstance(task, Distill) else task.sam  # pyright: ignore
     written = [folder / f"{sam.name}.safetensors".replace("/", "_")]
     save_weights(sam, written[0])
     if (sam.name, sam.encoder_name) == ("mobile_sam", "tiny_vit_5m"):

@@ -25,6 +25,10 @@ WIRED = {
     "mobilesamv2.tasks.evaluate_prompts.EvaluatePrompts": {"sam", "teacher", "shards", "seed"},
     "mobilesamv2.tasks.evaluate_boxes.EvaluateBoxes": {"sam", "boxes", "shards"},
     "mobilesamv2.tasks.distill.DistillDecoupled": {"student", "teacher", "optimizer"},
+    **{
+        f"mobilesamv2.tasks.distill_masks.Distill{way}": {"student", "teacher", "optimizer"}
+        for way in ("SemiCoupled", "Coupled", "PromptInLoop")
+    },
     "mobilesamv2.tasks.finetune_decoder.FinetuneDecoder": {"sam", "optimizer"},
     "mobilesamv2.tasks.detect.DetectObjects": {"detector", "optimizer"},
     "torch.optim.AdamW": {"params"},

@@ -96,7 +96,7 @@ class Modes(pl.Callback):
 
     def on_train_batch_start(self, trainer, module: DistillDecoupled, batch, batch_idx: int) -> None:
         self.student |= {m.training for m in module.student.image_encoder.modules()}
-        self.teacher |= {m.training for m in module._teacher[0].modules()}
+        self.teacher |= {m.training for m in module.teacher.modules()}
 
     def on_validation_batch_start(self, trainer, module: DistillDecoupled, *args) -> None:
         self.validation |= {m.training for m in module.modules()}
@@ -106,7 +106,7 @@ def test_distillation_trains_the_student_and_reads_the_teacher_once(tmp_path: Pa
     task, data = distillation(tmp_path)
     decoder = {k: v.clone() for k, v in task.student.mask_decoder.state_dict().items()}
     encoder = {k: v.clone() for k, v in task.student.image_encoder.state_dict().items()}
-    teacher_before = {k: v.clone() for k, v in task._teacher[0].state_dict().items()}
+    teacher_before = {k: v.clone() for k, v in task.teacher.state_dict().items()}
     modes, counts, losses = Modes(), [], []
     watch = pl.callbacks.LambdaCallback(
         on_train_epoch_end=lambda t, m: (
@@ -123,8 +123,8 @@ def test_distillation_trains_the_student_and_reads_the_teacher_once(tmp_path: Pa
     again = {k: v for k, v in task.student.image_encoder.state_dict().items() if v.dtype.is_floating_point}
     assert any(not torch.equal(v, encoder[k]) for k, v in again.items())
     assert all(torch.equal(v, decoder[k]) for k, v in task.student.mask_decoder.state_dict().items())
-    assert all(torch.equal(v, teacher_before[k]) for k, v in task._teacher[0].state_dict().items())
-    assert all(p.grad is None for p in task._teacher[0].parameters())
+    assert all(torch.equal(v, teacher_before[k]) for k, v in task.teacher.state_dict().items())
+    assert all(p.grad is None for p in task.teacher.parameters())
 
     later, data = distillation(tmp_path)
     trainer(tmp_path, max_epochs=1).fit(later, datamodule=data)

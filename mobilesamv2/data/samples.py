@@ -46,9 +46,11 @@ class EncoderSamples(Dataset[Sample]):
         return default_collate(samples)
 
     def __getitem__(self, index: int) -> Sample:
-        """``pixels`` (3, S, S) and ``image_id``."""
+        """``pixels`` (3, S, S), ``image_id``, and ``resized``, the image's height and width among them."""
         image, truth = self.images[index]
-        return {"pixels": _pixels(image, self.image_size), "image_id": truth.image_id}
+        frame = ModelFrame(truth.size, self.image_size)
+        resized = torch.tensor(frame.resized)
+        return {"pixels": _pixels(image, self.image_size), "image_id": truth.image_id, "resized": resized}
 
 
 class PromptSamples(EncoderSamples):
@@ -79,7 +81,7 @@ class PromptSamples(EncoderSamples):
         """The encoder's sample, and in pixels of the model's input: ``boxes_xyxy``, ``points``, ``masks``, ``weights``.
 
         Returns:
-            Beside ``pixels`` and ``image_id``: boxes (K, 4), points (K, 1, 2), masks (K, S/4, S/4) of 0 and 1, and
+            Beside the encoder's: boxes (K, 4), points (K, 1, 2), masks (K, S/4, S/4) of 0 and 1, and
             weights (K,) that are 0 for an image without objects.
         """
         image, truth = self.images[index]
@@ -90,6 +92,7 @@ class PromptSamples(EncoderSamples):
         sample = {
             "pixels": _pixels(image, side),
             "image_id": truth.image_id,
+            "resized": torch.tensor(frame.resized),
             "boxes_xyxy": torch.zeros(k, 4),
             "points": torch.zeros(k, 1, 2),
             "masks": torch.zeros(k, side // 4, side // 4),

@@ -7,12 +7,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def embedding_mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared error of image embeddings (B, C, h, w), a scalar.
+def embedding_losses(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean squared error of image embeddings, and one minus their cosine similarity: scalars, means over cells.
+
+    Args:
+        student: (B, C, h, w).
+        teacher: (B, C, h, w).
+        valid: (B, h, w) bool, the cells that count; None counts all.
 
     Source: MobileSAM, section 3 (decoupled distillation).
     """
-    return F.mse_loss(student, teacher)
+    error = (student - teacher).square().mean(1)  # (B, h, w)
+    angle = 1 - F.cosine_similarity(student, teacher)
+    if valid is None:
+        return error.mean(), angle.mean()
+    return error[valid].mean(), angle[valid].mean()
 
 
 def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
