@@ -51,9 +51,11 @@ class TrainConfig:
     logger: Any = None
     experiment: Any = None
     validation_images: int = 0
+    max_broken: float = 0.01
     batch_size: int = 1
     num_workers: int = 0
     seed: int = 0
+    checkpoint_minutes: float = 15.0
     resume: str | None = None
     output_dir: str = MISSING
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import hydra
@@ -46,12 +47,17 @@ def main(cfg: DictConfig) -> None:
         require_files(cfg)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         task, samples = BUILDERS[task_name(cfg)](cfg)
-        data = TrainingData(samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed)
-        checkpoints = ModelCheckpoint(folder / "checkpoints", save_last=True, save_on_exception=True)
+        data = TrainingData(samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken)
+        # In the middle of an accumulation a part of the gradient would be lost: an earlier checkpoint is exact.
+        when_stopped = cfg.trainer.accumulate_grad_batches == 1
+        by_epoch = ModelCheckpoint(folder / "checkpoints", save_last=True, save_on_exception=when_stopped)
+        by_time = ModelCheckpoint(
+            folder / "checkpoints", "recent", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)
+        )
         trainer = instantiate(
             cfg.trainer,
             logger=loggers(cfg.logger),
-            callbacks=[checkpoints, LearningRateMonitor("step")],
+            callbacks=[by_epoch, by_time, LearningRateMonitor("step")],
             default_root_dir=str(folder),
             _convert_="all",
         )

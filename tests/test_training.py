@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -199,7 +200,7 @@ def test_boxes_of_detection_samples_enclose_their_masks() -> None:
     for flip in (0.0, 1.0):
         samples = DetectionSamples(shapes, image_size=256, flip=flip)
         for i in range(4):
-            sample, (_, truth) = samples[i], shapes[i]
+            sample, (_, truth) = samples.draw(i, np.random.default_rng(0)), shapes[i]
             boxes = box_convert(sample["bboxes"], "cxcywh", "xyxy") * torch.tensor([200, 200, 200, 200.0])
             expected = boxes_from_rles(truth.rles) + torch.tensor([0, 0, 1, 1.0])
             if flip:  # about the middle of the square input, 256 of its pixels being 200 of the image's

@@ -10,7 +10,9 @@ import pytest
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
+from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
+from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.data.shapes import MIN_VISIBLE, ShapesDataset, draw_scene
 from mobilesamv2.masks import decode
 
@@ -137,3 +139,40 @@ def test_broken_tars_are_named(tar: Path, tmp_path: Path) -> None:
     tar.write_bytes(tar.read_bytes()[:3000])
     with pytest.raises(ValueError, match="truncated"):
         dataset[3]
+
+
+def test_what_is_broken_is_left_out_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One of two tars ends early, one photo has no annotations, and one can't be decoded."""
+    import tarfile
+
+    scenes = ShapesDataset(12, (60, 80))
+    first, second = tmp_path / "sa_000000.tar", tmp_path / "sa_000001.tar"
+    write_sa1b_tar((scenes[i] for i in range(8)), first)
+    write_sa1b_tar((scenes[i] for i in range(8, 12)), second)
+    with tarfile.open(second, "a") as tar:
+        tar.addfile(tarfile.TarInfo("sa_77.jpg"))
+    content = first.read_bytes()
+    start = content.index(b"\xff\xd8\xff", 1)  # the first photo
+    first.write_bytes(content[:start] + bytes(200) + content[start + 200 : int(0.8 * len(content))])
+    with pytest.raises(ValueError, match=r"1 of 2 tars are broken, too many for .*=0\.01: .*000000\.tar"):
+        SA1BDataset(tmp_path)
+
+    dataset = SA1BDataset(tmp_path, max_broken=0.5)
+    assert len(dataset) < 12
+    assert {11, 0, 1} <= set(dataset.image_ids)
+    assert "sa_000000.tar is truncated: it ends within sa_" in caplog.text
+    assert "sa_77 of" in caplog.text
+    samples = EncoderSamples(dataset, 64)
+    data = TrainingData(samples, batch_size=2, max_broken=0.2)
+    for batch in delivered(data):
+        assert batch["pixels"].shape == (2, 3, 64, 64)
+        assert "broken" not in batch
+    assert len(data.broken) == 1
+    assert "Left out (1 so far): Photo sa_0 of" in caplog.text
+    with pytest.raises(ValueError, match=r"1 of \d+ images are broken, .* allows 0; the last one: Photo sa_0"):
+        delivered(TrainingData(samples, batch_size=2, max_broken=0.0))
+
+
+def delivered(data: TrainingData) -> list[dict]:
+    """The batches of an epoch, as a Trainer hands them on."""
+    return [data.on_before_batch_transfer(batch, 0) for batch in data.train_dataloader()]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+import math
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mobilesamv2.data.annotated_images import AnnotatedImages
 from mobilesamv2.data.samples import EncoderSamples, Sample
 from mobilesamv2.structures import GroundTruth
+
+logger = logging.getLogger(__name__)
 
 EvaluationSample = tuple[np.ndarray, GroundTruth]
 """One image, RGB uint8 (H, W, 3), and its objects."""
@@ -41,7 +45,7 @@ class EvaluationData(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[EvaluationSample | Exception | None]:
         """This process's share."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world_size = _rank(self.trainer)
         share = self.remaining[rank::world_size] or [NOTHING]
         return DataLoader(
             self.dataset, batch_size=None, sampler=share, collate_fn=_as_it_is, num_workers=self.num_workers
@@ -55,19 +59,31 @@ class EvaluationData(pl.LightningDataModule):
 class TrainingData(pl.LightningDataModule):
     """Batches of training samples, and some images at the end of the data set that only validation reads.
 
+    Order and chance follow from the seed, the epoch and the sample alone, and the place in an epoch from the number of
+    optimizer steps: a run that is resumed sees what it would have seen. Several processes take turns batch by batch, as
+    one process does that accumulates their gradients.
+
     Args:
         samples: what the task trains on.
-        batch_size: samples in a batch.
+        batch_size: samples in a batch of one process.
         validation_images: how many at the end are kept from training.
         num_workers: processes that make samples ahead.
-        seed: of the order, which differs from epoch to epoch.
+        seed: of the order and of what is left to chance.
+        max_broken: share of the images that may turn out to be broken; each is named in the log, and another image,
+            drawn at random, takes its place. More stop the run.
 
     Raises:
         ValueError: nothing would be left to train on.
     """
 
     def __init__(
-        self, samples: EncoderSamples, batch_size: int, validation_images: int = 0, num_workers: int = 0, seed: int = 0
+        self,
+        samples: EncoderSamples,
+        batch_size: int,
+        validation_images: int = 0,
+        num_workers: int = 0,
+        seed: int = 0,
+        max_broken: float = 0.01,
     ) -> None:
         super().__init__()
         last = len(samples) - validation_images
@@ -76,22 +92,133 @@ class TrainingData(pl.LightningDataModule):
                 f"{len(samples)} images, of which {validation_images} are kept for validation, make no batch of "
                 f"{batch_size}; lower validation_images or batch_size, or add data."
             )
-        self.training: Dataset[Sample] = Subset(samples, range(last))
-        self.validation: Dataset[Sample] = Subset(samples.for_validation(), range(last, len(samples)))
-        self._settings: dict[str, Any] = {
-            "batch_size": batch_size,
-            "num_workers": num_workers,
-            "collate_fn": samples.collate,
-        }
-        self._order = torch.Generator().manual_seed(seed)
+        self.samples = _Whole(samples, seed)
+        self.broken: set[str] = set()
+        """What was wrong with images that others took the place of."""
+        self.max_broken = max_broken
+        self.batches = ShuffledBatches(self, last, batch_size, seed)
+        self.validation = range(last, len(samples))
+        self._settings: dict[str, Any] = {"num_workers": num_workers, "collate_fn": samples.collate}
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled; a last batch that is not full is left out."""
-        return DataLoader(self.training, shuffle=True, drop_last=True, generator=self._order, **self._settings)
+        """This process's batches; a last round that not every process has a full batch of is left out."""
+        return ResumableLoader(self.samples, batch_sampler=self.batches, **self._settings)
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """In order."""
-        return DataLoader(self.validation, **self._settings)
+        """This process's share, in order; all of it, where there are fewer images than processes."""
+        rank, world_size = _rank(self.trainer)
+        share = self.validation[rank::world_size] if len(self.validation) >= world_size else self.validation
+        keys = [(VALIDATION, index) for index in share]
+        return DataLoader(self.samples, batch_size=self.batches.batch_size, sampler=keys, **self._settings)
+
+    def on_before_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
+        """Takes the notes on broken images out of a batch, and names each image once.
+
+        Raises:
+            ValueError: there are too many of them.
+        """
+        new = {note for note in batch.pop("broken", ()) if note} - self.broken
+        self.broken |= new
+        for note in sorted(new):
+            logger.warning("Left out (%d so far): %s", len(self.broken), note)
+        allowed = self.max_broken * len(self.samples)
+        if new and len(self.broken) > allowed:
+            raise ValueError(
+                f"{len(self.broken)} of {len(self.samples)} images are broken, and max_broken={self.max_broken} allows "
+                f"{int(allowed)}; the last one: {sorted(new)[-1]}"
+            )
+        return batch
+
+
+Key = tuple[int, int]
+"""Epoch and index of a sample."""
+
+VALIDATION = -1
+"""In the place of an epoch: nothing is left to chance."""
+
+ATTEMPTS = 20
+"""Images that are tried in place of a broken one."""
+
+
+class ShuffledBatches(Sampler[list[Key]]):
+    """Batches of one process, in an order that is another one in each epoch, from the present step on.
+
+    Args:
+        data: whose trainer knows the step, the process and the number of processes.
+        num_samples: to choose from.
+        batch_size: of one process.
+        seed: of the order.
+    """
+
+    def __init__(self, data: pl.LightningDataModule, num_samples: int, batch_size: int, seed: int) -> None:
+        self.data = data
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return self.num_samples // (self.batch_size * _rank(self.data.trainer)[1])
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        rank, world_size = _rank(self.data.trainer)
+        epoch, first = self._position()
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples).tolist()
+        for batch in range(first, len(self)):
+            begin = (batch * world_size + rank) * self.batch_size
+            yield [(epoch, index) for index in order[begin : begin + self.batch_size]]
+
+    def _position(self) -> tuple[int, int]:
+        """Epoch and batch that the next optimizer step begins with."""
+        trainer = self.data.trainer
+        if trainer is None:
+            return 0, 0
+        accumulated = trainer.accumulate_grad_batches
+        epoch, step = divmod(trainer.global_step, math.ceil(len(self) / accumulated))
+        return epoch, step * accumulated
+
+
+class ResumableLoader(DataLoader[Sample]):
+    """A loader that Lightning knows to go on where a run stopped; its batches know the place by themselves."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing needs to be kept."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing was kept."""
+
+
+class _Whole(Dataset[Sample]):
+    """Samples by epoch and index, with a chance of their own for each; another one where an image is broken.
+
+    ``broken`` says what was wrong; it is empty for the sample that was asked for.
+    """
+
+    def __init__(self, samples: EncoderSamples, seed: int) -> None:
+        self.samples = samples
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch + 1, index))
+        broken = ""
+        for _ in range(ATTEMPTS):
+            try:
+                sample = self.samples[index] if epoch == VALIDATION else self.samples.draw(index, rng)
+                return sample | {"broken": broken}
+            except ValueError as error:
+                broken = broken or str(error)
+                index = int(rng.integers(len(self.samples)))
+        raise ValueError(f"{ATTEMPTS} images in a row are broken. The first: {broken}")
+
+
+def _rank(trainer: pl.Trainer | None) -> tuple[int, int]:
+    """Number of this process, and of processes."""
+    return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
 
 class _OrNothing(Dataset[EvaluationSample | Exception | None]):

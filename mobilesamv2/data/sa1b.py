@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import tarfile
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,8 @@ from mobilesamv2.data.annotated_images import AnnotatedImages, choose_images
 from mobilesamv2.data.images import read_rgb
 from mobilesamv2.masks import boxes_from_rles, to_rle
 from mobilesamv2.structures import GroundTruth
+
+logger = logging.getLogger(__name__)
 
 PUBLISHED = "SA-1B is published at https://ai.meta.com/datasets/segment-anything-downloads as sa_000000.tar and so on."
 
@@ -39,29 +42,47 @@ class TarEntry:
     annotations: tuple[int, int]
 
 
-def index_tar(path: Path) -> list[TarEntry]:
-    """The photos of a tar, in its order; only headers are read.
+class TarIndex(NamedTuple):
+    """What a tar holds.
+
+    Attributes:
+        entries: its photos with annotations, in its order.
+        alone: names of photos without annotations, and the other way round.
+        truncated: what ends it early; None where nothing does.
+    """
+
+    entries: list[TarEntry]
+    alone: list[str]
+    truncated: str | None
+
+
+def index_tar(path: Path) -> TarIndex:
+    """The photos of a tar; only headers are read.
 
     Raises:
         ValueError: it is not a tar, or holds no pair of ``sa_ID.jpg`` and ``sa_ID.json``.
     """
     found: dict[str, dict[str, tuple[int, int]]] = {}
+    size, truncated = path.stat().st_size, None
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 stem, suffix = os.path.splitext(os.path.basename(member.name))
                 if member.isfile() and suffix in (".jpg", ".json"):
+                    if member.offset_data + member.size > size:
+                        truncated = f"it ends within {member.name}"
+                        break
                     found.setdefault(stem, {})[suffix] = (member.offset_data, member.size)
     except tarfile.TarError as error:
-        raise ValueError(f"{path} is not a tar, or is truncated: {error}.") from error
-    entries = [
-        TarEntry(path, int(stem.removeprefix("sa_")), parts[".jpg"], parts[".json"])
-        for stem, parts in found.items()
-        if parts.keys() == {".jpg", ".json"} and stem.removeprefix("sa_").isdigit()
-    ]
-    if not entries:
+        if not found:
+            raise ValueError(f"{path} is not a tar, or is truncated: {error}.") from error
+        truncated = str(error)
+    ids = {stem: stem.removeprefix("sa_") for stem in found}
+    whole = {stem: parts for stem, parts in found.items() if parts.keys() == {".jpg", ".json"} and ids[stem].isdigit()}
+    if not whole:
         raise ValueError(f"{path} holds no pair of sa_ID.jpg and sa_ID.json.")
-    return entries
+    entries = [TarEntry(path, int(ids[stem]), parts[".jpg"], parts[".json"]) for stem, parts in whole.items()]
+    return TarIndex(entries, [stem for stem in found if stem not in whole], truncated)
 
 
 class SA1BDataset(AnnotatedImages):
@@ -72,10 +93,12 @@ class SA1BDataset(AnnotatedImages):
         limit: at most so many photos; None keeps all.
         subset_seed: draws them at random; None keeps the first.
         image_list: a text file of image ids, one a line; only these are kept.
+        max_broken: share of the tars that may be truncated, and of the photos that may lack their annotations; they
+            are named in the log and left out. More are an error.
 
     Raises:
         FileNotFoundError: a tar, folder or list is not there, or a folder has no tar.
-        ValueError: a file is no tar of SA-1B's layout.
+        ValueError: a file is no tar of SA-1B's layout, or too much is broken.
     """
 
     def __init__(
@@ -84,13 +107,21 @@ class SA1BDataset(AnnotatedImages):
         limit: int | None = None,
         subset_seed: int | None = None,
         image_list: str | Path | None = None,
+        max_broken: float = 0.01,
     ) -> None:
         self.entries: list[TarEntry] = []
+        truncated: list[str] = []
+        alone: list[str] = []
         files = require_tars(tars)
         for file in tqdm(files, desc="indexing tars", unit="tar", disable=len(files) < 10 or None):
-            self.entries += index_tar(file)
+            index = index_tar(file)
+            self.entries += index.entries
+            truncated += [f"{file} is truncated: {index.truncated}"] if index.truncated else []
+            alone += [f"{name} of {file} has no partner" for name in index.alone]
             if limit is not None and len(self.entries) >= limit and subset_seed is None and image_list is None:
                 break
+        _tolerate(truncated, "tars", len(files), max_broken)
+        _tolerate(alone, "photos", len(self.entries), max_broken)
         twice = [image_id for image_id, count in Counter(self.image_ids).items() if count > 1]
         if twice:
             raise ValueError(f"Photo sa_{twice[0]} is there twice, in {[str(f) for f in files][:3]} and so on.")
@@ -177,6 +208,16 @@ class SA1BDataset(AnnotatedImages):
         if len(content) != length:
             raise ValueError(f"{entry.tar} ends before sa_{entry.image_id}: it is truncated.")
         return content
+
+
+def _tolerate(broken: list[str], what: str, total: int, max_broken: float) -> None:
+    """Names what is broken in the log; an error if it is too much."""
+    for sentence in broken:
+        logger.warning("Left out: %s", sentence)
+    if len(broken) > max_broken * total:
+        raise ValueError(
+            f"{len(broken)} of {total} {what} are broken, too many for dataset.max_broken={max_broken}: {broken[0]}."
+        )
 
 
 def require_tars(tars: str | Path | Sequence[str | Path]) -> list[Path]:

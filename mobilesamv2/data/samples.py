@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -37,9 +36,9 @@ class EncoderSamples(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.images)  # pyright: ignore[reportArgumentType]
 
-    def for_validation(self) -> EncoderSamples:
-        """The same samples without chance in them."""
-        return self
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        """A sample to train on; what is left to chance is drawn from ``rng``. Here nothing is."""
+        return self[index]
 
     def collate(self, samples: list[Sample]) -> Sample:
         """Samples to a batch."""
@@ -56,7 +55,7 @@ class EncoderSamples(Dataset[Sample]):
 class PromptSamples(EncoderSamples):
     """Images with the masks of some of their objects, and a box and a point for each.
 
-    Which objects, and where the point lies, is drawn anew in each epoch.
+    Which objects, and where the point lies, is left to chance, but for validation, where each epoch has the same.
 
     Args:
         images: any data set of RGB images with their objects.
@@ -73,11 +72,14 @@ class PromptSamples(EncoderSamples):
         box_jitter: float = 0.1,
     ) -> None:
         super().__init__(images, image_size)
-        self.fixed = False
         self.prompts_per_image = prompts_per_image
         self.box_jitter = box_jitter
 
     def __getitem__(self, index: int) -> Sample:
+        """``draw`` with the same prompts each time."""
+        return self.draw(index, np.random.default_rng(index))
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
         """The encoder's sample, and in pixels of the model's input: ``boxes_xyxy``, ``points``, ``masks``, ``weights``.
 
         Returns:
@@ -86,8 +88,6 @@ class PromptSamples(EncoderSamples):
         """
         image, truth = self.images[index]
         frame = ModelFrame(truth.size, self.image_size)
-        # drawn from torch's generator, which each worker gets a new seed for in each epoch
-        rng = np.random.default_rng(index if self.fixed else int(torch.randint(2**31, ())))
         k, side = self.prompts_per_image, self.image_size
         sample = {
             "pixels": _pixels(image, side),
@@ -117,12 +117,6 @@ class PromptSamples(EncoderSamples):
             sample["weights"][slot] = 1.0
         return sample
 
-    def for_validation(self) -> PromptSamples:
-        """The same samples, with the same prompts in each epoch."""
-        same = copy.copy(self)
-        same.fixed = True
-        return same
-
 
 class DetectionSamples(EncoderSamples):
     """Images and the boxes of their objects, all of one class, as ultralytics' losses read them.
@@ -136,6 +130,15 @@ class DetectionSamples(EncoderSamples):
     def __init__(self, images: Dataset[tuple[np.ndarray, GroundTruth]], image_size: int, flip: float = 0.5) -> None:
         super().__init__(images, image_size)
         self.flip = flip
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        """The sample or its mirror image."""
+        sample = self[index]
+        if rng.random() >= self.flip:
+            return sample
+        boxes = sample["bboxes"].clone()
+        boxes[:, 0] = 1 - boxes[:, 0]
+        return sample | {"img": sample["img"].flip(2), "bboxes": boxes}
 
     def __getitem__(self, index: int) -> Sample:
         """``img`` (3, S, S) in [0, 1], ``bboxes`` (G, 4) xywh of centres in [0, 1], ``image_id``.
@@ -151,17 +154,8 @@ class DetectionSamples(EncoderSamples):
         corners[:, 2:] += 1
         boxes = frame.boxes_to_model(corners) / side
         boxes = boxes[((boxes[:, 2:] - boxes[:, :2]) * side >= 1).all(1)]
-        if torch.rand(()) < self.flip:
-            pixels = pixels.flip(2)
-            boxes = torch.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], dim=1)
         centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         return {"img": pixels, "bboxes": torch.cat([centres, sizes], dim=1), "image_id": truth.image_id}
-
-    def for_validation(self) -> DetectionSamples:
-        """The same samples, none of them flipped."""
-        same = copy.copy(self)
-        same.flip = 0.0
-        return same
 
     def collate(self, samples: list[Sample]) -> Sample:
         """``img`` (B, 3, S, S), ``bboxes`` of all images, and for each box ``batch_idx`` and its class 0, ``cls``."""
@@ -172,6 +166,7 @@ class DetectionSamples(EncoderSamples):
             "batch_idx": torch.cat([torch.full((len(b),), float(i)) for i, b in enumerate(boxes)]),
             "cls": torch.zeros(sum(map(len, boxes)), 1),
             "image_id": torch.tensor([sample["image_id"] for sample in samples]),
+            "broken": [sample.get("broken", "") for sample in samples],
         }
 
 

@@ -1,0 +1,153 @@
+"""A run that is stopped and resumed is the run that was not; two processes are one that accumulates."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+from test_training import ADAMW, trainer
+
+from mobilesamv2 import build_sam
+from mobilesamv2.data.datamodule import TrainingData
+from mobilesamv2.data.samples import DetectionSamples, EncoderSamples, PromptSamples
+from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.tasks.distill import DistillDecoupled
+from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
+
+
+class StopsAt(pl.Callback):
+    """Raises in the middle of a step, or at its end."""
+
+    def __init__(self, step: int, at_the_end: bool) -> None:
+        self.step, self.at_the_end = step, at_the_end
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *args: object) -> None:
+        if trainer.global_step == self.step and not self.at_the_end:
+            raise RuntimeError("stopped")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: object) -> None:
+        if trainer.global_step == self.step and self.at_the_end:
+            raise RuntimeError("stopped")
+
+
+class Notes(pl.Callback):
+    """The images of each batch."""
+
+    def __init__(self) -> None:
+        self.image_ids: list[list[int]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
+        self.image_ids.append(batch["image_id"].tolist())
+
+
+def finetuning() -> tuple[pl.LightningModule, TrainingData]:
+    torch.manual_seed(0)
+    task = FinetuneDecoder(build_sam("mini"), ADAMW, warmup_steps=2, freeze_image_encoder=False)
+    samples = PromptSamples(ShapesDataset(12, (64, 96)), 256, prompts_per_image=2)
+    return task, TrainingData(samples, batch_size=2, validation_images=2, seed=1)
+
+
+def distilling() -> tuple[pl.LightningModule, TrainingData]:
+    torch.manual_seed(0)
+    task = DistillDecoupled(build_sam("mini"), build_sam("sam_vit_mini"), ADAMW, warmup_steps=2)
+    return task, TrainingData(EncoderSamples(ShapesDataset(12, (64, 96)), 256), 2, validation_images=2, seed=1)
+
+
+@pytest.mark.parametrize("at_the_end", [False, True], ids=["mid-step", "after a step"])
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("build", [finetuning, distilling])
+def test_a_resumed_run_is_the_run_that_was_not_stopped(
+    build: Callable, accumulated: int, at_the_end: bool, tmp_path: Path
+) -> None:
+    settings = {"max_epochs": 2, "accumulate_grad_batches": accumulated, "enable_checkpointing": True}
+    steps = 5 if accumulated == 1 else 3  # an epoch
+    whole_notes, notes = Notes(), Notes()
+    whole, data = build()
+    trainer(tmp_path, callbacks=[whole_notes], **settings).fit(whole, datamodule=data)
+
+    for stop in (2, steps + 1):
+        stopped, data = build()
+        folder = tmp_path / f"at {stop}"
+        keeps = pl.callbacks.ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)
+        killed = trainer(tmp_path, callbacks=[keeps, StopsAt(stop, at_the_end)], **settings)
+        with pytest.raises(RuntimeError, match="stopped"):
+            killed.fit(stopped, datamodule=data)
+        resumed, data = build()
+        for parameter in resumed.parameters():
+            parameter.data.mul_(0.5)  # the checkpoint has to bring them all
+        keeps = pl.callbacks.ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)
+        notes = Notes()
+        goes_on = trainer(tmp_path, callbacks=[keeps, notes], **settings)
+        goes_on.fit(resumed, datamodule=data, ckpt_path=folder / "last.ckpt", weights_only=True)
+        assert goes_on.global_step == 2 * steps
+        assert notes.image_ids == whole_notes.image_ids[-len(notes.image_ids) :]
+        for (name, expected), value in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+            assert torch.equal(expected, value), name
+
+
+def test_epochs_differ_and_cover_every_image() -> None:
+    task, data = distilling()
+    notes = Notes()
+    trainer(Path("."), max_epochs=2, callbacks=[notes]).fit(task, datamodule=data)
+    first, second = (list(chain(*epoch)) for epoch in (notes.image_ids[:5], notes.image_ids[5:]))
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+
+
+def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What two processes see in a step are two batches of the one process, and no image comes twice."""
+    from mobilesamv2.data import datamodule
+
+    _, data = distilling()
+    one = list(data.batches)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(datamodule, "_rank", lambda trainer, rank=rank: (rank, 2))
+        assert len(data.batches) == 2
+        shares.append(list(data.batches))
+    assert [batch for pair in zip(*shares, strict=True) for batch in pair] == one[:4]
+    assert list(data.val_dataloader().sampler) == [(datamodule.VALIDATION, 11)]
+
+
+def test_a_mirrored_sample_has_mirrored_boxes() -> None:
+    import numpy as np
+
+    samples = DetectionSamples(ShapesDataset(3, (96, 128)), 128, flip=1.0)
+    plain, mirrored = samples[0], samples.draw(0, np.random.default_rng(0))
+    assert torch.equal(plain["img"].flip(2), mirrored["img"])
+    assert torch.allclose(plain["bboxes"][:, 0], 1 - mirrored["bboxes"][:, 0])
+    assert torch.equal(plain["bboxes"][:, 1:], mirrored["bboxes"][:, 1:])
+    samples.flip = 0.0
+    assert torch.equal(plain["img"], samples.draw(0, np.random.default_rng(0))["img"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_that_accumulates_does(tmp_path: Path) -> None:
+    """The student has no BatchNorm, whose statistics are each process's own; 12 images make three steps of four."""
+    given = [
+        "experiment=distill_tinyvit",
+        "model=sam_vit_mini",
+        "model@teacher=mini",
+        "dataset=shapes",
+        "dataset.limit=14",
+    ]
+    given += ["task.cache=null", "task.warmup_steps=0", "batch_size=2", "validation_images=2", "num_workers=0"]
+    given += ["trainer.max_epochs=2", "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"]
+    weights = []
+    for name, more in (("one", "trainer.accumulate_grad_batches=2"), ("two", "trainer.devices=2")):
+        command = [sys.executable, str(ROOT / "train.py"), *given, more, f"output_dir={tmp_path / name}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        weights.append(load_file(tmp_path / name / "sam_vit_mini.safetensors"))
+    one, two = weights
+    assert max((one[key] - two[key]).abs().max().item() for key in one) < 1e-5
+    from mobilesamv2 import build_sam
+
+    torch.manual_seed(0)
+    assert not torch.equal(one["image_encoder.neck.0.weight"], build_sam("sam_vit_mini").image_encoder.neck[0].weight)
