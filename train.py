@@ -66,6 +66,8 @@ def main(cfg: DictConfig) -> None:
         sizes = {p: p.numel() for p in task.parameters()}
         trained = sum(size for p, size in sizes.items() if p.requires_grad)
         print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
+        ids = samples.images.image_ids  # pyright: ignore[reportAttributeAccessIssue]
+        (folder / "images.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
         (folder / "environment.json").write_text(json.dumps(environment(cfg.seed), indent=2))
     # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
     trainer.fit(task, datamodule=data, ckpt_path=cfg.resume, weights_only=True)

@@ -123,6 +123,7 @@ def test_what_lies_in_the_padding_has_no_gradient_if_masked() -> None:
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml") if not p.stem.startswith("evaluate"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_takes_a_step_in_miniature(experiment: str, tmp_path: Path) -> None:
     scenes = ShapesDataset(3, (60, 90))

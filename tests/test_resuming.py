@@ -59,9 +59,24 @@ def distilling() -> tuple[pl.LightningModule, TrainingData]:
     return task, TrainingData(EncoderSamples(ShapesDataset(12, (64, 96)), 256), 2, validation_images=2, seed=1)
 
 
-@pytest.mark.parametrize("at_the_end", [False, True], ids=["mid-step", "after a step"])
-@pytest.mark.parametrize("accumulated", [1, 2])
-@pytest.mark.parametrize("build", [finetuning, distilling])
+@pytest.mark.parametrize(
+    ("build", "accumulated", "at_the_end"),
+    [
+        (finetuning, 1, False),
+        (distilling, 2, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (finetuning, 1, True),
+                (finetuning, 2, False),
+                (finetuning, 2, True),
+                (distilling, 1, False),
+                (distilling, 1, True),
+                (distilling, 2, False),
+            ]
+        ),
+    ],
+)
 def test_a_resumed_run_is_the_run_that_was_not_stopped(
     build: Callable, accumulated: int, at_the_end: bool, tmp_path: Path
 ) -> None:

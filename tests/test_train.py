@@ -40,6 +40,7 @@ def test_distils_from_a_tar(tar: Path, tmp_path: Path, capsys: pytest.CaptureFix
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     assert sum(bool(row["train/loss"]) for row in rows) == 6
     assert sum(bool(row["val/loss"]) for row in rows) == 2
+    assert (out / "images.txt").read_text().split() == [str(i) for i in range(8)]
     assert json.loads((out / "environment.json").read_text())["seed"] == 0
 
     resumed = [f"output_dir={tmp_path / 'more'}", "trainer.max_epochs=3", f"resume={out / 'checkpoints' / 'last.ckpt'}"]
