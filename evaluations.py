@@ -178,7 +178,7 @@ def run_task(
     """The task after all images, and what is to be said of the run."""
     warn_of_random_weights(nodes)
     dataset.check_images()
-    trainer = instantiate(cfg.trainer, logger=loggers(cfg.logger) or False, _convert_="all")
+    trainer = instantiate(cfg.trainer, logger=loggers(cfg.logger, output_folder(cfg)) or False, _convert_="all")
     run: dict[str, Any] = {name: described(node) for name, node in nodes.items()}
     run["model"]["encoder"] = sam.encoder_name
     run["dtype"] = str(trainer.precision)

@@ -62,13 +62,14 @@ def refuse_sweep_of_processes(cfg: DictConfig) -> None:
         raise ValueError("A sweep on this machine runs its jobs in one process: trainer.devices=1.")
 
 
-def loggers(node: DictConfig | None) -> list[Any]:
-    """The loggers of conf/logger; Weights & Biases works offline where there is no login."""
+def loggers(node: DictConfig | None, folder: Path) -> list[Any]:
+    """The loggers of conf/logger, which write into a folder; Weights & Biases works offline where there is no login."""
     if node and "wandb" in node and not os.environ.get("WANDB_API_KEY"):
         netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
         if not (netrc.is_file() and "wandb.ai" in netrc.read_text()):
             os.environ.setdefault("WANDB_MODE", "offline")
-    return [instantiate(logger, _convert_="all") for logger in (node or {}).values()]
+    # in a sweep the folder is the job's, and output_dir the sweep's
+    return [instantiate(logger, save_dir=str(folder), _convert_="all") for logger in (node or {}).values()]
 
 
 def without_noise() -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytorch_lightning as pl
@@ -48,15 +49,15 @@ def main(cfg: DictConfig) -> None:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         task, samples = BUILDERS[task_name(cfg)](cfg)
         data = TrainingData(samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken)
-        # In the middle of an accumulation a part of the gradient would be lost: an earlier checkpoint is exact.
-        when_stopped = cfg.trainer.accumulate_grad_batches == 1
+        # Alone, a process that fails would wait for the others; amid an accumulation, a part of the gradient is lost.
+        when_stopped = cfg.trainer.accumulate_grad_batches == 1 and cfg.trainer.devices in (1, "1")
         by_epoch = ModelCheckpoint(folder / "checkpoints", save_last=True, save_on_exception=when_stopped)
-        by_time = ModelCheckpoint(
+        by_time = CheckpointAfterSteps(
             folder / "checkpoints", "recent", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)
         )
         trainer = instantiate(
             cfg.trainer,
-            logger=loggers(cfg.logger),
+            logger=loggers(cfg.logger, folder),
             callbacks=[by_epoch, by_time, LearningRateMonitor("step")],
             default_root_dir=str(folder),
             _convert_="all",
@@ -75,18 +76,33 @@ def main(cfg: DictConfig) -> None:
         print(f"written: {', '.join(map(str, write_weights(task, folder)))}")
 
 
+class CheckpointAfterSteps(ModelCheckpoint):
+    """Saves between optimizer steps alone: amid an accumulation a run can't be resumed exactly."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Saves, unless gradients are being accumulated."""
+        if not trainer.fit_loop._should_accumulate():
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+
 Built = tuple[pl.LightningModule, EncoderSamples]
 
 
 def build_distillation(cfg: DictConfig) -> Built:
     """A student, its teacher, and the cache of the teacher's embeddings."""
     student, teacher = build_model(cfg.model, cfg.encoder), build_model(cfg.teacher, None)
-    identity = teacher_identity(teacher, str(cfg.trainer.precision))
+    identity = teacher_identity(teacher, str(cfg.trainer.precision)) | {"images": images_identity(cfg.dataset)}
     cache = EmbeddingCache(cfg.task.cache, identity) if cfg.task.cache else None
     task = instantiate(
         cfg.task, student=student, teacher=teacher, cache=cache, optimizer=instantiate(cfg.optimizer), _convert_="all"
     )
     return task, build_samples(cfg, student.image_size)
+
+
+def images_identity(node: DictConfig) -> str:
+    """What tells the image ids of one data set from those of another."""
+    parts = [str(node[key]) for key in ("annotations", "size", "seed") if key in node]
+    return " ".join([node._target_.rsplit(".", 1)[1], *parts])
 
 
 def build_finetuning(cfg: DictConfig) -> Built:

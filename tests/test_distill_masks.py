@@ -77,7 +77,7 @@ def test_points_lie_where_masks_differ() -> None:
     student[0, 2, 3] = True  # too much
     teacher[1, 5, 6] = True  # lacking
     student[2], teacher[2] = True, True  # equal
-    points, labels = disagreement(student, teacher)
+    points, labels = disagreement(student, teacher, torch.Generator())
     assert points.shape == (4, 1, 2)
     assert points[:2, 0].tolist() == [[3 * 4 + 1.5, 2 * 4 + 1.5], [6 * 4 + 1.5, 5 * 4 + 1.5]]
     assert labels[:, 0].tolist() == [0, 1, -1, -1]

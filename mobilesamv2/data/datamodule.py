@@ -92,7 +92,7 @@ class TrainingData(pl.LightningDataModule):
                 f"{len(samples)} images, of which {validation_images} are kept for validation, make no batch of "
                 f"{batch_size}; lower validation_images or batch_size, or add data."
             )
-        self.samples = _Whole(samples, seed)
+        self.samples = _Whole(samples, seed, last)
         self.broken: set[str] = set()
         """What was wrong with images that others took the place of."""
         self.max_broken = max_broken
@@ -195,9 +195,10 @@ class _Whole(Dataset[Sample]):
     ``broken`` says what was wrong; it is empty for the sample that was asked for.
     """
 
-    def __init__(self, samples: EncoderSamples, seed: int) -> None:
+    def __init__(self, samples: EncoderSamples, seed: int, first_of_validation: int) -> None:
         self.samples = samples
         self.seed = seed
+        self.first_of_validation = first_of_validation
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -205,6 +206,8 @@ class _Whole(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch + 1, index))
+        split = self.first_of_validation
+        low, high = (split, len(self)) if epoch == VALIDATION else (0, split)
         broken = ""
         for _ in range(ATTEMPTS):
             try:
@@ -212,7 +215,7 @@ class _Whole(Dataset[Sample]):
                 return sample | {"broken": broken}
             except ValueError as error:
                 broken = broken or str(error)
-                index = int(rng.integers(len(self.samples)))
+                index = int(rng.integers(low, high))
         raise ValueError(f"{ATTEMPTS} images in a row are broken. The first: {broken}")
 
 

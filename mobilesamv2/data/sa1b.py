@@ -73,6 +73,11 @@ def index_tar(path: Path) -> TarIndex:
                         truncated = f"it ends within {member.name}"
                         break
                     found.setdefault(stem, {})[suffix] = (member.offset_data, member.size)
+            end = tar.offset
+        with path.open("rb") as file:
+            file.seek(end)
+            if truncated is None and file.read(512) != bytes(512):  # a tar ends with empty blocks
+                truncated = f"it does not end after byte {end}"
     except tarfile.TarError as error:
         if not found:
             raise ValueError(f"{path} is not a tar, or is truncated: {error}.") from error
@@ -200,8 +205,9 @@ class SA1BDataset(AnnotatedImages):
         """Bytes of a tar; each process has files of its own, and positions are not shared."""
         key = (os.getpid(), entry.tar)
         if key not in self._files:
-            if len(self._files) >= MAX_OPEN_TARS:
-                os.close(self._files.pop(next(k for k in self._files if k[0] == os.getpid())))
+            own = [opened for opened in self._files if opened[0] == os.getpid()]
+            if len(own) >= MAX_OPEN_TARS:
+                os.close(self._files.pop(own[0]))
             self._files[key] = os.open(entry.tar, os.O_RDONLY)
         offset, length = place
         content = os.pread(self._files[key], length, offset)

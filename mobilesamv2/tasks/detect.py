@@ -81,7 +81,9 @@ class DetectObjects(pl.LightningModule):
             wanted = box_convert(batch["bboxes"][batch["batch_idx"] == i], "cxcywh", "xyxy") * size
             if len(wanted) == 0:
                 continue
-            best = box_iou(wanted, boxes[:, :4]).amax(1) if len(boxes) else torch.zeros(len(wanted))
+            best = (
+                box_iou(wanted, boxes[:, :4]).amax(1) if len(boxes) else torch.zeros(len(wanted), device=wanted.device)
+            )
             # averaged over objects: each image weighs as many as it has
             recalls = {f"val/box_recall_{int(100 * t)}": (best >= t).float().mean() for t in IOUS}
             self.log_dict(recalls, prog_bar=True, batch_size=len(wanted), sync_dist=True)

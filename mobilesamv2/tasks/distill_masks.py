@@ -157,6 +157,8 @@ class DistillPromptInLoop(DistillCoupled):
     def _of_prompt(self, student: Tensor, teacher: Tensor, prompt: Prompt, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of the first masks and of those of each round; the IoU of the last."""
         losses, iou = [], torch.zeros(())
+        # of the step alone, so that a resumed run draws the same points
+        generator = torch.Generator(self.device).manual_seed(self.global_step if self.training else 0)
         for i in range(self._rounds + 1):
             with torch.no_grad():
                 wanted, wanted_iou = self.teacher.decode(teacher, **prompt)
@@ -166,7 +168,7 @@ class DistillPromptInLoop(DistillCoupled):
             if i < self._rounds:
                 best = wanted_iou.argmax(1)[:, None, None, None].expand(-1, 1, *wanted.shape[2:])
                 pair = (masks.detach().gather(1, best)[:, 0] > 0 for masks in (logits, wanted))
-                prompt = with_point(prompt, *disagreement(*pair))
+                prompt = with_point(prompt, *disagreement(*pair, generator))
         return torch.stack(losses).mean(), iou
 
 
@@ -180,12 +182,13 @@ def first_prompts(batch: Mapping[str, Tensor]) -> dict[str, Prompt]:
     }
 
 
-def disagreement(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def disagreement(student: Tensor, teacher: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A point for each pair of masks, drawn uniformly among the cells where they differ.
 
     Args:
         student: (N, S/4, S/4) bool.
         teacher: (N, S/4, S/4) bool.
+        generator: draws the cells.
 
     Returns:
         points (N, 1, 2) xy in pixels of the model's input, at the centres of cells; and labels (N, 1): foreground where
@@ -193,7 +196,7 @@ def disagreement(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """
     differs = (student ^ teacher).flatten(1)
     none = ~differs.any(1)
-    cell = torch.multinomial(differs.float() + none[:, None], 1)[:, 0]
+    cell = torch.multinomial(differs.float() + none[:, None], 1, generator=generator)[:, 0]
     width = student.shape[-1]
     points = torch.stack([cell % width, cell // width], dim=1) * 4.0 + 1.5
     labels = teacher.flatten(1).gather(1, cell[:, None])[:, 0].long()  # 1 foreground, 0 background
