@@ -22,7 +22,6 @@ test: lint
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 bench: install
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/average_recall.py
 
 # The whole chain on drawn scenes with small models: teacher, student, detector, and what they find.

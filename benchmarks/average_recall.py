@@ -1,6 +1,6 @@
 """Mask AR@K of 20,000 detections: this project, pycocotools and faster-coco-eval, on the same input in one run.
 
-    python benchmarks/average_recall.py            # wants faster-coco-eval: pip install faster-coco-eval
+    python benchmarks/average_recall.py            # wants faster-coco-eval, as the tests do; or: make bench
 
 The clock starts with the JSON loaded and the RLEs undecoded. Every program gives AR@10, 100 and 1000 for all objects,
 by size and by frequency; the two COCO evaluators know no frequencies, and run once more for each.
@@ -84,9 +84,9 @@ def ours(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, floa
     recall = AverageRecall(DEFAULT_KS)
     for image_id, wanted in objects.items():
         size = sizes[image_id]
-        rles = to_rles([a["segmentation"] for a in wanted], size)
+        rles = to_rles([a["segmentation"] for a in wanted], size, str)
         areas, frequencies = ([a[key] for a in wanted] for key in ("area", "frequency"))
-        detections = to_rles([entry["segmentation"] for entry in found[image_id]], size)
+        detections = to_rles([entry["segmentation"] for entry in found[image_id]], size, str)
         scores = [entry["score"] for entry in found[image_id]]
         recall.update(count_matches(GroundTruth(image_id, size, rles, areas, frequencies), detections, scores))
     return recall.compute()

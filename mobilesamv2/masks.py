@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,22 +88,29 @@ def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
             raise ValueError(f"a polygon has coordinates that are not finite, or beyond {bound} pixels")
 
 
-def to_rles(segmentations: Sequence[Any], size: tuple[int, int]) -> list[RLE]:
+def to_rles(segmentations: Sequence[Any], size: tuple[int, int], name: Callable[[int], str]) -> list[RLE]:
     """Many COCO segmentations of one image to compressed RLE, several times as fast as ``to_rle`` one by one.
 
     Args:
         segmentations: each polygons, uncompressed or compressed RLE.
         size: (H, W) of their image, pixels.
+        name: what an error calls a segmentation, by its place.
 
     Raises:
-        ValueError: as ``to_rle`` does.
+        ValueError: as ``to_rle`` does, after the name.
     """
     stated = list(size)
     if all(isinstance(s, dict) and s.get("size") == stated and isinstance(s.get("counts"), str) for s in segmentations):
         counts = [s["counts"] for s in segmentations]
         if _are_sound(counts, size[0] * size[1]):
             return [{"size": stated, "counts": text} for text in counts]
-    return [to_rle(segmentation, size) for segmentation in segmentations]
+    rles = []
+    for i, segmentation in enumerate(segmentations):
+        try:
+            rles.append(to_rle(segmentation, size))
+        except ValueError as error:
+            raise ValueError(f"{name(i)}: {error}.") from error
+    return rles
 
 
 def _are_sound(counts: Sequence[str | bytes], pixels: int) -> bool:

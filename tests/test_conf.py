@@ -32,6 +32,7 @@ WIRED = {
     "mobilesamv2.tasks.finetune_decoder.FinetuneDecoder": {"sam", "optimizer"},
     "mobilesamv2.tasks.detect.DetectObjects": {"detector", "optimizer"},
     "torch.optim.AdamW": {"params"},
+    "pytorch_lightning.loggers.CSVLogger": {"save_dir"},
     **{
         f"mobilesamv2.data.samples.{kind}Samples": {"images", "image_size"}
         for kind in ("Encoder", "Prompt", "Detection")

@@ -131,14 +131,14 @@ def test_iou_from_finds_every_pair_that_reaches_the_least() -> None:
 
 def test_many_rles_are_checked_as_one_by_one() -> None:
     sound = masks.encode(torch.rand(30, 13, 11, generator=torch.Generator().manual_seed(1)) > 0.4)
-    assert masks.to_rles(sound, (11, 13)) == [masks.to_rle(rle, (11, 13)) for rle in sound]
-    assert masks.to_rles([], (11, 13)) == []
+    assert masks.to_rles(sound, (11, 13), str) == [masks.to_rle(rle, (11, 13)) for rle in sound]
+    assert masks.to_rles([], (11, 13), str) == []
     for i in (0, 7, 29):
         for counts in ("", "0", sound[i]["counts"][:-1], sound[i]["counts"] + "1", "\x7f", "oooooooooo0"):
             broken = [*sound[:i], {"size": [11, 13], "counts": counts}, *sound[i + 1 :]]
-            with pytest.raises(ValueError, match=r"do not add up to its size|polygons or an RLE"):
-                masks.to_rles(broken, (11, 13))
+            with pytest.raises(ValueError, match=rf"^mask {i}: .*(do not add up to its size|polygons or an RLE)"):
+                masks.to_rles(broken, (11, 13), lambda i: f"mask {i}")
     mixed = [sound[0], {"size": [11, 13], "counts": [5, 10, 128]}, [[1, 1, 5, 1, 5, 5]]]
-    assert masks.to_rles(mixed, (11, 13)) == [masks.to_rle(one, (11, 13)) for one in mixed]
+    assert masks.to_rles(mixed, (11, 13), str) == [masks.to_rle(one, (11, 13)) for one in mixed]
     with pytest.raises(ValueError, match=r"size \[13, 11\]"):
-        masks.to_rles([*sound, {"size": [13, 11], "counts": sound[0]["counts"]}], (11, 13))
+        masks.to_rles([*sound, {"size": [13, 11], "counts": sound[0]["counts"]}], (11, 13), str)

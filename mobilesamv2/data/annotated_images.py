@@ -30,6 +30,10 @@ class AnnotatedImages(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
     def ground_truth(self, index: int) -> GroundTruth:
         """The objects of an image, without crowds and ignored ones."""
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        """(H, W) of an image, pixels."""
+        return self.ground_truth(index).size
+
     def check_images(self) -> None:
         """Nothing, if every image is there, as far as that can be said without decoding it.
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from mobilesamv2.data.annotated_images import AnnotatedImages, choose_images
 from mobilesamv2.data.images import read_rgb
-from mobilesamv2.masks import to_rle
-from mobilesamv2.structures import RLE, GroundTruth
+from mobilesamv2.masks import to_rles
+from mobilesamv2.structures import GroundTruth
 
 
 class CocoDataset(AnnotatedImages):
@@ -98,7 +98,7 @@ class CocoDataset(AnnotatedImages):
         record = self.records[index]
         path = self._find(record)
         image = read_rgb(path, str(path))
-        stated = (record["height"], record["width"])
+        stated = self.size_of(index)
         if image.shape[:2] != stated:
             raise ValueError(f"{path} is {image.shape[:2]} (height, width), and {self.annotations} says {stated}.")
         return image
@@ -109,16 +109,23 @@ class CocoDataset(AnnotatedImages):
         Raises:
             ValueError: a segmentation is broken; the sentence names the annotation.
         """
-        record = self.records[index]
-        size = (record["height"], record["width"])
+        record, size = self.records[index], self.size_of(index)
         objects = [o for o in self._objects[record["id"]] if not o.get("iscrowd") and not o.get("ignore")]
         return GroundTruth(
             image_id=record["id"],
             size=size,
-            rles=[self._rle(o, size) for o in objects],
+            rles=to_rles(
+                [o["segmentation"] for o in objects],
+                size,
+                lambda i: f"Annotation {objects[i].get('id')} of {self.annotations}",
+            ),
             areas=[float(o["area"]) for o in objects],
             frequencies=[self._frequencies.get(o.get("category_id")) for o in objects],
         )
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """(H, W) of an image, pixels."""
+        return self.records[index]["height"], self.records[index]["width"]
 
     def check_images(self) -> None:
         """Nothing, if every image is there.
@@ -144,12 +151,6 @@ class CocoDataset(AnnotatedImages):
                 return path
         places = " and ".join(map(str, candidates)) or "nothing, since it has no file_name"
         raise FileNotFoundError(f"Image {record['id']} of {self.annotations} is missing; looked for {places}.")
-
-    def _rle(self, annotation: dict[str, Any], size: tuple[int, int]) -> RLE:
-        try:
-            return to_rle(annotation["segmentation"], size)
-        except ValueError as error:
-            raise ValueError(f"Annotation {annotation.get('id')} of {self.annotations}: {error}.") from error
 
     def _checked_images(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         seen: set[int] = set()

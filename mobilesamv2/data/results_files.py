@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobilesamv2.data.annotated_images import AnnotatedImages
 from mobilesamv2.data.coco import CocoDataset, is_finite_number, read_json
-from mobilesamv2.masks import to_rle, to_rles
+from mobilesamv2.masks import to_rles
 from mobilesamv2.structures import RLE
 
 _MASK_KEYS, _BOX_KEYS = ("image_id", "segmentation", "score"), ("image_id", "category_id", "bbox", "score")
@@ -61,7 +61,7 @@ def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = N
         scores = [float(entry["score"]) for _, entry in entries]
         category_ids = [entry["category_id"] for _, entry in entries]
         for (i, _), category in zip(entries, category_ids, strict=True):
-            if category not in dataset.category_ids:
+            if not isinstance(category, int) or category not in dataset.category_ids:
                 raise ValueError(
                     f"Result number {i} of {path} has category {category}, which the annotations do not list."
                 )
@@ -107,8 +107,8 @@ def read_results(
             if image_id in seen_in:
                 raise ValueError(f"Image {image_id} has results in {seen_in[image_id]} and in {file}; join them first.")
             seen_in[image_id] = file
-            size = dataset.ground_truth(indices[image_id]).size
-            yield indices[image_id], _scored(file, image_id, entries, size)
+            i = indices[image_id]
+            yield i, _scored(file, image_id, entries, dataset.size_of(i))
 
 
 def _by_image(
@@ -137,12 +137,7 @@ def _by_image(
 
 def _scored(path: Path, image_id: int, entries: list[tuple[int, dict[str, Any]]], size: tuple[int, int]) -> Scored:
     scores = [float(entry["score"]) for _, entry in entries]
-    try:
-        return to_rles([entry["segmentation"] for _, entry in entries], size), scores
-    except ValueError:
-        for i, entry in entries:
-            try:
-                to_rle(entry["segmentation"], size)
-            except ValueError as error:
-                raise ValueError(f"Result number {i} of {path}, on image {image_id}: {error}.") from error
-        raise
+    segmentations = [entry["segmentation"] for _, entry in entries]
+    return to_rles(
+        segmentations, size, lambda i: f"Result number {entries[i][0]} of {path}, on image {image_id}"
+    ), scores

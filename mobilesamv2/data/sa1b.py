@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mobilesamv2.data.annotated_images import AnnotatedImages, choose_images
 from mobilesamv2.data.images import read_rgb
-from mobilesamv2.masks import boxes_from_rles, to_rle
+from mobilesamv2.masks import boxes_from_rles, to_rles
 from mobilesamv2.structures import GroundTruth
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class SA1BDataset(AnnotatedImages):
             return GroundTruth(
                 image_id=entry.image_id,
                 size=size,
-                rles=[to_rle(o["segmentation"], size) for o in objects],
+                rles=to_rles([o["segmentation"] for o in objects], size, lambda i: f"mask number {i}"),
                 areas=[float(o["area"]) for o in objects],
                 frequencies=[None] * len(objects),
             )

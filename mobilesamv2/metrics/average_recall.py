@@ -8,7 +8,7 @@ Source: SAM, appendix D.3; the rules of matching and ties are pycocotools'.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +87,7 @@ def count_matches(
         if tuple(rle["size"]) != truth.size:
             raise ValueError(f"A mask of image {truth.image_id} is {rle['size']}, and the image {list(truth.size)}.")
     ious = masks.iou_from(best, truth.rles, float(IOU_THRESHOLDS[0]))  # (D, G)
-    members = _members(truth)
+    members = group_members(truth)
     matched = np.zeros((len(GROUPS), len(ks), len(IOU_THRESHOLDS)), dtype=np.int64)
     prompts = None if prompt_ranks is None else np.asarray(prompt_ranks, dtype=np.int64)[order]
     for g, member in enumerate(members):
@@ -102,8 +102,8 @@ def count_matches(
     return ImageCounts(truth.image_id, matched, members.sum(1), len(detections), num_counted)
 
 
-def _members(truth: GroundTruth) -> np.ndarray:
-    """(groups, G) bool: which objects each group counts."""
+def group_members(truth: GroundTruth) -> np.ndarray:
+    """(groups, G) bool: which objects each of ``GROUPS`` counts."""
     areas = np.asarray(truth.areas, dtype=np.float64)
     rows = [np.ones(len(areas), dtype=bool)]
     rows += [(low <= areas) & (areas <= high) for low, high in AREA_GROUPS.values()]
@@ -195,8 +195,7 @@ def bootstrap_intervals(
     Returns:
         [low, high] under the names of ``AverageRecall.compute``; None where no resample has objects.
     """
-    draws = [average_recall(*sample) for sample in _resampled_sums(matched, n_gt, seed, resamples)]
-    return _percentiles(draws, ks)
+    return percentiles(named(average_recall(*sums), ks) for sums in resampled_sums(matched, n_gt, seed, resamples))
 
 
 def paired_intervals(
@@ -220,15 +219,15 @@ def paired_intervals(
     Returns:
         [low, high] under the names of ``AverageRecall.compute``; None where no resample has objects.
     """
-    pairs = zip(*(_resampled_sums(counts, n_gt, seed, resamples) for counts in (first, second)), strict=True)
-    return _percentiles([average_recall(*after) - average_recall(*before) for before, after in pairs], ks)
+    pairs = zip(*(resampled_sums(counts, n_gt, seed, resamples) for counts in (first, second)), strict=True)
+    return percentiles(named(average_recall(*after) - average_recall(*before), ks) for before, after in pairs)
 
 
-def _percentiles(draws: Sequence[np.ndarray], ks: Sequence[int]) -> dict[str, list[float] | None]:
-    """95% of (groups, Ks) values, by name."""
+def percentiles(draws: Iterable[Mapping[str, float | None]]) -> dict[str, list[float] | None]:
+    """[2.5th, 97.5th] percentile of each name over resamples; None where none of them has a value."""
     samples: dict[str, list[float]] = {}
     for values in draws:
-        for name, value in named(values, ks).items():
+        for name, value in values.items():
             samples.setdefault(name, []).extend([] if value is None else [value])
     return {
         name: [float(v) for v in np.quantile(values, [0.025, 0.975])] if values else None
@@ -236,16 +235,23 @@ def _percentiles(draws: Sequence[np.ndarray], ks: Sequence[int]) -> dict[str, li
     }
 
 
-def _resampled_sums(
-    matched: np.ndarray, n_gt: np.ndarray, seed: int, resamples: int
+def resampled_sums(
+    per_image: np.ndarray, n_gt: np.ndarray, seed: int, resamples: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Sums over images drawn with replacement, a resample at a time; the same seed draws the same images."""
+    """Sums over images drawn with replacement, a resample at a time; the same seed draws the same images.
+
+    Args:
+        per_image: (images, ...).
+        n_gt: (images, groups).
+        seed: of the resampling.
+        resamples: how many.
+    """
     rng = np.random.default_rng(seed)
-    num_images = len(matched)
-    flat = matched.reshape(num_images, -1).astype(np.float64)
+    num_images = len(per_image)
+    flat = per_image.reshape(num_images, -1).astype(np.float64)
     for _ in range(resamples if num_images else 0):
         times = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images).astype(np.float64)
-        yield (times @ flat).reshape(matched.shape[1:]), times @ n_gt
+        yield (times @ flat).reshape(per_image.shape[1:]), times @ n_gt
 
 
 def named(ar: np.ndarray, ks: Sequence[int]) -> dict[str, float | None]:

@@ -13,11 +13,13 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from mobilesamv2.masks import boxes_from_rles, decode
-from mobilesamv2.metrics.average_recall import AREA_GROUPS, RESAMPLES
+from mobilesamv2.metrics.average_recall import AREA_GROUPS, RESAMPLES, percentiles, resampled_sums
 from mobilesamv2.metrics.result_record import Results, percent, percent_range, time_lines
 from mobilesamv2.structures import GroundTruth, Prompts
 
 GROUPS = ("all", *AREA_GROUPS)
+"""Those of AR@K, but for the frequencies that come after them."""
+
 SAMPLED = (1, 3, 5)
 """Points of a prompt that are sampled in an object."""
 
@@ -48,7 +50,6 @@ def object_prompts(truth: GroundTruth, kinds: Sequence[str], seed: int) -> list[
         truth: one object or more, each with a pixel at least.
         kinds: of ``KINDS``.
         seed: of the sampled points, which are the same ones for every model.
-
     """
     found = []
     for kind in kinds:
@@ -83,14 +84,6 @@ def _sampled(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
     return np.stack([x[chosen], y[chosen]], axis=1)
 
 
-def group_members(truth: GroundTruth) -> np.ndarray:
-    """(groups, G) bool: which objects each group counts, by the annotation's area field."""
-    areas = np.asarray(truth.areas, dtype=np.float64)
-    return np.stack(
-        [np.ones(len(areas), dtype=bool), *((lo <= areas) & (areas <= hi) for lo, hi in AREA_GROUPS.values())]
-    )
-
-
 def mean_ious(iou_sums: np.ndarray, n_gt: np.ndarray, kinds: Sequence[str]) -> dict[str, float | None]:
     """Mean IoU over objects: ``mIoU box``, ``mIoUs box`` and so on; None for a group without objects.
 
@@ -118,16 +111,7 @@ def bootstrap_mean_ious(
         seed: of the resampling.
         resamples: how many.
     """
-    rng, num_images = np.random.default_rng(seed), len(iou_sums)
-    draws: dict[str, list[float]] = {name: [] for name in mean_ious(iou_sums.sum(0), n_gt.sum(0), kinds)}
-    for _ in range(resamples if num_images else 0):
-        times = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
-        for name, value in mean_ious(np.tensordot(times, iou_sums, 1), times @ n_gt, kinds).items():
-            draws[name] += [] if value is None else [value]
-    return {
-        name: [float(v) for v in np.quantile(values, [0.025, 0.975])] if values else None
-        for name, values in draws.items()
-    }
+    return percentiles(mean_ious(*sums, kinds) for sums in resampled_sums(iou_sums, n_gt, seed, resamples))
 
 
 def format_ious(results: Results) -> str:

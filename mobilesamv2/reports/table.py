@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from mobilesamv2.data.coco import read_json
+from mobilesamv2.metrics.result_record import percent, percent_range
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -18,10 +20,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
     file = path / "results.json" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"There is no result {file}; evaluate.py writes one into its output_dir.")
-    try:
-        result = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    result = read_json(file)
     if not isinstance(result, dict) or not {"metrics", "interval", "protocol"} <= result.keys():
         raise ValueError(f"{file} is not a result of evaluate.py: it has no metrics, interval and protocol.")
     return result
@@ -43,14 +42,12 @@ def result_table(results: dict[str, dict[str, Any]]) -> str:
     rows = [head, ["---"] * len(head)]
     for name, result in results.items():
         metrics, ms = result["metrics"], result["ms"] or {}
-        low_high = result["interval"]["mAR"]
-        interval = "" if low_high is None else f" [{100 * low_high[0]:.1f}, {100 * low_high[1]:.1f}]"
         prompts = result["protocol"].get("mean_prompts_decoded")
         rows.append(
             [
                 name,
-                *(_percent(metrics[f"AR@{k}"]) for k in ks),
-                _percent(metrics["mAR"]) + interval,
+                *(percent(metrics[f"AR@{k}"]) for k in ks),
+                f"{percent(metrics['mAR'])} {percent_range(result['interval']['mAR'])}".rstrip(),
                 "-" if prompts is None else f"{prompts:.0f}",
                 *(f"{ms[stage]:.0f}" if stage in ms else "-" for stage in ("mask_decoder", "total")),
             ]
@@ -83,7 +80,3 @@ def check_alike(results: dict[str, dict[str, Any]]) -> None:
         for name, value in values.items():
             if value != first and not moved:
                 raise ValueError(f"{name} is not like {first_name}: its {key} is {value} instead of {first}.")
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

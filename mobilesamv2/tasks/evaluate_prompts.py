@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from mobilesamv2.masks import MASK_THRESHOLD, areas, decode
-from mobilesamv2.metrics.prompt_iou import KINDS, ObjectPrompts, group_members, object_prompts
+from mobilesamv2.metrics.average_recall import group_members
+from mobilesamv2.metrics.prompt_iou import GROUPS, KINDS, ObjectPrompts, object_prompts
 from mobilesamv2.metrics.result_shards import ResultShards
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.sam import Sam
@@ -70,7 +71,7 @@ class EvaluatePrompts(EvaluateImages):
             [truth.areas[i] for i in seen],
             [truth.frequencies[i] for i in seen],
         )
-        members = group_members(truth)
+        members = group_members(truth)[: len(GROUPS)]
         ious = np.zeros((len(self.kinds), len(seen)))
         if seen:
             with self._timer.stage("image_encoder"):
