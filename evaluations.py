@@ -17,6 +17,7 @@ from mobilesamv2.data.annotated_images import AnnotatedImages
 from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.datamodule import EvaluationData
 from mobilesamv2.data.lvis import LvisDataset
+from mobilesamv2.data.provenance import sha256_of
 from mobilesamv2.data.results_files import read_boxes, read_results
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.metrics.average_recall import AverageRecall, ImageCounts, count_matches
@@ -28,7 +29,15 @@ from mobilesamv2.metrics.result_shards import ImageResult, ResultShards
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.reports.box_prompted_ap import coco_ap, format_ap, lvis_ap, read_masks
 from mobilesamv2.tasks.evaluate import EvaluateImages
-from preflight import described, environment, loggers, needs_detector, output_folder, warn_of_random_weights
+from preflight import (
+    build_model,
+    described,
+    environment,
+    loggers,
+    needs_detector,
+    output_folder,
+    warn_of_random_weights,
+)
 
 
 class Evaluation(NamedTuple):
@@ -80,7 +89,7 @@ def score_predictions(cfg: DictConfig) -> Evaluation:
 
 def score_proposals(cfg: DictConfig) -> Evaluation:
     """Segments everything in each image and counts its masks: AR@K."""
-    dataset, sam = build_dataset(cfg), build_model(cfg)
+    dataset, sam = build_dataset(cfg), build_model(cfg.model, cfg.encoder)
     parts = {"detector": instantiate(cfg.detector, _convert_="all")} if needs_detector(cfg) else {}
     sampler = instantiate(cfg.prompt_sampler, **parts, _convert_="all")
     nodes = {"model": cfg.model, "detector": cfg.detector if parts else None}
@@ -102,7 +111,7 @@ def score_proposals(cfg: DictConfig) -> Evaluation:
 
 def score_prompts(cfg: DictConfig) -> Evaluation:
     """Prompts the model for every object: mIoU."""
-    dataset, sam = build_dataset(cfg), build_model(cfg)
+    dataset, sam = build_dataset(cfg), build_model(cfg.model, cfg.encoder)
     teacher = instantiate(cfg.teacher, _convert_="all") if cfg.teacher else None
     protocol = {
         "kinds": list(cfg.task.kinds),
@@ -134,7 +143,7 @@ def score_prompts(cfg: DictConfig) -> Evaluation:
 
 def score_boxes(cfg: DictConfig) -> Evaluation:
     """Prompts the model with a detector's boxes: AP of instance masks."""
-    dataset, sam = build_dataset(cfg), build_model(cfg)
+    dataset, sam = build_dataset(cfg), build_model(cfg.model, cfg.encoder)
     if not isinstance(dataset, CocoDataset):
         raise ValueError("AP wants annotations with categories, in COCO's or LVIS's layout: dataset=coco or lvis.")
     boxes = read_boxes(cfg.boxes, dataset, cfg.max_boxes)
@@ -211,12 +220,6 @@ def identity_of(protocol: dict[str, Any], run: dict[str, Any], seed: int) -> dic
     return identity | {"dtype": run["dtype"], "seed": seed}
 
 
-def build_model(cfg: DictConfig) -> Any:
-    """The model of conf/model, with another image encoder where conf/encoder names one."""
-    encoder = {"encoder": cfg.encoder.name} if cfg.encoder else {}
-    return instantiate(cfg.model, **encoder, _convert_="all")
-
-
 def build_dataset(cfg: DictConfig, with_images: bool = True) -> AnnotatedImages:
     """The data set, without its images where they are not read."""
     without = {"images": None} if "images" in cfg.dataset and not with_images else {}
@@ -225,10 +228,7 @@ def build_dataset(cfg: DictConfig, with_images: bool = True) -> AnnotatedImages:
 
 def _hash_of(path: Path) -> str:
     """SHA-256 of a file, or of all JSON files of a folder, by name."""
-    digest = hashlib.sha256()
-    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return sha256_of(sorted(path.glob("*.json")) if path.is_dir() else [path])
 
 
 def images_of(dataset: AnnotatedImages, indices: Iterable[int]) -> dict[str, Any]:

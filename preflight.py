@@ -1,6 +1,5 @@
 """What evaluate.py and train.py do before they run: look for files, and turn a user's mistakes into sentences."""
 
-import hashlib
 import inspect
 import logging
 import os
@@ -20,8 +19,11 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
+from mobilesamv2.data.provenance import sha256_of
 from mobilesamv2.data.sa1b import require_tars
+from mobilesamv2.models.sam import Sam
 from mobilesamv2.released import require_released
 
 
@@ -72,6 +74,11 @@ def loggers(node: DictConfig | None, folder: Path) -> list[Any]:
     return [instantiate(logger, save_dir=str(folder), _convert_="all") for logger in (node or {}).values()]
 
 
+def trainer_plugins() -> list[Any]:
+    """On Slurm, its environment without Lightning's own requeueing, which would disturb ours."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
 def without_noise() -> None:
     """Leaves out what Lightning says that no user of these programs can act on."""
     for message in (
@@ -83,6 +90,12 @@ def without_noise() -> None:
         warnings.filterwarnings("ignore", message=message)
     lightning = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     lightning.addFilter(lambda record: "litlogger" not in record.getMessage())
+
+
+def build_model(node: DictConfig, encoder: DictConfig | None) -> Sam:
+    """A model of conf/model, with another image encoder where conf/encoder names one."""
+    with_encoder = {"encoder": encoder.name} if encoder else {}
+    return instantiate(node, **with_encoder, _convert_="all")
 
 
 def weight_checks(*nodes: DictConfig | None) -> list[Callable[[], Any]]:
@@ -112,7 +125,7 @@ def described(node: DictConfig | None) -> dict[str, Any] | None:
         return None
     values: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # pyright: ignore
     del values["_target_"]
-    return values | {"sha256": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in weight_files(node)]}
+    return values | {"sha256": [sha256_of([file]) for file in weight_files(node)]}
 
 
 def warn_of_random_weights(nodes: dict[str, DictConfig | None]) -> None:

@@ -40,11 +40,12 @@ class TrainConfig:
     paths: Any = MISSING
     task: Any = MISSING
     samples: Any = MISSING
-    model: Any = MISSING
+    model: Any = None
     encoder: Any = None
     teacher: Any = None
     detector: Any = None
     prompt_sampler: Any = None
+    cache: Any = MISSING
     dataset: Any = MISSING
     optimizer: Any = MISSING
     trainer: Any = MISSING
@@ -55,8 +56,12 @@ class TrainConfig:
     batch_size: int = 1
     num_workers: int = 0
     seed: int = 0
+    ema: float | None = None
+    compile: bool = False
+    channels_last: bool = False
     checkpoint_minutes: float = 15.0
-    resume: str | None = None
+    resume: str | None = "auto"
+    requeue: bool = True
     output_dir: str = MISSING
 
 

@@ -3,14 +3,16 @@
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import hydra
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 
 import schema
 from mobilesamv2.checkpoints import save_mobile_sam, save_weights
@@ -18,17 +20,24 @@ from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.models.object_detector import save_detector
-from mobilesamv2.models.sam import Sam
+from mobilesamv2.tasks.cache_teacher import CacheTeacher
+from mobilesamv2.tasks.callbacks import CheckpointAfterSteps, SaveAndRequeue, TrainingLog
 from mobilesamv2.tasks.detect import DetectObjects
-from mobilesamv2.tasks.distill import Distill, teacher_identity
+from mobilesamv2.tasks.distill import Distill
+from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
+from mobilesamv2.tasks.teacher import Teacher, teacher_identity
 from preflight import (
+    build_model,
     dataset_checks,
     environment,
     loggers,
     output_folder,
     refuse_sweep_of_processes,
     require_all,
+    require_file,
     sentences,
+    trainer_plugins,
+    warn_of_random_weights,
     weight_checks,
     without_noise,
 )
@@ -45,58 +54,72 @@ def main(cfg: DictConfig) -> None:
     folder = output_folder(cfg)
     with sentences():
         refuse_sweep_of_processes(cfg)
+        refuse_half_weights(cfg)
         require_files(cfg)
+        resume = checkpoint_to_resume(cfg, folder)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        task, samples = BUILDERS[task_name(cfg)](cfg)
-        data = TrainingData(samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken)
-        # Alone, a process that fails would wait for the others; amid an accumulation, a part of the gradient is lost.
-        when_stopped = cfg.trainer.accumulate_grad_batches == 1 and cfg.trainer.devices in (1, "1")
-        by_epoch = ModelCheckpoint(folder / "checkpoints", save_last=True, save_on_exception=when_stopped)
-        by_time = CheckpointAfterSteps(
-            folder / "checkpoints", "recent", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)
+        task, samples, cache = BUILDERS[task_name(cfg)](cfg)
+        data = TrainingData(
+            samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken, cache
         )
-        trainer = instantiate(
-            cfg.trainer,
-            logger=loggers(cfg.logger, folder),
-            callbacks=[by_epoch, by_time, LearningRateMonitor("step")],
-            default_root_dir=str(folder),
-            _convert_="all",
-        )
-    if trainer.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        sizes = {p: p.numel() for p in task.parameters()}
-        trained = sum(size for p, size in sizes.items() if p.requires_grad)
-        print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
-        ids = samples.images.image_ids  # pyright: ignore[reportAttributeAccessIssue]
-        (folder / "images.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
-        (folder / "environment.json").write_text(json.dumps(environment(cfg.seed), indent=2))
-    # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
-    trainer.fit(task, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+        trainer = build_trainer(cfg, folder)
+        if trainer.is_global_zero:
+            write_description(cfg, folder, task, samples)
+        if isinstance(task, CacheTeacher):
+            trainer.predict(task, datamodule=data, return_predictions=False)
+            print(
+                f"{task.teacher.images_encoded} images encoded; {cfg.cache.folder} has embeddings of {len(cache or ())}"
+            )
+            return
+        assert isinstance(task, Distill | FinetuneDecoder | DetectObjects)
+        if cfg.channels_last:
+            task.backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if cfg.compile:
+            task.backbone.compile()
+        # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
+        trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         print(f"written: {', '.join(map(str, write_weights(task, folder)))}")
 
 
-class CheckpointAfterSteps(ModelCheckpoint):
-    """Saves between optimizer steps alone: amid an accumulation a run can't be resumed exactly."""
+class Built(NamedTuple):
+    """A task, what it trains on, and where its teacher's embeddings are kept."""
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Saves, unless gradients are being accumulated."""
-        if not trainer.fit_loop._should_accumulate():
-            super().on_train_batch_end(trainer, *args, **kwargs)
-
-
-Built = tuple[pl.LightningModule, EncoderSamples]
+    task: pl.LightningModule
+    samples: EncoderSamples
+    cache: EmbeddingCache | None = None
 
 
 def build_distillation(cfg: DictConfig) -> Built:
     """A student, its teacher, and the cache of the teacher's embeddings."""
-    student, teacher = build_model(cfg.model, cfg.encoder), build_model(cfg.teacher, None)
-    identity = teacher_identity(teacher, str(cfg.trainer.precision)) | {"images": images_identity(cfg.dataset)}
-    cache = EmbeddingCache(cfg.task.cache, identity) if cfg.task.cache else None
-    task = instantiate(
-        cfg.task, student=student, teacher=teacher, cache=cache, optimizer=instantiate(cfg.optimizer), _convert_="all"
-    )
-    return task, build_samples(cfg, student.image_size)
+    teacher, student = build_teacher(cfg), build_model(cfg.model, cfg.encoder)
+    optimizer = instantiate(cfg.optimizer)
+    task = instantiate(cfg.task, student=student, teacher=teacher, optimizer=optimizer, _convert_="all")
+    return Built(task, build_samples(cfg, student.image_size), teacher.cache)
+
+
+def build_teacher(cfg: DictConfig) -> Teacher:
+    """The teacher, with the cache of its embeddings."""
+    node = teacher_node(cfg)
+    warn_of_random_weights({"teacher": node})
+    sam, precision = build_model(node, None), cfg.teacher.precision
+    if cfg.teacher.cache == "off":
+        return Teacher(sam, None, precision)
+    identity = teacher_identity(sam, precision) | {"images": images_identity(cfg.dataset)}
+    return Teacher(sam, instantiate(cfg.cache, identity=identity, _convert_="all"), precision)
+
+
+def teacher_node(cfg: DictConfig) -> DictConfig:
+    """The teacher of conf/model, without what says how its embeddings are computed and kept.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if "_target_" not in cfg.teacher:
+        raise ValueError("This task wants a teacher: name one with model@teacher=sam_vit_h, say.")
+    if cfg.teacher.cache not in ("on", "off"):
+        raise ValueError(f"teacher.cache is on or off; got {cfg.teacher.cache}. cache.folder says where it is.")
+    return DictConfig({key: value for key, value in cfg.teacher.items() if key not in ("cache", "precision")})
 
 
 def images_identity(node: DictConfig) -> str:
@@ -105,11 +128,20 @@ def images_identity(node: DictConfig) -> str:
     return " ".join([node._target_.rsplit(".", 1)[1], *parts])
 
 
+def build_caching(cfg: DictConfig) -> Built:
+    """A teacher whose embeddings are to be kept."""
+    teacher = build_teacher(cfg)
+    if teacher.cache is None:
+        raise ValueError("task=cache_teacher keeps the teacher's embeddings, and teacher.cache is off.")
+    task = instantiate(cfg.task, teacher=teacher, _convert_="all")
+    return Built(task, build_samples(cfg, teacher.sam.image_size), teacher.cache)
+
+
 def build_finetuning(cfg: DictConfig) -> Built:
     """A model and the objects that it is asked for."""
     sam = build_model(cfg.model, cfg.encoder)
     task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    return task, build_samples(cfg, sam.image_size)
+    return Built(task, build_samples(cfg, sam.image_size))
 
 
 def build_detection(cfg: DictConfig) -> Built:
@@ -118,7 +150,7 @@ def build_detection(cfg: DictConfig) -> Built:
         raise ValueError("This task trains a detector: name one with detector=yolov8n, say.")
     detector = instantiate(cfg.detector, _convert_="all")
     task = instantiate(cfg.task, detector=detector, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    return task, build_samples(cfg, detector.image_size)
+    return Built(task, build_samples(cfg, detector.image_size))
 
 
 def build_samples(cfg: DictConfig, image_size: int) -> EncoderSamples:
@@ -129,33 +161,90 @@ def build_samples(cfg: DictConfig, image_size: int) -> EncoderSamples:
 
 BUILDERS: dict[str, Callable[[DictConfig], Built]] = {
     **dict.fromkeys(DISTILLATIONS, build_distillation),
+    "CacheTeacher": build_caching,
     "FinetuneDecoder": build_finetuning,
     "DetectObjects": build_detection,
 }
 
 
 def task_name(cfg: DictConfig) -> str:
-    """Name of the task's class."""
-    return cfg.task._target_.rsplit(".", 1)[1]
+    """Name of the task's class.
+
+    Raises:
+        ValueError: no task of this program.
+    """
+    name = cfg.task._target_.rsplit(".", 1)[1]
+    if name not in BUILDERS:
+        raise ValueError(f"train.py does not run {name}; its tasks: {', '.join(BUILDERS)}. evaluate.py runs others.")
+    return name
 
 
-def build_model(node: DictConfig, encoder: DictConfig | None) -> Sam:
-    """A model of conf/model, with another image encoder where conf/encoder names one."""
-    return instantiate(node, encoder=encoder.name if encoder else None, _convert_="all")
+def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
+    """The trainer with its loggers, checkpoints, signals and averages."""
+    checkpoints = folder / "checkpoints"
+    # Alone, a process that fails would wait for the others; amid an accumulation, a part of the gradient is lost.
+    when_stopped = cfg.trainer.accumulate_grad_batches == 1 and cfg.trainer.devices in (1, "1")
+    callbacks: list[Callback] = [
+        *([] if cfg.ema is None else [EMAWeightAveraging(decay=cfg.ema)]),  # averages before the others save
+        ModelCheckpoint(checkpoints, save_last=True, save_on_exception=when_stopped),
+        CheckpointAfterSteps(checkpoints, "recent", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)),
+        SaveAndRequeue(checkpoints / "stopped.ckpt", cfg.requeue),
+        TrainingLog(),
+    ]
+    return instantiate(
+        cfg.trainer,
+        logger=loggers(cfg.logger, folder),
+        callbacks=callbacks,
+        plugins=trainer_plugins(),
+        default_root_dir=str(folder),
+        _convert_="all",
+    )
+
+
+def write_description(cfg: DictConfig, folder: Path, task: pl.LightningModule, samples: EncoderSamples) -> None:
+    """What is needed to run it again: the images and the environment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {p: p.numel() for p in task.parameters()}
+    trained = sum(size for p, size in sizes.items() if p.requires_grad)
+    print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
+    ids = samples.images.image_ids  # pyright: ignore[reportAttributeAccessIssue]
+    (folder / "images.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+    (folder / "environment.json").write_text(json.dumps(environment(cfg.seed), indent=2))
+
+
+def refuse_half_weights(cfg: DictConfig) -> None:
+    """Nothing, unless the weights themselves would be of half precision.
+
+    Raises:
+        ValueError: they would.
+    """
+    if str(cfg.trainer.precision) in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
+        raise ValueError(f"trainer.precision={cfg.trainer.precision} keeps weights in half precision; use bf16-mixed.")
+
+
+def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:
+    """Where to go on: the newest checkpoint of this run's folder, or else the one that ``resume`` names."""
+    if cfg.resume is None:
+        return None
+    found = max((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    if found:
+        print(f"going on from {found}; resume=null starts anew")
+        return found
+    return None if cfg.resume == "auto" else Path(cfg.resume)
 
 
 def require_files(cfg: DictConfig) -> None:
     """Nothing, if every file that the run reads is there; otherwise one error that names all that are missing."""
-    read = {
-        **dict.fromkeys(DISTILLATIONS, (cfg.model, cfg.teacher)),
-        "FinetuneDecoder": (cfg.model,),
-        "DetectObjects": (cfg.detector,),
-    }
-    checks = weight_checks(*read[task_name(cfg)])
-    checks += dataset_checks(cfg.dataset)
-    if cfg.resume and not Path(cfg.resume).is_file():
-        raise FileNotFoundError(f"There is no checkpoint {cfg.resume} to resume from.")
-    require_all(checks)
+    name, checks = task_name(cfg), []
+    if name in (*DISTILLATIONS, "FinetuneDecoder"):
+        checks += weight_checks(cfg.model)
+    if name in (*DISTILLATIONS, "CacheTeacher"):
+        checks += weight_checks(teacher_node(cfg))
+    if name == "DetectObjects":
+        checks += weight_checks(cfg.detector)
+    if cfg.resume not in (None, "auto"):
+        checks.append(partial(require_file, cfg.resume))
+    require_all(checks + dataset_checks(cfg.dataset))
 
 
 def write_weights(task: pl.LightningModule, folder: Path) -> list[Path]:
@@ -166,7 +255,8 @@ def write_weights(task: pl.LightningModule, folder: Path) -> list[Path]:
     if isinstance(task, DetectObjects):
         save_detector(task.detector, folder / "detector.pt")
         return [folder / "detector.pt"]
-    sam: Sam = task.student if isinstance(task, Distill) else task.sam  # pyright: ignore
+    assert isinstance(task, Distill | FinetuneDecoder)
+    sam = task.student if isinstance(task, Distill) else task.sam
     written = [folder / f"{sam.name}.safetensors".replace("/", "_")]
     save_weights(sam, written[0])
     if (sam.name, sam.encoder_name) == ("mobile_sam", "tiny_vit_5m"):

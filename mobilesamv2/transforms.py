@@ -15,6 +15,9 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 """ImageNet's, in units of 0 to 255, which SAM and its students are trained with."""
 
+PREPROCESSING = f"RGB, longest side, Pillow bilinear, mean {PIXEL_MEAN}, std {PIXEL_STD}, zeros at right and bottom"
+"""What an image goes through; a cache of embeddings says it, and is stale when it changes."""
+
 
 def check_image(image: Any) -> np.ndarray:
     """The image itself, if it is RGB uint8 (H, W, 3).

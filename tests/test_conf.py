@@ -24,6 +24,8 @@ WIRED = {
     "mobilesamv2.tasks.evaluate_proposals.EvaluateProposals": {"segevery", "shards"},
     "mobilesamv2.tasks.evaluate_prompts.EvaluatePrompts": {"sam", "teacher", "shards", "seed"},
     "mobilesamv2.tasks.evaluate_boxes.EvaluateBoxes": {"sam", "boxes", "shards"},
+    "mobilesamv2.data.embeddings.EmbeddingCache": {"identity"},
+    "mobilesamv2.tasks.cache_teacher.CacheTeacher": {"teacher"},
     "mobilesamv2.tasks.distill.DistillDecoupled": {"student", "teacher", "optimizer"},
     **{
         f"mobilesamv2.tasks.distill_masks.Distill{way}": {"student", "teacher", "optimizer"}
@@ -32,7 +34,7 @@ WIRED = {
     "mobilesamv2.tasks.finetune_decoder.FinetuneDecoder": {"sam", "optimizer"},
     "mobilesamv2.tasks.detect.DetectObjects": {"detector", "optimizer"},
     "torch.optim.AdamW": {"params"},
-    "pytorch_lightning.loggers.CSVLogger": {"save_dir"},
+    **{f"pytorch_lightning.loggers.{kind}Logger": {"save_dir"} for kind in ("CSV", "TensorBoard")},
     **{
         f"mobilesamv2.data.samples.{kind}Samples": {"images", "image_size"}
         for kind in ("Encoder", "Prompt", "Detection")
@@ -63,7 +65,9 @@ def check_targets(node: Any) -> int:
         return 0
     count = sum(check_targets(value) for value in node.values())
     if "_target_" in node:
-        arguments = {key: None for key in node if not str(key).startswith("_")}
+        # train.py takes from a teacher what says how its embeddings are computed and kept
+        left_out = {"cache", "precision"} if "cache" in node else set()
+        arguments = {key: None for key in node if not str(key).startswith("_") and key not in left_out}
         arguments |= dict.fromkeys(WIRED.get(node["_target_"], ()))
         inspect.signature(get_object(node["_target_"])).bind(**arguments)
         count += 1

@@ -207,7 +207,7 @@ def test_images_are_chosen_by_count_seed_and_list(tmp_path: Path) -> None:
         choose_images(ids, image_list=listing)
     with pytest.raises(FileNotFoundError, match=r"no list of images none\.txt"):
         choose_images(ids, image_list="none.txt")
-    with pytest.raises(ValueError, match="limit is a number of images, 1 or more"):
+    with pytest.raises(ValueError, match="limit is a number of images, a share of them below 1"):
         choose_images(ids, limit=0)
 
 

@@ -15,16 +15,17 @@ from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.sa1b import write_sa1b_tar
 from mobilesamv2.data.samples import EncoderSamples, PromptSamples
 from mobilesamv2.data.shapes import ShapesDataset
-from mobilesamv2.tasks.distill import DistillDecoupled, teacher_identity, valid_cells
+from mobilesamv2.tasks.distill import DistillDecoupled, valid_cells
 from mobilesamv2.tasks.distill_masks import (
     DistillCoupled,
     DistillPromptInLoop,
     DistillSemiCoupled,
     disagreement,
-    first_prompts,
     with_point,
 )
+from mobilesamv2.tasks.first_prompts import first_prompts
 from mobilesamv2.tasks.losses import embedding_losses
+from mobilesamv2.tasks.teacher import Teacher, teacher_identity
 
 WAYS = [DistillSemiCoupled, DistillCoupled, DistillPromptInLoop]
 
@@ -43,7 +44,7 @@ def speaking_teacher() -> torch.nn.Module:
 def test_masks_are_distilled_into_what_is_to_be_trained(way: type[DistillSemiCoupled], tmp_path: Path) -> None:
     teacher, student = speaking_teacher(), build_sam("mini")
     cache = EmbeddingCache(tmp_path / "cache", teacher_identity(teacher))
-    task = way(student, teacher, ADAMW, warmup_steps=2, cache=cache)
+    task = way(student, Teacher(teacher, cache), ADAMW, warmup_images=8)
     before = {k: v.clone() for k, v in student.state_dict().items()}
     teacher_before = {k: v.clone() for k, v in teacher.state_dict().items()}
     losses: list[float] = []
@@ -58,7 +59,7 @@ def test_masks_are_distilled_into_what_is_to_be_trained(way: type[DistillSemiCou
     assert all(torch.equal(v, teacher_before[k]) for k, v in teacher.state_dict().items())
     assert losses[-1] < losses[0]
     assert {"val/loss", "val/miou_box", "val/miou_point"} <= fit.callback_metrics.keys()
-    assert task.teacher_images == 14
+    assert task.teacher.images_encoded == 14
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -66,7 +67,7 @@ def test_a_student_that_is_its_teacher_agrees(way: type[DistillSemiCoupled]) -> 
     teacher, student = speaking_teacher(), build_sam("sam_vit_mini")
     student.load_state_dict(teacher.state_dict())
     samples = PromptSamples(ShapesDataset(2), 256, prompts_per_image=4)
-    task = way(student, teacher, ADAMW).eval()
+    task = way(student, Teacher(teacher), ADAMW).eval()
     with torch.no_grad():
         _, ious = task._loss(samples.collate([samples[0], samples[1]]))
     assert {kind: iou.item() for kind, iou in ious.items()} == pytest.approx({"box": 1.0, "point": 1.0})
@@ -90,7 +91,7 @@ def test_points_lie_where_masks_differ() -> None:
     assert not box["multimask"]
     assert not point["multimask"]
     with pytest.raises(ValueError, match="rounds is 1 or more"):
-        DistillPromptInLoop(build_sam("mini"), build_sam("mini"), ADAMW, rounds=0)
+        DistillPromptInLoop(build_sam("mini"), Teacher(build_sam("mini")), ADAMW, rounds=0)
 
 
 def test_embedding_losses_by_hand() -> None:
@@ -111,10 +112,12 @@ def test_what_lies_in_the_padding_has_no_gradient_if_masked() -> None:
     batch = samples.collate([samples[0]])
     assert batch["resized"].tolist() == [[128, 256]]
     for mask_padding in (False, True):
-        task = DistillDecoupled(build_sam("mini"), teacher, ADAMW, mask_padding=mask_padding, cosine_weight=1.0)
+        task = DistillDecoupled(
+            build_sam("mini"), Teacher(teacher), ADAMW, mask_padding=mask_padding, cosine_weight=1.0
+        )
         wanted = task.student.image_encoder(batch["pixels"]).detach().clone()
         wanted[:, :, 8:] += 1  # rows of the padding
-        task.teacher_embedding = lambda batch, wanted=wanted: wanted
+        task.teacher.embedding = lambda batch, wanted=wanted: wanted
         mse, cosine = task._errors(batch)
         assert (mse.item() < 1e-6) == mask_padding
         assert (cosine.item() < 1e-6) == mask_padding
@@ -130,7 +133,7 @@ def test_every_experiment_takes_a_step_in_miniature(experiment: str, tmp_path: P
     write_sa1b_tar((scenes[i] for i in range(3)), tmp_path / "sa_000000.tar")
     given = [f"experiment={experiment}", "model=mini", "dataset=sa1b", f"dataset.tars={tmp_path}", "dataset.limit=3"]
     if experiment.startswith("distill"):
-        given += ["model@teacher=sam_vit_mini", f"task.cache={tmp_path / 'cache'}"]
+        given += ["model@teacher=sam_vit_mini", f"cache.folder={tmp_path / 'cache'}"]
     if experiment.startswith("detect"):
         given += ["detector.image_size=64"]
     train(

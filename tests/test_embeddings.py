@@ -13,8 +13,10 @@ TEACHER = {"teacher": "sam_vit_mini", "weights": "abc", "image_size": 256}
 def test_reads_what_the_first_pass_trained_on(tmp_path: Path) -> None:
     cache = EmbeddingCache(tmp_path / "cache", TEACHER, shard_size=4)
     embeddings = torch.randn(6, 3, 2, 2).to(memory_format=torch.channels_last)
-    first = torch.cat([cache.write([i], embeddings[i : i + 1]) for i in range(6)])
-    assert torch.allclose(first, embeddings, atol=2e-3)
+    for i in range(6):
+        cache.write([i], embeddings[i : i + 1])
+    first = cache.read(range(6))
+    assert torch.allclose(first.float(), embeddings, atol=2e-3)
     assert torch.equal(cache.read([5, 0]), first[[5, 0]])  # one pending, one on disk
     assert len(list(cache.folder.iterdir())) == 1
     cache.flush()
@@ -46,7 +48,7 @@ def test_two_writers_find_each_others_shards(tmp_path: Path) -> None:
 
 def test_a_stale_cache_is_refused_with_a_reason(tmp_path: Path) -> None:
     EmbeddingCache(tmp_path, TEACHER, shard_size=1).write([1], torch.ones(1, 1, 1, 1))
-    with pytest.raises(ValueError, match="another teacher: weights abc instead of xyz"):
+    with pytest.raises(ValueError, match="others than this run's: weights abc instead of xyz"):
         EmbeddingCache(tmp_path, TEACHER | {"weights": "xyz"})
 
 
@@ -56,4 +58,57 @@ def test_broken_shards_and_infinite_embeddings_are_named(tmp_path: Path) -> None
         cache.write([7, 8], torch.tensor([1.0, 1e6]).view(2, 1, 1, 1))
     (tmp_path / "broken.safetensors").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"broken\.safetensors can't be read"):
+        EmbeddingCache(tmp_path, TEACHER)
+
+
+def test_int8_is_off_by_half_a_step_of_its_channel_and_half_as_large(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    embeddings = torch.randn(4, 8, 16, 16) * torch.tensor([0.1, 1.0, 10.0, 100.0] * 2).view(1, 8, 1, 1)
+    embeddings[0, 3] = 0.0
+    sizes = {}
+    for dtype in ("fp16", "int8"):
+        cache = EmbeddingCache(tmp_path / dtype, TEACHER, dtype=dtype, shard_size=4)
+        cache.write(range(4), embeddings)
+        again = EmbeddingCache(tmp_path / dtype, TEACHER, dtype=dtype)
+        assert again.read(range(4)).dtype == torch.float16
+        error = (again.read(range(4)).float() - embeddings).abs().amax((2, 3))
+        largest = embeddings.abs().amax((2, 3))
+        assert (error <= largest * (0.5 / 127 + 2**-10 if dtype == "int8" else 2**-10) + 1e-7).all()
+        sizes[dtype] = sum(path.stat().st_size for path in cache.folder.iterdir()) / 4
+    assert sizes["fp16"] == pytest.approx(2 * 8 * 16 * 16, rel=0.1)
+    assert sizes["int8"] == pytest.approx(8 * 16 * 16 + 8 * 4, rel=0.2)
+    with pytest.raises(ValueError, match="dtype int8 instead of fp16"):
+        EmbeddingCache(tmp_path / "int8", TEACHER)
+    with pytest.raises(ValueError, match="region full instead of valid"):
+        EmbeddingCache(tmp_path / "fp16", TEACHER, region="valid")
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_the_valid_region_alone_is_kept(tmp_path: Path, dtype: str) -> None:
+    embeddings = torch.randn(2, 3, 16, 16)
+    cells = torch.tensor([[16, 5], [9, 16]])
+    cache = EmbeddingCache(tmp_path, TEACHER, dtype=dtype, region="valid", shard_size=2)
+    with pytest.raises(ValueError, match="which cells hold something"):
+        cache.write([0, 1], embeddings)
+    cache.write([0, 1], embeddings, cells)
+    read = EmbeddingCache(tmp_path, TEACHER, dtype=dtype, region="valid").read([0, 1]).float()
+    for i, (rows, columns) in enumerate(cells.tolist()):
+        assert torch.allclose(read[i, :, :rows, :columns], embeddings[i, :, :rows, :columns], atol=0.02)
+        assert read[i, :, rows:].abs().sum() == read[i, :, :, columns:].abs().sum() == 0
+    assert (
+        sum(p.stat().st_size for p in tmp_path.iterdir()) < 2 * 3 * 16 * 16 * (2 if dtype == "fp16" else 1) * 0.75 + 800
+    )
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, TEACHER, shard_size=1)
+    cache.write([3], torch.ones(1, 4, 2, 2))
+    [shard] = tmp_path.iterdir()
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match=f"image 3 in {shard} fails its checksum; delete that file"):
+        EmbeddingCache(tmp_path, TEACHER).read([3])
+    shard.write_bytes(content[:-4])
+    with pytest.raises(ValueError, match="can't be read"):
         EmbeddingCache(tmp_path, TEACHER)

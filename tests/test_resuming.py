@@ -19,6 +19,7 @@ from mobilesamv2.data.samples import DetectionSamples, EncoderSamples, PromptSam
 from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.tasks.distill import DistillDecoupled
 from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
+from mobilesamv2.tasks.teacher import Teacher
 
 
 class StopsAt(pl.Callback):
@@ -48,14 +49,14 @@ class Notes(pl.Callback):
 
 def finetuning() -> tuple[pl.LightningModule, TrainingData]:
     torch.manual_seed(0)
-    task = FinetuneDecoder(build_sam("mini"), ADAMW, warmup_steps=2, freeze_image_encoder=False)
+    task = FinetuneDecoder(build_sam("mini"), ADAMW, warmup_images=4, freeze_image_encoder=False)
     samples = PromptSamples(ShapesDataset(12, (64, 96)), 256, prompts_per_image=2)
     return task, TrainingData(samples, batch_size=2, validation_images=2, seed=1)
 
 
 def distilling() -> tuple[pl.LightningModule, TrainingData]:
     torch.manual_seed(0)
-    task = DistillDecoupled(build_sam("mini"), build_sam("sam_vit_mini"), ADAMW, warmup_steps=2)
+    task = DistillDecoupled(build_sam("mini"), Teacher(build_sam("sam_vit_mini")), ADAMW, warmup_images=4)
     return task, TrainingData(EncoderSamples(ShapesDataset(12, (64, 96)), 256), 2, validation_images=2, seed=1)
 
 
@@ -152,7 +153,7 @@ def test_two_processes_train_what_one_that_accumulates_does(tmp_path: Path) -> N
         "dataset=shapes",
         "dataset.limit=14",
     ]
-    given += ["task.cache=null", "task.warmup_steps=0", "batch_size=2", "validation_images=2", "num_workers=0"]
+    given += ["teacher.cache=off", "task.warmup_images=0", "batch_size=2", "validation_images=2", "num_workers=0"]
     given += ["trainer.max_epochs=2", "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"]
     weights = []
     for name, more in (("one", "trainer.accumulate_grad_batches=2"), ("two", "trainer.devices=2")):

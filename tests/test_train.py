@@ -33,7 +33,7 @@ def tar(tmp_path: Path) -> Path:
 def test_distils_from_a_tar(tar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     given = ["experiment=distill_tinyvit", "model=mini", "model@teacher=sam_vit_mini", f"dataset.tars={tar}"]
-    given += [f"task.cache={tmp_path / 'cache'}", "validation_images=2", "trainer.log_every_n_steps=1"]
+    given += [f"cache.folder={tmp_path / 'cache'}", "validation_images=2", "trainer.log_every_n_steps=1"]
     train(*given, f"output_dir={out}", "trainer.max_epochs=2")
     assert "mini.safetensors" in capsys.readouterr().out
     assert load_sam(out / "mini.safetensors").name == "mini"
@@ -55,7 +55,7 @@ def test_a_student_of_full_size_becomes_a_mobile_sam(tar: Path, tmp_path: Path) 
     from mobilesamv2 import build_sam
 
     given = ["model.checkpoint=null", "model@teacher=by_name", "teacher.name=mobile_sam", f"dataset.tars={tar}"]
-    given += ["task.cache=null", "validation_images=0", "trainer.max_epochs=-1", "trainer.max_steps=1"]
+    given += ["teacher.cache=off", "validation_images=0", "trainer.max_epochs=-1", "trainer.max_steps=1"]
     train("experiment=distill_tinyvit", *given, f"output_dir={tmp_path / 'out'}")
     build_sam("mobile_sam", tmp_path / "out" / "mobile_sam.pt", allow_partial=False)
 
@@ -72,7 +72,7 @@ def test_missing_files_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"(?s)sam_vit_h_4b8939\.pth.*published at.*data/sa1b.*SA-1B is published at"):
         train("experiment=distill_tinyvit", f"output_dir={tmp_path}")
-    with pytest.raises(SystemExit, match=r"no checkpoint none\.ckpt to resume from"):
+    with pytest.raises(SystemExit, match=r"no file none\.ckpt"):
         train("experiment=distill_tinyvit", "resume=none.ckpt", f"output_dir={tmp_path}")
 
 

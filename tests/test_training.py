@@ -19,9 +19,10 @@ from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.masks import boxes_from_rles
 from mobilesamv2.models.object_detector import build_detector, save_detector
 from mobilesamv2.tasks.detect import DetectObjects
-from mobilesamv2.tasks.distill import DistillDecoupled, teacher_identity
+from mobilesamv2.tasks.distill import DistillDecoupled
 from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
 from mobilesamv2.tasks.losses import dice_loss, focal_loss, mask_iou
+from mobilesamv2.tasks.teacher import Teacher, teacher_identity
 
 ADAMW = partial(torch.optim.AdamW, lr=2e-3)
 
@@ -83,7 +84,7 @@ def distillation(folder: Path, teacher: object = None) -> tuple[DistillDecoupled
     teacher = teacher or build_sam("sam_vit_mini")
     student = build_sam("mini")
     cache = EmbeddingCache(folder / "cache", teacher_identity(teacher), shard_size=5)
-    task = DistillDecoupled(student, teacher, ADAMW, warmup_steps=2, cache=cache)
+    task = DistillDecoupled(student, Teacher(teacher, cache), ADAMW, warmup_images=8)
     return task, TrainingData(EncoderSamples(ShapesDataset(14), 256), batch_size=4, validation_images=2)
 
 
@@ -97,7 +98,7 @@ class Modes(pl.Callback):
 
     def on_train_batch_start(self, trainer, module: DistillDecoupled, batch, batch_idx: int) -> None:
         self.student |= {m.training for m in module.student.image_encoder.modules()}
-        self.teacher |= {m.training for m in module.teacher.modules()}
+        self.teacher |= {m.training for m in module.teacher.sam.modules()}
 
     def on_validation_batch_start(self, trainer, module: DistillDecoupled, *args) -> None:
         self.validation |= {m.training for m in module.modules()}
@@ -107,11 +108,11 @@ def test_distillation_trains_the_student_and_reads_the_teacher_once(tmp_path: Pa
     task, data = distillation(tmp_path)
     decoder = {k: v.clone() for k, v in task.student.mask_decoder.state_dict().items()}
     encoder = {k: v.clone() for k, v in task.student.image_encoder.state_dict().items()}
-    teacher_before = {k: v.clone() for k, v in task.teacher.state_dict().items()}
+    teacher_before = {k: v.clone() for k, v in task.teacher.sam.state_dict().items()}
     modes, counts, losses = Modes(), [], []
     watch = pl.callbacks.LambdaCallback(
         on_train_epoch_end=lambda t, m: (
-            counts.append(m.teacher_images),
+            counts.append(m.teacher.images_encoded),
             losses.append(float(t.callback_metrics["train/loss"])),
         )
     )
@@ -120,16 +121,16 @@ def test_distillation_trains_the_student_and_reads_the_teacher_once(tmp_path: Pa
     assert (modes.student, modes.teacher, modes.validation) == ({True}, {False}, {False})
     assert losses[-1] < losses[0]
     # 12 images to train on and 2 to validate on, each encoded once
-    assert counts[0] == counts[-1] == task.teacher_images == 14
+    assert counts[0] == counts[-1] == task.teacher.images_encoded == 14
     again = {k: v for k, v in task.student.image_encoder.state_dict().items() if v.dtype.is_floating_point}
     assert any(not torch.equal(v, encoder[k]) for k, v in again.items())
     assert all(torch.equal(v, decoder[k]) for k, v in task.student.mask_decoder.state_dict().items())
-    assert all(torch.equal(v, teacher_before[k]) for k, v in task.teacher.state_dict().items())
-    assert all(p.grad is None for p in task.teacher.parameters())
+    assert all(torch.equal(v, teacher_before[k]) for k, v in task.teacher.sam.state_dict().items())
+    assert all(p.grad is None for p in task.teacher.sam.parameters())
 
     later, data = distillation(tmp_path)
     trainer(tmp_path, max_epochs=1).fit(later, datamodule=data)
-    assert later.teacher_images == 0
+    assert later.teacher.images_encoded == 0
 
 
 def test_the_teacher_is_in_no_checkpoint_and_runs_resume(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_the_teacher_is_in_no_checkpoint_and_runs_resume(tmp_path: Path) -> None
     trainer(tmp_path, callbacks=[checkpoints], **settings).fit(task, datamodule=data)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert state.keys() == {f"student.{k}" for k in task.student.state_dict()}
-    assert len(EmbeddingCache(tmp_path / "cache", task.cache.identity)) == 14
+    assert len(EmbeddingCache(tmp_path / "cache", task.teacher.cache.identity)) == 14
 
     later, data = distillation(tmp_path)
     steps = trainer(tmp_path, max_epochs=2)
@@ -149,11 +150,11 @@ def test_the_teacher_is_in_no_checkpoint_and_runs_resume(tmp_path: Path) -> None
 
 def test_another_teacher_is_refused(tmp_path: Path) -> None:
     task, _ = distillation(tmp_path)
-    task.cache.write([0], torch.zeros(1, 64, 16, 16))
-    task.cache.flush()
+    task.teacher.cache.write([0], torch.zeros(1, 64, 16, 16))
+    task.teacher.cache.flush()
     torch.manual_seed(1)
     other = build_sam("sam_vit_mini")
-    with pytest.raises(ValueError, match="of another teacher: weights_sha256"):
+    with pytest.raises(ValueError, match="others than this run's: weights_sha256"):
         distillation(tmp_path, other)
 
 
@@ -161,7 +162,7 @@ def test_sizes_must_agree() -> None:
     with torch.device("meta"):
         teacher, student = build_sam("mobile_sam"), build_sam("mini")
     with pytest.raises(ValueError, match=r"\(256, 64\) in the student and \(1024, 256\) in the teacher"):
-        DistillDecoupled(student, teacher, ADAMW)
+        DistillDecoupled(student, Teacher(teacher), ADAMW)
 
 
 @pytest.mark.parametrize("freeze", [True, False])

@@ -56,7 +56,7 @@ class AnnotatedImages(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
 
 def choose_images(
     image_ids: Sequence[int],
-    limit: int | None = None,
+    limit: float | None = None,
     subset_seed: int | None = None,
     image_list: str | Path | None = None,
 ) -> list[int]:
@@ -64,13 +64,14 @@ def choose_images(
 
     Args:
         image_ids: of all images.
-        limit: at most so many; None keeps all.
+        limit: at most so many, or below 1 that share of them; None keeps all.
         subset_seed: draws them at random, the same ones for the same seed; None keeps the first.
         image_list: a text file of image ids, one a line; only these are kept.
 
     Raises:
         FileNotFoundError: there is no such list.
-        ValueError: a line is no id, or an id of no image; no image is left; a limit below 1, or a seed without one.
+        ValueError: a line is no id, or an id of no image; no image is left; a limit that is no number of images and no
+            share of them, or a seed without one.
     """
     indices = list(range(len(image_ids)))
     if image_list is not None:
@@ -81,11 +82,12 @@ def choose_images(
         if subset_seed is not None:
             raise ValueError("subset_seed draws as many images as limit says, and limit is null.")
         return indices
-    if limit < 1:
-        raise ValueError(f"limit is a number of images, 1 or more, or null for all; got {limit}.")
-    if subset_seed is not None and limit < len(indices):
-        indices = sorted(random.Random(subset_seed).sample(indices, limit))
-    return indices[:limit]
+    if limit <= 0 or (limit > 1 and limit != int(limit)):
+        raise ValueError(f"limit is a number of images, a share of them below 1, or null for all; got {limit}.")
+    count = max(1, round(limit * len(indices))) if limit < 1 else int(limit)
+    if subset_seed is not None and count < len(indices):
+        indices = sorted(random.Random(subset_seed).sample(indices, count))
+    return indices[:count]
 
 
 def _listed(image_ids: Sequence[int], path: Path) -> list[int]:

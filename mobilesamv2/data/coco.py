@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import defaultdict
@@ -14,6 +13,7 @@ import numpy as np
 
 from mobilesamv2.data.annotated_images import AnnotatedImages, choose_images
 from mobilesamv2.data.images import read_rgb
+from mobilesamv2.data.provenance import sha256_of
 from mobilesamv2.masks import to_rles
 from mobilesamv2.structures import GroundTruth
 
@@ -24,7 +24,7 @@ class CocoDataset(AnnotatedImages):
     Args:
         annotations: a JSON file in COCO's layout: ``images``, ``annotations`` and ``categories``.
         images: the folder of the images; None where only the annotations are read.
-        limit: at most so many images; None keeps all.
+        limit: at most so many images, or below 1 that share of them; None keeps all.
         subset_seed: draws them at random; None keeps the first.
         image_list: a text file of image ids, one a line; only these are kept.
 
@@ -40,7 +40,7 @@ class CocoDataset(AnnotatedImages):
         self,
         annotations: str | Path,
         images: str | Path | None = None,
-        limit: int | None = None,
+        limit: float | None = None,
         subset_seed: int | None = None,
         image_list: str | Path | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class CocoDataset(AnnotatedImages):
 
     @cached_property
     def _sha256(self) -> str:
-        return hashlib.sha256(self.annotations.read_bytes()).hexdigest()
+        return sha256_of([self.annotations])
 
     def load_image(self, index: int) -> np.ndarray:
         """RGB uint8 (H, W, 3).

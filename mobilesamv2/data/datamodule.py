@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mobilesamv2.data.annotated_images import AnnotatedImages
+from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import EncoderSamples, Sample
 from mobilesamv2.structures import GroundTruth
 
@@ -71,6 +73,8 @@ class TrainingData(pl.LightningDataModule):
         seed: of the order and of what is left to chance.
         max_broken: share of the images that may turn out to be broken; each is named in the log, and another image,
             drawn at random, takes its place. More stop the run.
+        embeddings: where the teacher's embeddings are; a batch whose images are all there at the beginning of the
+            epoch has them as ``teacher_embedding``.
 
     Raises:
         ValueError: nothing would be left to train on.
@@ -84,6 +88,7 @@ class TrainingData(pl.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         max_broken: float = 0.01,
+        embeddings: EmbeddingCache | None = None,
     ) -> None:
         super().__init__()
         last = len(samples) - validation_images
@@ -98,7 +103,42 @@ class TrainingData(pl.LightningDataModule):
         self.max_broken = max_broken
         self.batches = ShuffledBatches(self, last, batch_size, seed)
         self.validation = range(last, len(samples))
-        self._settings: dict[str, Any] = {"num_workers": num_workers, "collate_fn": samples.collate}
+        self.embeddings = embeddings
+        self.num_workers = num_workers
+        collate = samples.collate
+        self.collate = collate if embeddings is None else partial(_with_embeddings, collate, embeddings)
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of all processes in an optimizer step."""
+        accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
+        return self.batches.batch_size * _rank(self.trainer)[1] * accumulated
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the place in an epoch is counted by."""
+        return {
+            "images": self.batches.num_samples,
+            "seed": self.batches.seed,
+            "images of a batch": self.batches.batch_size,
+            "images of a step": self.images_per_step,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing, if a run goes on as it began.
+
+        Raises:
+            ValueError: it doesn't; the sentence says what differs.
+        """
+        now = self.state_dict()
+        differs = [
+            f"{key} {state_dict.get(key)} then, {value} now"
+            for key, value in now.items()
+            if value != state_dict.get(key)
+        ]
+        if differs:
+            raise ValueError(
+                f"The run can't be resumed with other settings: {'; '.join(differs)}. resume=null starts anew."
+            )
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """This process's batches; a last round that not every process has a full batch of is left out."""
@@ -111,13 +151,31 @@ class TrainingData(pl.LightningDataModule):
         keys = [(VALIDATION, index) for index in share]
         return DataLoader(self.samples, batch_size=self.batches.batch_size, sampler=keys, **self._settings)
 
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """This process's share of all images, in order, without those that the teacher's embeddings are there of."""
+        rank, world_size = _rank(self.trainer)
+        ids = self.samples.samples.images.image_ids  # pyright: ignore[reportAttributeAccessIssue]
+        keys = [
+            (ALL, i) for i, image_id in enumerate(ids) if self.embeddings is None or image_id not in self.embeddings
+        ]
+        return DataLoader(
+            self.samples, batch_size=self.batches.batch_size, sampler=keys[rank::world_size], **self._settings
+        )
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """Of every loader."""
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {"num_workers": self.num_workers, "collate_fn": self.collate, "pin_memory": on_gpu}
+
     def on_before_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Takes the notes on broken images out of a batch, and names each image once.
 
         Raises:
             ValueError: there are too many of them.
         """
-        new = {note for note in batch.pop("broken", ()) if note} - self.broken
+        notes = (note for of_sample in batch.pop("broken", ()) for note in of_sample.split("\n") if note)
+        new = set(notes) - self.broken
         self.broken |= new
         for note in sorted(new):
             logger.warning("Left out (%d so far): %s", len(self.broken), note)
@@ -133,8 +191,8 @@ class TrainingData(pl.LightningDataModule):
 Key = tuple[int, int]
 """Epoch and index of a sample."""
 
-VALIDATION = -1
-"""In the place of an epoch: nothing is left to chance."""
+VALIDATION, ALL = -1, -2
+"""In the place of an epoch: nothing is left to chance; a broken image is replaced by one of validation, or by any."""
 
 ATTEMPTS = 20
 """Images that are tried in place of a broken one."""
@@ -192,7 +250,7 @@ class ResumableLoader(DataLoader[Sample]):
 class _Whole(Dataset[Sample]):
     """Samples by epoch and index, with a chance of their own for each; another one where an image is broken.
 
-    ``broken`` says what was wrong; it is empty for the sample that was asked for.
+    ``broken`` says, a line each, what was wrong; it is empty for the sample that was asked for.
     """
 
     def __init__(self, samples: EncoderSamples, seed: int, first_of_validation: int) -> None:
@@ -205,18 +263,29 @@ class _Whole(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch + 1, index))
-        split = self.first_of_validation
-        low, high = (split, len(self)) if epoch == VALIDATION else (0, split)
-        broken = ""
+        rng = np.random.default_rng((self.seed, epoch + 2, index))
+        split, end = self.first_of_validation, len(self)
+        low, high = {VALIDATION: (split, end), ALL: (0, end)}.get(epoch, (0, split))
+        broken: list[str] = []
         for _ in range(ATTEMPTS):
             try:
-                sample = self.samples[index] if epoch == VALIDATION else self.samples.draw(index, rng)
-                return sample | {"broken": broken}
+                sample = self.samples[index] if epoch < 0 else self.samples.draw(index, rng)
+                return sample | {"broken": "\n".join(broken)}
             except ValueError as error:
-                broken = broken or str(error)
+                broken.append(str(error))
                 index = int(rng.integers(low, high))
-        raise ValueError(f"{ATTEMPTS} images in a row are broken. The first: {broken}")
+        raise ValueError(f"{ATTEMPTS} images in a row are broken. The first: {broken[0]}")
+
+
+def _with_embeddings(
+    collate: Callable[[list[Sample]], Sample], embeddings: EmbeddingCache, samples: list[Sample]
+) -> Sample:
+    """A batch, with the teacher's embeddings (B, C, S/16, S/16) float16 if they are all known."""
+    batch = collate(samples)
+    image_ids = batch["image_id"].tolist()
+    if all(image_id in embeddings for image_id in image_ids):
+        batch["teacher_embedding"] = embeddings.read(image_ids)
+    return batch
 
 
 def _rank(trainer: pl.Trainer | None) -> tuple[int, int]:

@@ -8,12 +8,10 @@ import json
 import logging
 import os
 import tarfile
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +19,7 @@ from tqdm import tqdm
 
 from mobilesamv2.data.annotated_images import AnnotatedImages, choose_images
 from mobilesamv2.data.images import read_rgb
+from mobilesamv2.data.tar_index import cached_index
 from mobilesamv2.masks import boxes_from_rles, to_rles
 from mobilesamv2.structures import GroundTruth
 
@@ -28,66 +27,11 @@ logger = logging.getLogger(__name__)
 
 PUBLISHED = "SA-1B is published at https://ai.meta.com/datasets/segment-anything-downloads as sa_000000.tar and so on."
 
+IMAGE, ANNOTATIONS = 2, 4
+"""Columns of the table where a photo and its annotations begin; their lengths follow."""
+
 MAX_OPEN_TARS = 64
 """Of each process; systems allow about a thousand files."""
-
-
-@dataclass(frozen=True)
-class TarEntry:
-    """Where one photo and its annotations lie in a tar, bytes."""
-
-    tar: Path
-    image_id: int
-    image: tuple[int, int]  # offset, length
-    annotations: tuple[int, int]
-
-
-class TarIndex(NamedTuple):
-    """What a tar holds.
-
-    Attributes:
-        entries: its photos with annotations, in its order.
-        alone: names of photos without annotations, and the other way round.
-        truncated: what ends it early; None where nothing does.
-    """
-
-    entries: list[TarEntry]
-    alone: list[str]
-    truncated: str | None
-
-
-def index_tar(path: Path) -> TarIndex:
-    """The photos of a tar; only headers are read.
-
-    Raises:
-        ValueError: it is not a tar, or holds no pair of ``sa_ID.jpg`` and ``sa_ID.json``.
-    """
-    found: dict[str, dict[str, tuple[int, int]]] = {}
-    size, truncated = path.stat().st_size, None
-    try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                stem, suffix = os.path.splitext(os.path.basename(member.name))
-                if member.isfile() and suffix in (".jpg", ".json"):
-                    if member.offset_data + member.size > size:
-                        truncated = f"it ends within {member.name}"
-                        break
-                    found.setdefault(stem, {})[suffix] = (member.offset_data, member.size)
-            end = tar.offset
-        with path.open("rb") as file:
-            file.seek(end)
-            if truncated is None and file.read(512) != bytes(512):  # a tar ends with empty blocks
-                truncated = f"it does not end after byte {end}"
-    except tarfile.TarError as error:
-        if not found:
-            raise ValueError(f"{path} is not a tar, or is truncated: {error}.") from error
-        truncated = str(error)
-    ids = {stem: stem.removeprefix("sa_") for stem in found}
-    whole = {stem: parts for stem, parts in found.items() if parts.keys() == {".jpg", ".json"} and ids[stem].isdigit()}
-    if not whole:
-        raise ValueError(f"{path} holds no pair of sa_ID.jpg and sa_ID.json.")
-    entries = [TarEntry(path, int(ids[stem]), parts[".jpg"], parts[".json"]) for stem, parts in whole.items()]
-    return TarIndex(entries, [stem for stem in found if stem not in whole], truncated)
 
 
 class SA1BDataset(AnnotatedImages):
@@ -95,9 +39,11 @@ class SA1BDataset(AnnotatedImages):
 
     Args:
         tars: a tar, a folder of tars, or a list of either.
-        limit: at most so many photos; None keeps all.
+        limit: at most so many photos, or below 1 that share of them; None keeps all.
         subset_seed: draws them at random; None keeps the first.
         image_list: a text file of image ids, one a line; only these are kept.
+        index_folder: where the tars' indices are kept, for the next run to read instead of walking through the tars;
+            None keeps none.
         max_broken: share of the tars that may be truncated, and of the photos that may lack their annotations; they
             are named in the log and left out. More are an error.
 
@@ -109,46 +55,54 @@ class SA1BDataset(AnnotatedImages):
     def __init__(
         self,
         tars: str | Path | Sequence[str | Path],
-        limit: int | None = None,
+        limit: float | None = None,
         subset_seed: int | None = None,
         image_list: str | Path | None = None,
+        index_folder: str | Path | None = None,
         max_broken: float = 0.01,
     ) -> None:
-        self.entries: list[TarEntry] = []
+        self.tars = require_tars(tars)
         truncated: list[str] = []
         alone: list[str] = []
-        files = require_tars(tars)
-        for file in tqdm(files, desc="indexing tars", unit="tar", disable=len(files) < 10 or None):
-            index = index_tar(file)
-            self.entries += index.entries
+        tables: list[np.ndarray] = []
+        all_are_wanted = limit is None or limit < 1 or subset_seed is not None or image_list is not None
+        folder = None if index_folder is None else Path(index_folder)
+        for i, file in enumerate(
+            tqdm(self.tars, desc="indexing tars", unit="tar", disable=len(self.tars) < 10 or None)
+        ):
+            index = cached_index(file, folder)
+            tables.append(np.insert(index.entries, 0, i, axis=1))
             truncated += [f"{file} is truncated: {index.truncated}"] if index.truncated else []
             alone += [f"{name} of {file} has no partner" for name in index.alone]
-            if limit is not None and len(self.entries) >= limit and subset_seed is None and image_list is None:
+            if not all_are_wanted and limit is not None and sum(map(len, tables)) >= limit:
                 break
-        _tolerate(truncated, "tars", len(files), max_broken)
-        _tolerate(alone, "photos", len(self.entries), max_broken)
-        twice = [image_id for image_id, count in Counter(self.image_ids).items() if count > 1]
-        if twice:
-            raise ValueError(f"Photo sa_{twice[0]} is there twice, in {[str(f) for f in files][:3]} and so on.")
-        self.entries = [self.entries[i] for i in choose_images(self.image_ids, limit, subset_seed, image_list)]
+        table = np.concatenate(tables)  # (photos, 6): number of the tar, and the columns of a tar's index
+        _tolerate(truncated, "tars", len(self.tars), max_broken)
+        _tolerate(alone, "photos", len(table), max_broken)
+        ids, counts = np.unique(table[:, 1], return_counts=True)
+        if len(ids) < len(table):
+            twice = ids[counts > 1][0]
+            raise ValueError(f"Photo sa_{twice} is there twice, in {[str(f) for f in self.tars][:3]} and so on.")
+        self._table = table[choose_images(table[:, 1].tolist(), limit, subset_seed, image_list)]
+        self._image_ids: list[int] = self._table[:, 1].tolist()
         self._files: dict[tuple[int, Path], int] = {}
 
     @property
     def image_ids(self) -> list[int]:
         """Ids of the photos, in order."""
-        return [entry.image_id for entry in self.entries]
+        return self._image_ids
 
     @property
     def provenance(self) -> dict[str, Any]:
         """The tars, and the SHA-256 of the chosen photos' annotations."""
-        tars = list(dict.fromkeys(str(entry.tar) for entry in self.entries))
+        tars = [str(self.tars[i]) for i in np.unique(self._table[:, 0])]
         return {"annotations": tars, "annotations_sha256": self._sha256}
 
     @cached_property
     def _sha256(self) -> str:
         digest = hashlib.sha256()
-        for entry in self.entries:
-            digest.update(self._read(entry, entry.annotations))
+        for index in range(len(self)):
+            digest.update(self._read(index, ANNOTATIONS))
         return digest.hexdigest()
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
@@ -171,8 +125,7 @@ class SA1BDataset(AnnotatedImages):
         Raises:
             ValueError: the photo can't be decoded; the sentence names it.
         """
-        entry = self.entries[index]
-        return read_rgb(io.BytesIO(self._read(entry, entry.image)), f"Photo {self._name(index)}")
+        return read_rgb(io.BytesIO(self._read(index, IMAGE)), f"Photo {self._name(index)}")
 
     def ground_truth(self, index: int) -> GroundTruth:
         """The photo's masks.
@@ -180,12 +133,11 @@ class SA1BDataset(AnnotatedImages):
         Raises:
             ValueError: its annotations are broken; the sentence names it.
         """
-        entry = self.entries[index]
         try:
-            content = json.loads(self._read(entry, entry.annotations))
+            content = json.loads(self._read(index, ANNOTATIONS))
             objects, size = content["annotations"], (int(content["image"]["height"]), int(content["image"]["width"]))
             return GroundTruth(
-                image_id=entry.image_id,
+                image_id=self.image_ids[index],
                 size=size,
                 rles=to_rles([o["segmentation"] for o in objects], size, lambda i: f"mask number {i}"),
                 areas=[float(o["area"]) for o in objects],
@@ -195,24 +147,25 @@ class SA1BDataset(AnnotatedImages):
             raise ValueError(f"The annotations of {self._name(index)} are broken: {error!r}") from error
 
     def _name(self, index: int) -> str:
-        return f"sa_{self.entries[index].image_id} of {self.entries[index].tar}"
+        return f"sa_{self.image_ids[index]} of {self.tars[self._table[index, 0]]}"
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay behind when a worker is spawned."""
         return self.__dict__ | {"_files": {}}
 
-    def _read(self, entry: TarEntry, place: tuple[int, int]) -> bytes:
-        """Bytes of a tar; each process has files of its own, and positions are not shared."""
-        key = (os.getpid(), entry.tar)
+    def _read(self, index: int, column: int) -> bytes:
+        """A photo's or its annotations' bytes; each process has files of its own, and positions are not shared."""
+        tar = self.tars[self._table[index, 0]]
+        key = (os.getpid(), tar)
         if key not in self._files:
             own = [opened for opened in self._files if opened[0] == os.getpid()]
             if len(own) >= MAX_OPEN_TARS:
                 os.close(self._files.pop(own[0]))
-            self._files[key] = os.open(entry.tar, os.O_RDONLY)
-        offset, length = place
+            self._files[key] = os.open(tar, os.O_RDONLY)
+        offset, length = self._table[index, column : column + 2].tolist()
         content = os.pread(self._files[key], length, offset)
         if len(content) != length:
-            raise ValueError(f"{entry.tar} ends before sa_{entry.image_id}: it is truncated.")
+            raise ValueError(f"{tar} ends before sa_{self.image_ids[index]}: it is truncated.")
         return content
 
 

@@ -23,7 +23,7 @@ class DetectObjects(pl.LightningModule):
     Args:
         detector: the model to train.
         optimizer: makes the optimizer from the parameters.
-        warmup_steps: optimizer steps of linear warm-up.
+        warmup_images: images that the learning rate rises over.
         box_gain: weight of the boxes' IoU loss.
         class_gain: weight of the confidence loss.
         dfl_gain: weight of the distribution focal loss of the boxes' edges.
@@ -38,7 +38,7 @@ class DetectObjects(pl.LightningModule):
         self,
         detector: ObjectDetector,
         optimizer: OptimizerFactory,
-        warmup_steps: int = 0,
+        warmup_images: int = 0,
         box_gain: float = 7.5,
         class_gain: float = 0.5,
         dfl_gain: float = 1.5,
@@ -53,9 +53,14 @@ class DetectObjects(pl.LightningModule):
                     module.momentum = batchnorm_momentum
         self._gains = SimpleNamespace(box=box_gain, cls=class_gain, dfl=dfl_gain)
         self._optimizer = optimizer
-        self._warmup_steps = warmup_steps
+        self._warmup_images = warmup_images
         self._max_boxes = max_boxes
         self._loss: Any = None
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network that compilation and memory layout are for."""
+        return self.detector.model  # pyright: ignore[reportReturnType]
 
     def on_fit_start(self) -> None:
         """The loss looks at the model where it is; Lightning keeps the modes that it finds."""
@@ -90,4 +95,4 @@ class DetectObjects(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """All parameters that ultralytics trains, warm-up and cosine."""
-        return cosine_schedule(self.trainer, self.detector.parameters(), self._optimizer, self._warmup_steps)
+        return cosine_schedule(self.trainer, self.detector, self._optimizer, self._warmup_images)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.tasks.distill import Distill
+from mobilesamv2.tasks.first_prompts import PADDING, Prompt, first_prompts
 from mobilesamv2.tasks.losses import dice_loss, focal_loss, mask_iou
 from mobilesamv2.tasks.schedule import OptimizerFactory
-
-FOREGROUND, BACKGROUND, PADDING = 1, 0, -1
-"""Labels of points."""
-
-Prompt = dict[str, Any]
+from mobilesamv2.tasks.teacher import Teacher
 
 
 class DistillSemiCoupled(Distill):
@@ -28,16 +23,15 @@ class DistillSemiCoupled(Distill):
 
     Args:
         student: the model to train; its mask decoder is the teacher's and stays so.
-        teacher: the model to imitate; its image embedding has the shape of the student's.
+        teacher: the model to imitate, of the student's image size and embedding width.
         optimizer: makes the optimizer from the parameters.
-        warmup_steps: optimizer steps of linear warm-up.
-        cache: where the teacher's embeddings are kept; None computes them anew in each epoch.
+        warmup_images: images that the learning rate rises over.
         focal_weight: of the focal loss.
         dice_weight: of the dice loss.
         iou_weight: of the squared error between the predicted IoUs.
 
     Raises:
-        ValueError: the two models' sizes differ.
+        ValueError: the two models' sizes differ, or the cache leaves out the padding.
 
     Source: MobileSAM, section 3, which names it and gives no recipe; the losses' weights are SAM's.
     """
@@ -47,15 +41,15 @@ class DistillSemiCoupled(Distill):
     def __init__(
         self,
         student: Sam,
-        teacher: Sam,
+        teacher: Teacher,
         optimizer: OptimizerFactory,
-        warmup_steps: int = 0,
-        cache: EmbeddingCache | None = None,
+        warmup_images: int = 0,
         focal_weight: float = 20.0,
         dice_weight: float = 1.0,
         iou_weight: float = 1.0,
     ) -> None:
-        super().__init__(student, teacher, optimizer, warmup_steps, cache, train_decoder=self.train_decoder)
+        super().__init__(student, teacher, optimizer, warmup_images, train_decoder=self.train_decoder)
+        teacher.refuse_valid_region("the teacher's masks are decoded from whole embeddings:")
         self._weights = {"focal": focal_weight, "dice": dice_weight, "iou": iou_weight}
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
@@ -78,7 +72,7 @@ class DistillSemiCoupled(Distill):
         """The loss, and the mean IoU with the teacher's masks by kind of prompt."""
         per_image = batch["masks"].shape[1]
         student = self.student.image_encoder(batch["pixels"]).repeat_interleave(per_image, dim=0)  # (N, C, h, w)
-        teacher = self.teacher_embedding(batch).repeat_interleave(per_image, dim=0)
+        teacher = self.teacher.embedding(batch).repeat_interleave(per_image, dim=0)
         weights = batch["weights"].flatten()
         loss, ious = torch.zeros((), device=self.device), {}
         for kind, prompt in first_prompts(batch).items():
@@ -89,7 +83,7 @@ class DistillSemiCoupled(Distill):
     def _of_prompt(self, student: Tensor, teacher: Tensor, prompt: Prompt, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and mean IoU of one kind of prompt, given the embeddings (N, C, h, w)."""
         with torch.no_grad():
-            wanted, wanted_iou = self.teacher.decode(teacher, **prompt)  # (N, M, S/4, S/4), (N, M)
+            wanted, wanted_iou = self.teacher.sam.decode(teacher, **prompt)  # (N, M, S/4, S/4), (N, M)
         logits, predicted_iou = self.student.decode(student, **prompt)
         return self._compare(logits, predicted_iou, wanted, wanted_iou, weights)
 
@@ -122,10 +116,9 @@ class DistillPromptInLoop(DistillCoupled):
 
     Args:
         student: the model to train; its mask decoder begins as the teacher's.
-        teacher: the model to imitate; its image embedding has the shape of the student's.
+        teacher: the model to imitate, of the student's image size and embedding width.
         optimizer: makes the optimizer from the parameters.
-        warmup_steps: optimizer steps of linear warm-up.
-        cache: where the teacher's embeddings are kept; None computes them anew in each epoch.
+        warmup_images: images that the learning rate rises over.
         focal_weight: of the focal loss.
         dice_weight: of the dice loss.
         iou_weight: of the squared error between the predicted IoUs.
@@ -140,16 +133,15 @@ class DistillPromptInLoop(DistillCoupled):
     def __init__(
         self,
         student: Sam,
-        teacher: Sam,
+        teacher: Teacher,
         optimizer: OptimizerFactory,
-        warmup_steps: int = 0,
-        cache: EmbeddingCache | None = None,
+        warmup_images: int = 0,
         focal_weight: float = 20.0,
         dice_weight: float = 1.0,
         iou_weight: float = 1.0,
         rounds: int = 1,
     ) -> None:
-        super().__init__(student, teacher, optimizer, warmup_steps, cache, focal_weight, dice_weight, iou_weight)
+        super().__init__(student, teacher, optimizer, warmup_images, focal_weight, dice_weight, iou_weight)
         if rounds < 1:
             raise ValueError(f"rounds is 1 or more, and is {rounds}; without any this is coupled distillation.")
         self._rounds = rounds
@@ -161,7 +153,7 @@ class DistillPromptInLoop(DistillCoupled):
         generator = torch.Generator(self.device).manual_seed(self.global_step if self.training else 0)
         for i in range(self._rounds + 1):
             with torch.no_grad():
-                wanted, wanted_iou = self.teacher.decode(teacher, **prompt)
+                wanted, wanted_iou = self.teacher.sam.decode(teacher, **prompt)
             logits, predicted_iou = self.student.decode(student, **prompt)
             loss, iou = self._compare(logits, predicted_iou, wanted, wanted_iou, weights)
             losses.append(loss)
@@ -170,16 +162,6 @@ class DistillPromptInLoop(DistillCoupled):
                 pair = (masks.detach().gather(1, best)[:, 0] > 0 for masks in (logits, wanted))
                 prompt = with_point(prompt, *disagreement(*pair, generator))
         return torch.stack(losses).mean(), iou
-
-
-def first_prompts(batch: Mapping[str, Tensor]) -> dict[str, Prompt]:
-    """The box of each object, for one mask, and its point, for three, as ``Sam.decode`` takes them."""
-    boxes, points = batch["boxes_xyxy"].flatten(0, 1), batch["points"].flatten(0, 1)
-    labels = torch.full(points.shape[:2], FOREGROUND, dtype=torch.int64, device=points.device)
-    return {
-        "box": {"boxes_xyxy": boxes, "multimask": False},
-        "point": {"points": points, "labels": labels, "multimask": True},
-    }
 
 
 def disagreement(student: Tensor, teacher: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

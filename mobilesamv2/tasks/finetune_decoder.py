@@ -6,10 +6,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.tasks.first_prompts import first_prompts
 from mobilesamv2.tasks.losses import dice_loss, focal_loss, mask_iou
 from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
 
@@ -22,7 +23,7 @@ class FinetuneDecoder(pl.LightningModule):
     Args:
         sam: the model to train.
         optimizer: makes the optimizer from the parameters.
-        warmup_steps: optimizer steps of linear warm-up.
+        warmup_images: images that the learning rate rises over.
         freeze_image_encoder: train the prompt encoder and mask decoder alone.
         focal_weight: of the focal loss.
         dice_weight: of the dice loss.
@@ -35,7 +36,7 @@ class FinetuneDecoder(pl.LightningModule):
         self,
         sam: Sam,
         optimizer: OptimizerFactory,
-        warmup_steps: int = 0,
+        warmup_images: int = 0,
         freeze_image_encoder: bool = True,
         focal_weight: float = 20.0,
         dice_weight: float = 1.0,
@@ -47,9 +48,14 @@ class FinetuneDecoder(pl.LightningModule):
         # No mask is given as a prompt, and distributed training wants a gradient of every parameter.
         self.sam.prompt_encoder.mask_downscaling.requires_grad_(False)
         self._optimizer = optimizer
-        self._warmup_steps = warmup_steps
+        self._warmup_images = warmup_images
         self._freeze_image_encoder = freeze_image_encoder
         self._weights = {"focal": focal_weight, "dice": dice_weight, "iou": iou_weight}
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network that compilation and memory layout are for."""
+        return self.sam.image_encoder
 
     def on_fit_start(self) -> None:
         """Lightning keeps the modes that it finds, and ``build_sam`` builds in eval mode."""
@@ -73,7 +79,7 @@ class FinetuneDecoder(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """All parameters that are trained, warm-up and cosine."""
-        return cosine_schedule(self.trainer, self.sam.parameters(), self._optimizer, self._warmup_steps)
+        return cosine_schedule(self.trainer, self.sam, self._optimizer, self._warmup_images)
 
     def _loss(self, batch: Sample) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and the mean IoU of the masks from boxes and from points."""
@@ -81,17 +87,10 @@ class FinetuneDecoder(pl.LightningModule):
             embeddings = self.sam.image_encoder(batch["pixels"])
         per_image = batch["masks"].shape[1]
         embeddings = embeddings.repeat_interleave(per_image, dim=0)  # (N, C, S/16, S/16)
-        boxes, points, masks, weights = (
-            batch[key].flatten(0, 1) for key in ("boxes_xyxy", "points", "masks", "weights")
-        )
-        labels = torch.ones(points.shape[:2], dtype=torch.int64, device=points.device)
-        prompts = {
-            "box": {"boxes_xyxy": boxes, "multimask": False},
-            "point": {"points": points, "labels": labels, "multimask": True},
-        }
+        masks, weights = batch["masks"].flatten(0, 1), batch["weights"].flatten()
         total = weights.sum().clamp(min=1)
         loss, ious = torch.zeros((), device=self.device), {}
-        for kind, prompt in prompts.items():
+        for kind, prompt in first_prompts(batch).items():
             logits, predicted_iou = self.sam.decode(embeddings, **prompt)  # (N, M, S/4, S/4), (N, M)
             targets = masks[:, None].expand_as(logits)
             of_mask = self._weights["focal"] * focal_loss(logits, targets)

@@ -1,0 +1,207 @@
+"""A run from its first step to its end: schedule, averages, signals, log, and going on."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import ROOT
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from safetensors.torch import load_file
+from test_resuming import StopsAt, distilling
+from test_train import train
+from test_training import trainer
+from torch import nn
+
+from mobilesamv2 import build_sam
+from mobilesamv2.data.sa1b import write_sa1b_tar
+from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.tasks.schedule import decay_groups
+
+SMALL = ["experiment=distill_tinyvit", "model=mini", "model@teacher=sam_vit_mini", "dataset=shapes"]
+
+
+class Rates(pl.Callback):
+    """The learning rate of each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *args: object) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize(("accumulated", "warmup_steps"), [(1, 4), (2, 2)])
+def test_the_learning_rate_rises_over_images(accumulated: int, warmup_steps: int, tmp_path: Path) -> None:
+    task, data = distilling()  # batches of 2
+    task._warmup_images = 8
+    rates = Rates()
+    trainer(tmp_path, max_epochs=4, accumulate_grad_batches=accumulated, callbacks=[rates]).fit(task, datamodule=data)
+    peak = 2e-3
+    rising = [peak * (i + 1) / warmup_steps for i in range(warmup_steps)]
+    assert rates.rates[:warmup_steps] == pytest.approx(rising)
+    falling = rates.rates[warmup_steps:]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] == pytest.approx(peak)
+    assert 0 < falling[-1] < peak / 20
+
+
+def test_biases_norms_and_tables_of_positions_do_not_decay() -> None:
+    sam = build_sam("mini")
+    names = {p: name for name, p in sam.image_encoder.named_parameters()}
+    decayed, others = ({names[p] for p in group["params"]} for group in decay_groups(sam.image_encoder))
+    assert decayed | others == set(names.values())
+    assert all(name.endswith("weight") for name in decayed)
+    assert not any("norm" in name or ".bn." in name for name in decayed)
+    assert any(name.endswith("attention_biases") for name in others)
+    assert [group.get("weight_decay") for group in decay_groups(sam.image_encoder)] == [None, 0.0]
+    optimizer = partial(torch.optim.AdamW, lr=1.0, weight_decay=0.1)(decay_groups(sam.image_encoder))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    with pytest.raises(ValueError, match="No parameter is to be trained"):
+        decay_groups(nn.Linear(1, 1).requires_grad_(False))
+
+
+def test_an_averaged_run_resumes_exactly_and_averages_the_student_alone(tmp_path: Path) -> None:
+    def fit(folder: Path, stop: int | None = None, resume: bool = False) -> pl.LightningModule:
+        task, data = distilling()
+        keeps = pl.callbacks.ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)
+        average = EMAWeightAveraging(decay=0.5)
+        callbacks = [keeps, average, *([StopsAt(stop, at_the_end=False)] if stop else [])]
+        runner = trainer(tmp_path, callbacks=callbacks, max_epochs=2, enable_checkpointing=True)
+        path = folder / "last.ckpt" if resume else None
+        with pytest.raises(RuntimeError, match="stopped") if stop else nullcontext():
+            runner.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
+        copied = average._average_model.module
+        assert copied.teacher is task.teacher
+        assert {name.split(".")[0] for name in copied.state_dict()} == {"student"}
+        return task
+
+    whole = fit(tmp_path / "whole").state_dict()
+    fit(tmp_path / "parts", stop=7)
+    resumed = fit(tmp_path / "parts", resume=True).state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    task, data = distilling()
+    trainer(tmp_path, max_epochs=2).fit(task, datamodule=data)
+    name = "student.image_encoder.neck.0.weight"
+    assert not torch.equal(task.state_dict()[name], whole[name])
+
+
+def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
+    given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off", f"output_dir={tmp_path}"]
+    train(*given, "trainer.max_epochs=1")
+    for other, what in (("seed=3", "seed 0 then, 3 now"), ("dataset.limit=7", "images 6 then, 5 now")):
+        with pytest.raises(SystemExit, match=f"resumed with other settings: {what}. resume=null starts anew"):
+            train(*given, "trainer.max_epochs=2", other)
+    with pytest.raises(SystemExit, match="images of a step 2 then, 4 now"):
+        train(*given, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2")
+    train(*given, "trainer.max_epochs=2", "seed=3", "resume=null")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_saves_requeues_and_the_same_command_goes_on(number: int, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/requeued\n")
+    scontrol.chmod(0o755)
+    job = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_ID": "9"}
+    environ = os.environ | job | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    given = [*SMALL, "dataset.limit=18", "validation_images=2", "teacher.cache=off", "batch_size=2", "num_workers=0"]
+    given += ["trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "ema=0.9"]
+
+    def command(name: str) -> list[str]:
+        return [sys.executable, str(ROOT / "train.py"), *given, f"output_dir={tmp_path / name}"]
+
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(command("stopped"), stdout=log, stderr=log, env=environ)
+        for _ in range(1200):
+            if "train/loss" in (tmp_path / "log").read_text() or run.poll() is not None:
+                break
+            time.sleep(0.1)
+        run.send_signal(number)
+        run.wait(timeout=120)
+    text = (tmp_path / "log").read_text()
+    assert run.returncode == 128 + number, text
+    assert f"{signal.Signals(number).name}: saved {tmp_path / 'stopped' / 'checkpoints' / 'stopped.ckpt'}" in text
+    assert (tmp_path / "requeued").read_text() == "requeue 7_2\n"
+    steps = torch.load(tmp_path / "stopped" / "checkpoints" / "stopped.ckpt", weights_only=True)["global_step"]
+    assert 0 < steps < 16
+    for name in ("stopped", "whole"):
+        done = subprocess.run(command(name), capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert ("going on from" in done.stdout) == (name == "stopped")
+    stopped, whole = (load_file(tmp_path / name / "mini.safetensors") for name in ("stopped", "whole"))
+    assert all(torch.equal(stopped[key], whole[key]) for key in whole)
+
+
+def test_the_log_says_how_fast_it_was(tmp_path: Path) -> None:
+    given = [*SMALL, "dataset.limit=10", "validation_images=2", "teacher.cache=off", "trainer.max_epochs=1"]
+    train(*given, "trainer.log_every_n_steps=2", "logger=tensorboard", f"output_dir={tmp_path}")
+    rows = [row for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["train/images_per_second"]]
+    assert len(rows) == 2
+    for row in rows:
+        assert float(row["train/loss"]) > 0
+        assert -1 <= float(row["train/cosine"]) <= 1
+        assert float(row["train/images_per_second"]) > 0
+        assert 0 <= float(row["train/data_wait"]) <= 1
+        assert 0 < float(row["train/learning_rate"]) <= 1e-3
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_many_jobs_share_the_teachers_pass_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenes = ShapesDataset(9, (60, 90))
+    for tar, part in (("a.tar", range(5)), ("b.tar", range(5, 9))):
+        write_sa1b_tar((scenes[i] for i in part), tmp_path / tar)
+    folder = f"cache.folder={tmp_path / 'cache'}"
+    teacher = ["model@teacher=sam_vit_mini", folder, f"output_dir={tmp_path / 'jobs'}"]
+    train("experiment=cache_teacher", *teacher, f"dataset.tars={tmp_path / 'a.tar'}")
+    assert "5 images encoded" in capsys.readouterr().out
+    train("experiment=cache_teacher", *teacher, f"dataset.tars={tmp_path}")
+    assert "4 images encoded" in capsys.readouterr().out
+    train("experiment=cache_teacher", *teacher, f"dataset.tars={tmp_path}")
+    assert "0 images encoded" in capsys.readouterr().out
+    given = ["experiment=distill_tinyvit", "model=mini", f"dataset.tars={tmp_path}", "validation_images=1", *teacher]
+    train(*given, "trainer.max_epochs=1")
+    rows = list(csv.DictReader((tmp_path / "jobs" / "metrics.csv").open()))
+    assert [float(row["train/teacher_images"]) for row in rows if row["train/teacher_images"]] == [0.0]
+
+
+@pytest.mark.slow
+def test_compiled_and_channels_last_it_trains_the_same(tmp_path: Path) -> None:
+    given = [*SMALL, "dataset.limit=6", "validation_images=2", "teacher.cache=off", "trainer.max_epochs=2"]
+    losses = []
+    for name, more in (("plain", []), ("fast", ["compile=true", "channels_last=true"])):
+        train(*given, *more, "trainer.log_every_n_steps=1", f"output_dir={tmp_path / name}")
+        rows = csv.DictReader((tmp_path / name / "metrics.csv").open())
+        losses.append([float(row["train/loss"]) for row in rows if row["train/loss"]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    plain, fast = (load_file(tmp_path / name / "mini.safetensors") for name in ("plain", "fast"))
+    assert {k: v.shape for k, v in plain.items()} == {k: v.shape for k, v in fast.items()}
+
+
+def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    for given, message in (
+        (["trainer.precision=bf16-true"], "use bf16-mixed"),
+        (["task._target_=x.Y"], "train.py does not run Y"),
+        (["experiment=pretrain_mini", "task=distill"], "This task wants a teacher"),
+        (["teacher.cache=yes"], "teacher.cache is on or off; got"),
+        (["teacher.precision=half"], "teacher.precision is one of fp32, bf16, fp16; got half"),
+        (["cache.dtype=int4"], "cache.dtype is fp16 or int8; got int4"),
+        (["cache.region=valid"], "the loss is taken over the padding; task.mask_padding=true, or cache.region=full"),
+        (["cache.region=valid", "task=distill_coupled"], "masks are decoded from whole embeddings: cache.region=full"),
+        (["task=evaluate_proposals"], "train.py does not run EvaluateProposals"),
+        (
+            ["experiment=cache_teacher", "teacher.cache=off", "model@teacher=mini", "dataset=shapes"],
+            "teacher.cache is off",
+        ),
+    ):
+        small = [] if given[0].startswith("experiment") else SMALL
+        with pytest.raises(SystemExit, match=message):
+            train(*small, f"cache.folder={tmp_path}", *given, f"output_dir={tmp_path}")
