@@ -35,9 +35,9 @@ def sentences() -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, ValueError, InstantiationException) as error:
+    except (OSError, ValueError, InstantiationException) as error:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
-        if not isinstance(reason, FileNotFoundError | ValueError) or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if not isinstance(reason, OSError | ValueError) or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise SystemExit(f"error: {reason}") from error
 
@@ -74,7 +74,22 @@ def loggers(node: DictConfig | None, folder: Path) -> list[Any]:
     return [instantiate(logger, save_dir=str(folder), _convert_="all") for logger in (node or {}).values()]
 
 
-def trainer_plugins() -> list[Any]:
+def finds_its_folder() -> bool:
+    """Whether this job, were it queued again, would find the folder that it writes into now; said, if it would not.
+
+    By default the folder is named after the time, which submitit hands on and Slurm alone does not.
+    """
+    named = HydraConfig.initialized() and any(o.startswith("output_dir=") for o in HydraConfig.get().overrides.task)
+    swept = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if "SLURM_JOB_ID" in os.environ and not named and not swept:
+        print(
+            "This job will not be queued again if it is stopped: name its folder, output_dir=FOLDER.", file=sys.stderr
+        )
+        return False
+    return True
+
+
+def cluster_plugins() -> list[Any]:
     """On Slurm, its environment without Lightning's own requeueing, which would disturb ours."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 

@@ -1,6 +1,8 @@
 """Trains: ``python train.py experiment=distill_tinyvit``. See ``--help`` and the README."""
 
 import json
+import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -12,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 import schema
 from mobilesamv2.checkpoints import save_mobile_sam, save_weights
@@ -21,22 +23,24 @@ from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.models.object_detector import save_detector
 from mobilesamv2.tasks.cache_teacher import CacheTeacher
-from mobilesamv2.tasks.callbacks import CheckpointAfterSteps, SaveAndRequeue, TrainingLog
+from mobilesamv2.tasks.checkpointing import AveragedWeights, CheckpointAfterSteps, SaveAndRequeue, WholeCheckpoints
 from mobilesamv2.tasks.detect import DetectObjects
 from mobilesamv2.tasks.distill import Distill
 from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
 from mobilesamv2.tasks.teacher import Teacher, teacher_identity
+from mobilesamv2.tasks.training_log import TrainingLog
 from preflight import (
     build_model,
+    cluster_plugins,
     dataset_checks,
     environment,
+    finds_its_folder,
     loggers,
     output_folder,
     refuse_sweep_of_processes,
     require_all,
     require_file,
     sentences,
-    trainer_plugins,
     warn_of_random_weights,
     weight_checks,
     without_noise,
@@ -67,9 +71,8 @@ def main(cfg: DictConfig) -> None:
             write_description(cfg, folder, task, samples)
         if isinstance(task, CacheTeacher):
             trainer.predict(task, datamodule=data, return_predictions=False)
-            print(
-                f"{task.teacher.images_encoded} images encoded; {cfg.cache.folder} has embeddings of {len(cache or ())}"
-            )
+            count = task.teacher.images_encoded
+            print(f"{count} images encoded by process {trainer.global_rank}, into {cfg.cache.folder}")
             return
         assert isinstance(task, Distill | FinetuneDecoder | DetectObjects)
         if cfg.channels_last:
@@ -105,8 +108,8 @@ def build_teacher(cfg: DictConfig) -> Teacher:
     sam, precision = build_model(node, None), cfg.teacher.precision
     if cfg.teacher.cache == "off":
         return Teacher(sam, None, precision)
-    identity = teacher_identity(sam, precision) | {"images": images_identity(cfg.dataset)}
-    return Teacher(sam, instantiate(cfg.cache, identity=identity, _convert_="all"), precision)
+    cache = instantiate(cfg.cache, identity=teacher_identity(sam, precision), _convert_="all")
+    return Teacher(sam, cache, precision)
 
 
 def teacher_node(cfg: DictConfig) -> DictConfig:
@@ -120,12 +123,6 @@ def teacher_node(cfg: DictConfig) -> DictConfig:
     if cfg.teacher.cache not in ("on", "off"):
         raise ValueError(f"teacher.cache is on or off; got {cfg.teacher.cache}. cache.folder says where it is.")
     return DictConfig({key: value for key, value in cfg.teacher.items() if key not in ("cache", "precision")})
-
-
-def images_identity(node: DictConfig) -> str:
-    """What tells the image ids of one data set from those of another."""
-    parts = [str(node[key]) for key in ("annotations", "size", "seed") if key in node]
-    return " ".join([node._target_.rsplit(".", 1)[1], *parts])
 
 
 def build_caching(cfg: DictConfig) -> Built:
@@ -182,20 +179,18 @@ def task_name(cfg: DictConfig) -> str:
 def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
     """The trainer with its loggers, checkpoints, signals and averages."""
     checkpoints = folder / "checkpoints"
-    # Alone, a process that fails would wait for the others; amid an accumulation, a part of the gradient is lost.
-    when_stopped = cfg.trainer.accumulate_grad_batches == 1 and cfg.trainer.devices in (1, "1")
     callbacks: list[Callback] = [
-        *([] if cfg.ema is None else [EMAWeightAveraging(decay=cfg.ema)]),  # averages before the others save
-        ModelCheckpoint(checkpoints, save_last=True, save_on_exception=when_stopped),
+        *([] if cfg.ema is None else [AveragedWeights(decay=cfg.ema)]),  # averages before the others save
+        ModelCheckpoint(checkpoints, save_last=True),
         CheckpointAfterSteps(checkpoints, "recent", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)),
-        SaveAndRequeue(checkpoints / "stopped.ckpt", cfg.requeue),
+        SaveAndRequeue(checkpoints / "stopped.ckpt", cfg.requeue and finds_its_folder()),
         TrainingLog(),
     ]
     return instantiate(
         cfg.trainer,
         logger=loggers(cfg.logger, folder),
         callbacks=callbacks,
-        plugins=trainer_plugins(),
+        plugins=[WholeCheckpoints(), *cluster_plugins()],
         default_root_dir=str(folder),
         _convert_="all",
     )
@@ -224,13 +219,21 @@ def refuse_half_weights(cfg: DictConfig) -> None:
 
 def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:
     """Where to go on: the newest checkpoint of this run's folder, or else the one that ``resume`` names."""
-    if cfg.resume is None:
+    if cfg.resume is None and not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        put_aside(folder)
         return None
     found = max((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
     if found:
         print(f"going on from {found}; resume=null starts anew")
         return found
-    return None if cfg.resume == "auto" else Path(cfg.resume)
+    return None if cfg.resume in (None, "auto") else Path(cfg.resume)
+
+
+def put_aside(folder: Path) -> None:
+    """Keeps the checkpoints and log of an earlier run in a folder from the one that starts anew in it."""
+    for name in ("checkpoints", "metrics.csv"):
+        if (folder / name).exists():
+            (folder / name).rename(folder / f"{name}.{time.time_ns()}")
 
 
 def require_files(cfg: DictConfig) -> None:

@@ -41,9 +41,9 @@ from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
 from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.data.shapes import ShapesDataset
-from mobilesamv2.tasks.callbacks import TrainingLog
 from mobilesamv2.tasks.distill import DistillDecoupled
 from mobilesamv2.tasks.teacher import Teacher, cells_of, teacher_identity
+from mobilesamv2.tasks.training_log import TrainingLog
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, to_model_input
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-4)

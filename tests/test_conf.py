@@ -35,7 +35,8 @@ WIRED = {
     "mobilesamv2.tasks.finetune_decoder.FinetuneDecoder": {"sam", "optimizer"},
     "mobilesamv2.tasks.detect.DetectObjects": {"detector", "optimizer"},
     "torch.optim.AdamW": {"params"},
-    **{f"pytorch_lightning.loggers.{kind}Logger": {"save_dir"} for kind in ("CSV", "TensorBoard")},
+    "mobilesamv2.tasks.training_log.ContinuedCSVLogger": {"save_dir"},
+    "pytorch_lightning.loggers.TensorBoardLogger": {"save_dir"},
     **{
         f"mobilesamv2.data.samples.{kind}Samples": {"images", "image_size"}
         for kind in ("Encoder", "Prompt", "Detection")

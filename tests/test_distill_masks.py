@@ -40,7 +40,7 @@ def speaking_teacher() -> torch.nn.Module:
     return teacher
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [DistillCoupled, *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS[::2])])
 def test_masks_are_distilled_into_what_is_to_be_trained(way: type[DistillSemiCoupled], tmp_path: Path) -> None:
     teacher, student = speaking_teacher(), build_sam("mini")
     cache = EmbeddingCache(tmp_path / "cache", teacher_identity(teacher))

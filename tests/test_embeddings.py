@@ -112,3 +112,27 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     shard.write_bytes(content[:-4])
     with pytest.raises(ValueError, match="can't be read"):
         EmbeddingCache(tmp_path, TEACHER)
+
+
+def test_another_image_of_the_same_id_is_noticed(tmp_path: Path) -> None:
+    pixels = torch.randn(2, 3, 64, 64)
+    cache = EmbeddingCache(tmp_path, TEACHER, shard_size=2)
+    cache.write([0, 1], torch.randn(2, 4, 4, 4), pixels=pixels)
+    again = EmbeddingCache(tmp_path, TEACHER)
+    again.read([1, 0], pixels.flip(0) + 0.02)  # as another decoder of JPEGs might have it
+    with pytest.raises(ValueError, match="another image of id 1, of another data set perhaps: name another folder"):
+        again.read([0, 1], torch.stack([pixels[0], pixels[0]]))
+
+
+def test_a_full_disk_leaves_no_part_of_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mobilesamv2.data import embeddings
+
+    def breaks(tensors: dict, path: Path, metadata: dict) -> None:
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(embeddings, "save_file", breaks)
+    cache = EmbeddingCache(tmp_path, TEACHER, shard_size=2)
+    with pytest.raises(OSError, match=f"2 embeddings can't be written into {tmp_path}: No space left"):
+        cache.write([0, 1], torch.ones(2, 4, 4, 4))
+    assert list(tmp_path.iterdir()) == []

@@ -9,12 +9,13 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import ROOT
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from safetensors.torch import load_file
 from test_resuming import StopsAt, distilling
 from test_train import train
@@ -24,6 +25,8 @@ from torch import nn
 from mobilesamv2 import build_sam
 from mobilesamv2.data.sa1b import write_sa1b_tar
 from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.tasks import checkpointing
+from mobilesamv2.tasks.checkpointing import AveragedWeights
 from mobilesamv2.tasks.schedule import decay_groups
 
 SMALL = ["experiment=distill_tinyvit", "model=mini", "model@teacher=sam_vit_mini", "dataset=shapes"]
@@ -73,7 +76,7 @@ def test_an_averaged_run_resumes_exactly_and_averages_the_student_alone(tmp_path
     def fit(folder: Path, stop: int | None = None, resume: bool = False) -> pl.LightningModule:
         task, data = distilling()
         keeps = pl.callbacks.ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)
-        average = EMAWeightAveraging(decay=0.5)
+        average = AveragedWeights(decay=0.5)
         callbacks = [keeps, average, *([StopsAt(stop, at_the_end=False)] if stop else [])]
         runner = trainer(tmp_path, callbacks=callbacks, max_epochs=2, enable_checkpointing=True)
         path = folder / "last.ckpt" if resume else None
@@ -105,11 +108,12 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     train(*given, "trainer.max_epochs=2", "seed=3", "resume=null")
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 def test_a_signal_saves_requeues_and_the_same_command_goes_on(number: int, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     scontrol = tmp_path / "bin" / "scontrol"
-    scontrol.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/requeued\n")
+    scontrol.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\necho JobState=RUNNING\n")
     scontrol.chmod(0o755)
     job = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2", "SLURM_JOB_ID": "9"}
     environ = os.environ | job | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
@@ -130,7 +134,7 @@ def test_a_signal_saves_requeues_and_the_same_command_goes_on(number: int, tmp_p
     text = (tmp_path / "log").read_text()
     assert run.returncode == 128 + number, text
     assert f"{signal.Signals(number).name}: saved {tmp_path / 'stopped' / 'checkpoints' / 'stopped.ckpt'}" in text
-    assert (tmp_path / "requeued").read_text() == "requeue 7_2\n"
+    assert (tmp_path / "asked").read_text() == "show job 7_2\nrequeue 7_2\n"
     steps = torch.load(tmp_path / "stopped" / "checkpoints" / "stopped.ckpt", weights_only=True)["global_step"]
     assert 0 < steps < 16
     for name in ("stopped", "whole"):
@@ -139,6 +143,75 @@ def test_a_signal_saves_requeues_and_the_same_command_goes_on(number: int, tmp_p
         assert ("going on from" in done.stdout) == (name == "stopped")
     stopped, whole = (load_file(tmp_path / name / "mini.safetensors") for name in ("stopped", "whole"))
     assert all(torch.equal(stopped[key], whole[key]) for key in whole)
+
+
+class Told(pl.Callback):
+    """Sends this process a signal amid a step."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *args: object) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "requeued"),
+    [
+        (signal.SIGUSR2, "RUNNING", True),
+        (signal.SIGTERM, "RUNNING", True),
+        (signal.SIGTERM, "CANCELLED", False),
+        (signal.SIGINT, "RUNNING", False),
+    ],
+)
+def test_a_stopped_run_is_saved_after_the_step_and_queued_again_if_it_should(
+    number: int, state: str, requeued: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(checkpointing, "_scontrol", lambda *args: asked.append(args) or f"JobState={state} Reason=None")
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    earlier = signal.getsignal(signal.SIGTERM)
+    task, data = distilling()
+    callbacks = [checkpointing.SaveAndRequeue(tmp_path / "stopped.ckpt"), Told(2, number)]
+    settings = {"max_epochs": 2, "accumulate_grad_batches": 2, "plugins": [LightningEnvironment()]}
+    runner = trainer(tmp_path, callbacks=callbacks, **settings)
+    with pytest.raises(SystemExit) as stopped:
+        runner.fit(task, datamodule=data)
+    assert stopped.value.code == 128 + number
+    assert torch.load(tmp_path / "stopped.ckpt", weights_only=True)["global_step"] == 3
+    assert (("requeue", "9") in asked) == requeued
+    assert signal.getsignal(signal.SIGTERM) == earlier
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = checkpointing.WholeCheckpoints()
+    files.save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
+
+    def breaks(content: object, file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", breaks)
+    with pytest.raises(OSError, match="No space left"):
+        files.save_checkpoint({"step": 2}, tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt") == {"step": 1}
+
+
+def test_a_finished_run_is_the_same_when_it_is_run_again(tmp_path: Path) -> None:
+    given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off", f"output_dir={tmp_path}"]
+    given += ["ema=0.5", "trainer.max_epochs=1", "trainer.log_every_n_steps=1"]
+    train(*given)
+    first = load_file(tmp_path / "mini.safetensors"), (tmp_path / "metrics.csv").read_text()
+    train(*given)
+    assert all(torch.equal(value, first[0][key]) for key, value in load_file(tmp_path / "mini.safetensors").items())
+    assert (tmp_path / "metrics.csv").read_text() == first[1]
+    train(*given[:-2], "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(6))
+    train(*given, "resume=null")
+    assert (tmp_path / "metrics.csv").read_text().count("\n") == first[1].count("\n")
+    assert len(list(tmp_path.glob("checkpoints.*"))) == len(list(tmp_path.glob("metrics.csv.*"))) == 1
 
 
 def test_the_log_says_how_fast_it_was(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def _with_embeddings(
     batch = collate(samples)
     image_ids = batch["image_id"].tolist()
     if all(image_id in embeddings for image_id in image_ids):
-        batch["teacher_embedding"] = embeddings.read(image_ids)
+        batch["teacher_embedding"] = embeddings.read(image_ids, batch["pixels"])
     return batch
 
 

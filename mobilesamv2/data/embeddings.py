@@ -6,7 +6,7 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,11 @@ DTYPES = ("fp16", "int8")
 REGIONS = ("full", "valid")
 
 Parts = dict[str, Tensor]
-"""An embedding as a shard has it: its values under "", and the scale of each channel under ".scale", if it has one."""
+"""An embedding as a shard has it: its values under "", each channel's scale under ".scale" and what the image looks
+like under ".look", if it has them."""
+
+LOOK_TOLERANCE = 0.1
+"""Between the means of two decoders of one JPEG; in units of the model's input, where photos have a deviation of 1."""
 
 
 class EmbeddingCache:
@@ -75,22 +79,41 @@ class EmbeddingCache:
     def __len__(self) -> int:
         return len(self._shards.keys() | self._pending.keys())
 
-    def read(self, image_ids: Iterable[int]) -> Tensor:
+    def read(self, image_ids: Sequence[int], pixels: Tensor | None = None) -> Tensor:
         """Embeddings (B, C, h, w) float16 of images that are in the cache.
 
-        Raises:
-            KeyError: an image that is not.
-            ValueError: a shard that is broken.
-        """
-        return torch.stack([self._whole(self._parts(str(image_id))) for image_id in image_ids])
+        Args:
+            image_ids: B ids.
+            pixels: (B, 3, S, S), the images themselves, if it is to be made sure that they are those of the cache.
 
-    def write(self, image_ids: Sequence[int], embeddings: Tensor, cells: Tensor | None = None) -> None:
+        Raises:
+            KeyError: an image that is not in the cache.
+            ValueError: a shard that is broken, or an image of that id that looks different.
+        """
+        found = [self._parts(str(image_id)) for image_id in image_ids]
+        if pixels is not None:
+            for image_id, parts, look in zip(image_ids, found, looks_of(pixels), strict=True):
+                if ".look" in parts and (parts[".look"].float() - look).abs().max() > LOOK_TOLERANCE:
+                    raise ValueError(
+                        f"{self.folder} has the embedding of another image of id {image_id}, of another data set "
+                        "perhaps: name another folder, cache.folder=FOLDER."
+                    )
+        return torch.stack([self._whole(parts) for parts in found])
+
+    def write(
+        self,
+        image_ids: Sequence[int],
+        embeddings: Tensor,
+        cells: Tensor | None = None,
+        pixels: Tensor | None = None,
+    ) -> None:
         """Keeps embeddings; what ``read`` gives from now on is what later passes will read.
 
         Args:
             image_ids: B ids; those that are in the cache already are passed over.
             embeddings: (B, C, h, w).
             cells: (B, 2) rows and columns that hold something of the image; for ``region="valid"``.
+            pixels: (B, 3, S, S), the images themselves, so that reading can tell others of the same ids from them.
 
         Raises:
             ValueError: an embedding that half precision can't hold; the sentence names the image.
@@ -98,6 +121,7 @@ class EmbeddingCache:
         if self.region == "valid" and cells is None:
             raise ValueError("region='valid' wants to be told which cells hold something of the image.")
         self._grid = embeddings.shape[-1]
+        looks = None if pixels is None else looks_of(pixels)
         for i, (image_id, embedding) in enumerate(zip(image_ids, embeddings.detach().float().cpu(), strict=True)):
             if image_id in self:
                 continue
@@ -107,6 +131,8 @@ class EmbeddingCache:
                 rows, columns = cells[i].tolist()
                 embedding = embedding[:, :rows, :columns]
             parts = quantised(embedding) if self.dtype == "int8" else {"": embedding.half()}
+            if looks is not None:
+                parts[".look"] = looks[i].half()
             self._pending[str(image_id)] = {name: part.contiguous().clone() for name, part in parts.items()}
         while len(self._pending) >= self.shard_size:
             self.flush()
@@ -124,10 +150,14 @@ class EmbeddingCache:
             "grid": str(self._grid),
             "crc32": json.dumps({key: crc32(self._pending[key]) for key in keys}),
         }
-        save_file(tensors, temporary, metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.rename(path)
+        try:
+            save_file(tensors, temporary, metadata)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        except (SafetensorError, OSError) as error:
+            temporary.unlink(missing_ok=True)
+            raise OSError(f"{len(keys)} embeddings can't be written into {self.folder}: {error}") from error
         for key in keys:
             self._shards[key] = path
             del self._pending[key]
@@ -149,7 +179,8 @@ class EmbeddingCache:
         path = self._shards[key]
         try:
             with safe_open(path, framework="pt") as file:
-                names = ("", ".scale") if self.dtype == "int8" else ("",)
+                there = file.keys()
+                names = [name for name in ("", ".scale", ".look") if f"{key}{name}" in there]
                 parts = {name: file.get_tensor(f"{key}{name}") for name in names}
                 expected = json.loads(file.metadata()["crc32"])[key]
         except (SafetensorError, OSError) as error:
@@ -178,6 +209,12 @@ class EmbeddingCache:
             )
         self._grid = int(metadata["grid"])
         return list(json.loads(metadata["crc32"]))
+
+
+def looks_of(pixels: Tensor) -> Tensor:
+    """(B, 48) coarse means of images (B, 3, S, S), by which two of them are told apart; on the CPU."""
+    every = max(1, pixels.shape[-1] // 128)
+    return F.adaptive_avg_pool2d(pixels[:, :, ::every, ::every].float(), 4).flatten(1).cpu()
 
 
 def quantised(embedding: Tensor) -> Parts:

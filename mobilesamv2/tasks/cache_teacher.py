@@ -29,5 +29,3 @@ class CacheTeacher(pl.LightningModule):
         cache = self.teacher.cache
         assert cache is not None
         cache.flush()
-        self.trainer.strategy.barrier()
-        cache.refresh()

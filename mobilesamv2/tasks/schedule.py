@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,8 @@ import pytorch_lightning as pl
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+logger = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 """An optimizer that lacks only its groups of parameters, as Hydra's ``_partial_: true`` gives it."""
@@ -51,6 +54,8 @@ def cosine_schedule(
     total = max(1, int(trainer.estimated_stepping_batches))
     data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     warmup_steps = math.ceil(warmup_images / data.images_per_step)
+    if warmup_steps >= total:
+        logger.warning("The run ends in its warm-up: %d steps of %d; lower task.warmup_images.", warmup_steps, total)
 
     def factor(step: int) -> float:
         if step < warmup_steps:

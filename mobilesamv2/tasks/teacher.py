@@ -59,7 +59,7 @@ class Teacher:
             return self.encode(batch["pixels"])
         self.keep(batch)
         # what later epochs will read, so that a run that is resumed is the run that was not stopped
-        return self.cache.read(batch["image_id"].tolist()).to(batch["pixels"].device).float()
+        return self.cache.read(batch["image_id"].tolist(), batch["pixels"]).to(batch["pixels"].device).float()
 
     def keep(self, batch: Sample) -> None:
         """Encodes a batch and writes it into the cache, unless it is there.
@@ -72,7 +72,7 @@ class Teacher:
         image_ids = batch["image_id"].tolist()
         if not all(image_id in self.cache for image_id in image_ids):
             # the whole batch, since an embedding differs in its last bits with the number of images beside it
-            self.cache.write(image_ids, self.encode(batch["pixels"]), cells_of(batch["resized"]))
+            self.cache.write(image_ids, self.encode(batch["pixels"]), cells_of(batch["resized"]), batch["pixels"])
 
     def refuse_valid_region(self, why: str) -> None:
         """Nothing, if the cache has whole embeddings.
