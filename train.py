@@ -1,7 +1,7 @@
 """Trains: ``python train.py experiment=distill_tinyvit``. See ``--help`` and the README."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,14 @@ from mobilesamv2.tasks.callbacks import CheckpointAfterSteps, SaveAndRequeue, Tr
 from mobilesamv2.tasks.detect import DetectObjects
 from mobilesamv2.tasks.distill import Distill
 from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
+from mobilesamv2.tasks.mask_recall import MaskRecallAtEnd
 from mobilesamv2.tasks.teacher import Teacher, teacher_identity
 from preflight import (
     build_model,
     dataset_checks,
     environment,
     loggers,
+    needs_detector,
     output_folder,
     refuse_sweep_of_processes,
     require_all,
@@ -58,11 +60,11 @@ def main(cfg: DictConfig) -> None:
         require_files(cfg)
         resume = checkpoint_to_resume(cfg, folder)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        task, samples, cache = BUILDERS[task_name(cfg)](cfg)
+        task, samples, cache, callbacks = BUILDERS[task_name(cfg)](cfg)
         data = TrainingData(
             samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken, cache
         )
-        trainer = build_trainer(cfg, folder)
+        trainer = build_trainer(cfg, folder, callbacks)
         if trainer.is_global_zero:
             write_description(cfg, folder, task, samples)
         if isinstance(task, CacheTeacher):
@@ -83,11 +85,12 @@ def main(cfg: DictConfig) -> None:
 
 
 class Built(NamedTuple):
-    """A task, what it trains on, and where its teacher's embeddings are kept."""
+    """A task, what it trains on, where its teacher's embeddings are kept, and what is done beside training."""
 
     task: pl.LightningModule
     samples: EncoderSamples
     cache: EmbeddingCache | None = None
+    callbacks: Sequence[Callback] = ()
 
 
 def build_distillation(cfg: DictConfig) -> Built:
@@ -145,12 +148,18 @@ def build_finetuning(cfg: DictConfig) -> Built:
 
 
 def build_detection(cfg: DictConfig) -> Built:
-    """A detector and the boxes that it is to find."""
+    """A detector and the boxes that it is to find; and a model, if one is named, that masks are asked of at the end."""
     if cfg.detector is None:
         raise ValueError("This task trains a detector: name one with detector=yolov8n, say.")
     detector = instantiate(cfg.detector, _convert_="all")
     task = instantiate(cfg.task, detector=detector, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    return Built(task, build_samples(cfg, detector.image_size))
+    at_the_end = []
+    if cfg.model is not None:
+        if cfg.prompt_sampler is None or not needs_detector(cfg):
+            raise ValueError("The masks of this detector's boxes are measured with prompt_sampler=object_aware.")
+        sampler = instantiate(cfg.prompt_sampler, detector=detector, _convert_="all")
+        at_the_end.append(MaskRecallAtEnd(build_model(cfg.model, cfg.encoder), sampler))
+    return Built(task, build_samples(cfg, detector.image_size), callbacks=at_the_end)
 
 
 def build_samples(cfg: DictConfig, image_size: int) -> EncoderSamples:
@@ -179,8 +188,8 @@ def task_name(cfg: DictConfig) -> str:
     return name
 
 
-def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
-    """The trainer with its loggers, checkpoints, signals and averages."""
+def build_trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> pl.Trainer:
+    """The trainer with its loggers, checkpoints, signals and averages, and what a task adds."""
     checkpoints = folder / "checkpoints"
     # Alone, a process that fails would wait for the others; amid an accumulation, a part of the gradient is lost.
     when_stopped = cfg.trainer.accumulate_grad_batches == 1 and cfg.trainer.devices in (1, "1")
@@ -190,6 +199,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
         CheckpointAfterSteps(checkpoints, "recent", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)),
         SaveAndRequeue(checkpoints / "stopped.ckpt", cfg.requeue),
         TrainingLog(),
+        *more,
     ]
     return instantiate(
         cfg.trainer,
@@ -241,7 +251,7 @@ def require_files(cfg: DictConfig) -> None:
     if name in (*DISTILLATIONS, "CacheTeacher"):
         checks += weight_checks(teacher_node(cfg))
     if name == "DetectObjects":
-        checks += weight_checks(cfg.detector)
+        checks += weight_checks(cfg.detector, cfg.model)
     if cfg.resume not in (None, "auto"):
         checks.append(partial(require_file, cfg.resume))
     require_all(checks + dataset_checks(cfg.dataset))

@@ -35,10 +35,8 @@ WIRED = {
     "mobilesamv2.tasks.detect.DetectObjects": {"detector", "optimizer"},
     "torch.optim.AdamW": {"params"},
     **{f"pytorch_lightning.loggers.{kind}Logger": {"save_dir"} for kind in ("CSV", "TensorBoard")},
-    **{
-        f"mobilesamv2.data.samples.{kind}Samples": {"images", "image_size"}
-        for kind in ("Encoder", "Prompt", "Detection")
-    },
+    **{f"mobilesamv2.data.samples.{kind}Samples": {"images", "image_size"} for kind in ("Encoder", "Prompt")},
+    "mobilesamv2.data.detection_samples.DetectionSamples": {"images", "image_size"},
 }
 
 
@@ -75,7 +73,9 @@ def check_targets(node: Any) -> int:
 
 
 def override(path: Path) -> str:
-    extra = {"model/by_name.yaml": " model.name=mini"}.get(str(path), "")
+    extra = {"model/by_name.yaml": " model.name=mini", "detector/by_name.yaml": " detector.architecture=yolov8n"}.get(
+        str(path), ""
+    )
     return f"{path.parent}={path.stem}{extra}"
 
 
