@@ -1,5 +1,7 @@
 """Trains: ``python train.py experiment=distill_tinyvit``. See ``--help`` and the README."""
 
+import quiet  # isort: skip  # noqa: F401
+
 import json
 from collections.abc import Callable, Sequence
 from datetime import timedelta
