@@ -2,25 +2,32 @@
 
 import csv
 import logging
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import run_reference
+from conftest import ROOT, run_reference
+from pytorch_lightning.loggers import CSVLogger
 from test_augment import STILL
 from test_resuming import StopsAt
 from test_train import train
 from test_training import ADAMW, trainer
 from torch.utils.data import ConcatDataset
 
+from mobilesamv2 import build_sam
 from mobilesamv2.data.augment import Augmentation
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.detection_samples import DetectionSamples
 from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.models.object_detector import build_detector, mask_parameters, save_detector, ultralytics_module
+from mobilesamv2.prompts import ObjectAware
 from mobilesamv2.tasks.detect import DetectObjects
+from mobilesamv2.tasks.mask_recall import MaskRecallAtEnd
 
 
 def detecting(
@@ -243,6 +250,25 @@ def test_a_run_ends_with_masks_of_a_given_sam(tmp_path: Path, capsys: pytest.Cap
         train(*given[:4], "model=mini", "prompt_sampler=grid", f"output_dir={tmp_path / 'other'}")
 
 
+def test_mask_recall_is_of_the_images_of_validation(tmp_path: Path) -> None:
+    """With the objects' own masks, found in the images of validation alone, it is 1."""
+    task, data = detecting()
+    at_the_end = MaskRecallAtEnd(build_sam("mini"), ObjectAware(task.detector))
+    truths = {image.tobytes(): truth for image, truth in (ShapesDataset(8, (64, 96))[i] for i in data.validation)}
+
+    def perfect(image: np.ndarray) -> SimpleNamespace:
+        rles = truths[image.tobytes()].rles
+        return SimpleNamespace(rles=rles, scores=torch.ones(len(rles)))
+
+    at_the_end.segevery = perfect  # pyright: ignore
+    perfect.segany = SimpleNamespace(sam=build_sam("mini"))
+    noted = CSVLogger(tmp_path, name="", version="")
+    trainer(tmp_path, max_epochs=1, callbacks=[at_the_end], logger=noted).fit(task, datamodule=data)
+    last = list(csv.DictReader((tmp_path / "metrics.csv").open()))[-1]
+    assert float(last["val/mask_ar_1000"]) == 1.0
+    assert int(at_the_end.recall.n_gt[0]) == sum(len(truth.rles) for truth in truths.values())
+
+
 def test_boxes_left_out_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Twice(ShapesDataset):
         def __getitem__(self, index: int):
@@ -259,3 +285,31 @@ def test_boxes_left_out_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert runner.callback_metrics["train/boxes_merged"] == merged
     assert f"0 boxes of less than a pixel dropped, {merged} duplicates merged" in caplog.text
     assert np.isfinite(float(runner.callback_metrics["train/loss"]))
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
+    """Nothing is learnt, so that the weights are the same; one image at a time, so that the digits are."""
+    given = ["experiment=detect_yolov8n_shapes", "detector.image_size=64", "dataset.limit=9", "validation_images=5"]
+    given += ["optimizer.lr=0", "task.batchnorm_momentum=0.0", "batch_size=1", "num_workers=0", "model=mini"]
+    given += ["trainer.accelerator=cpu", "trainer.max_epochs=1", "+trainer.enable_progress_bar=false"]
+    given += ["prompt_sampler.max_prompts=20", f"detector.checkpoint={tmp_path / 'confident.pt'}"]
+    torch.manual_seed(0)
+    confident = build_detector("yolov8n", image_size=64)
+    with torch.no_grad():  # untrained, every confidence is below that of a box
+        for branch in confident.model.model[-1].cv3:
+            branch[-1].weight.mul_(30)
+            branch[-1].bias.add_(4)
+    save_detector(confident, tmp_path / "confident.pt")
+    values = []
+    for devices in (1, 2):
+        out = tmp_path / str(devices)
+        command = [sys.executable, str(ROOT / "train.py"), *given, f"trainer.devices={devices}", f"output_dir={out}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == 0, done.stderr
+        rows = list(csv.DictReader((out / "metrics.csv").open()))
+        found = {name: row[name] for row in rows for name in row if row[name] and name.startswith("val/")}
+        values.append(found | {"calibration": (out / "calibration.csv").read_text()})
+    assert values[0] == values[1]
+    assert "val/mask_ar_1000" in values[0]
+    assert float(values[0]["val/box_ar_320"]) > 0
