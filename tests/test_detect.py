@@ -290,16 +290,18 @@ def test_boxes_left_out_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     """Nothing is learnt, so that the weights are the same; one image at a time, so that the digits are."""
-    given = ["experiment=detect_yolov8n_shapes", "detector.image_size=64", "dataset.limit=9", "validation_images=5"]
+    given = ["experiment=detect_yolov8n_shapes", "detector.image_size=256", "dataset.limit=9", "validation_images=5"]
     given += ["optimizer.lr=0", "task.batchnorm_momentum=0.0", "batch_size=1", "num_workers=0", "model=mini"]
     given += ["trainer.accelerator=cpu", "trainer.max_epochs=1", "+trainer.enable_progress_bar=false"]
     given += ["prompt_sampler.max_prompts=20", f"detector.checkpoint={tmp_path / 'confident.pt'}"]
     torch.manual_seed(0)
-    confident = build_detector("yolov8n", image_size=64)
+    confident = build_detector("yolov8n", image_size=256)
     with torch.no_grad():  # untrained, every confidence is below that of a box
         for branch in confident.model.model[-1].cv3:
             branch[-1].weight.mul_(30)
             branch[-1].bias.add_(4)
+        for branch in confident.model.model[-1].cv2:  # and its boxes span fifteen strides; here it is four
+            branch[-1].bias.copy_(-(torch.arange(16) - 2.0).square().repeat(4))
     save_detector(confident, tmp_path / "confident.pt")
     values = []
     for devices in (1, 2):
