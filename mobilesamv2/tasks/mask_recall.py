@@ -46,12 +46,14 @@ class MaskRecallAtEnd(Callback):
             masks = self.segevery(image)
             self.recall.update(count_matches(truth, masks.rles, masks.scores.tolist(), self.recall.ks))
         metrics: dict[str, float | None] = self.recall.compute()
-        named = {
-            f"val/mask_{name.replace('@', '_').lower()}": value for name, value in metrics.items() if value is not None
-        }
+        named: dict[str, float] = {}
+        for name, value in metrics.items():  # AR@K, ARs@K and so on, and mAR
+            group, _, k = name.removeprefix("AR").partition("@")
+            if k and value is not None:
+                named[f"val/mask_ar_{group}_{k}" if group else f"val/mask_ar_{k}"] = value
         for each in trainer.loggers:
             each.log_metrics(named, step=trainer.global_step)
             each.save()
         if trainer.is_global_zero:
-            shown = (f"{name.rpartition('ar_')[2]} {named[name]:.4f}" for name in named if "mask_ar_" in name)
-            print(f"mask AR@K of {len(data.validation)} validation images: {', '.join(shown)}")
+            shown = ", ".join(f"{k} {named.get(f'val/mask_ar_{k}', 0):.4f}" for k in self.recall.ks)
+            print(f"mask AR@K of {len(data.validation)} validation images: {shown}")
