@@ -23,6 +23,7 @@ test: lint
 
 bench: install
 	$(BIN)/python benchmarks/average_recall.py
+	$(BIN)/python benchmarks/distillation.py
 
 # The whole chain on drawn scenes with small models: teacher, student, detector, and what they find.
 DEMO := outputs/demo

@@ -1,6 +1,8 @@
 """The top-level keys of conf/: a mistyped one is an error that names it."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -66,6 +68,9 @@ class TrainConfig:
 
 
 def register() -> None:
-    """Makes the schemas known to Hydra."""
+    """Makes the schemas known to Hydra, and this folder to the jobs of a sweep, which unpickle them elsewhere."""
+    here = str(Path(__file__).parent)
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != here]
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, *others])
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)

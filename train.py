@@ -219,7 +219,7 @@ def write_description(cfg: DictConfig, folder: Path, task: pl.LightningModule, s
     sizes = {p: p.numel() for p in task.parameters()}
     trained = sum(size for p, size in sizes.items() if p.requires_grad)
     print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
-    ids = samples.images.image_ids  # pyright: ignore[reportAttributeAccessIssue]
+    ids = samples.images.image_ids
     (folder / "images.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
     (folder / "environment.json").write_text(json.dumps(environment(cfg.seed), indent=2))
 

@@ -1,6 +1,7 @@
 """conf/: every file is reached, and every node binds to the signature of what it builds."""
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import schema
 
 schema.register()
 CONF = ROOT / "conf"
-GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir())
-FILES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml"))
+GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "hydra")
+FILES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml") if p.parts[-3] != "hydra")
 # What evaluate.py and train.py hand in beside the node's own keys.
 WIRED = {
     "mobilesamv2.prompts.ObjectAware": {"detector"},
@@ -98,6 +99,17 @@ def test_experiments_say_how_long_they_take_and_what_they_give(path: Path) -> No
 def test_every_group_is_in_the_primary_config(primary: str) -> None:
     text = (CONF / f"{primary}.yaml").read_text()
     assert [g for g in GROUPS if f"- {g}:" not in text] == []
+
+
+@pytest.mark.parametrize("primary", ["evaluate", "train"])
+def test_the_launcher_binds_and_jobs_find_the_programs_modules(primary: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        given = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu"]
+        launcher = compose(primary, given, return_hydra_config=True).hydra.launcher
+    arguments = {key: launcher._get_node(key) for key in launcher if key != "_target_"}
+    bound = inspect.signature(get_object(launcher._target_)).bind(**arguments)
+    assert (bound.kwargs["partition"], bound.kwargs["max_num_timeout"]) == ("gpu", 100)
+    assert str(ROOT) in os.environ["PYTHONPATH"].split(os.pathsep)
 
 
 def test_a_mistyped_key_is_named() -> None:

@@ -360,5 +360,11 @@ def test_k_caps_prompts_where_the_sampler_ranks_them(dataset: Path, tmp_path: Pa
         evaluate_here(*given, "prompt_sampler.nms_iou=.9", f"output_dir={tmp_path}/nms")
     with pytest.raises(SystemExit, match="error: k_caps is one of masks, prompts, and is 'boxes'"):
         evaluate_here(*given, "task.k_caps=boxes", f"output_dir={tmp_path}/typo")
-    evaluate_here(*given, "prompt_sampler.multimask=true", f"output_dir={tmp_path}/run")
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["protocol"]["k_caps"] == "prompts"
+    counted = {}
+    for k_caps in ("masks", "prompts"):
+        more = ["prompt_sampler.multimask=true", "task.ks=[2]", f"task.k_caps={k_caps}"]
+        evaluate_here(*given, *more, f"output_dir={tmp_path}/{k_caps}")
+        protocol = json.loads((tmp_path / k_caps / "results.json").read_text())["protocol"]
+        assert protocol["k_caps"] == k_caps
+        counted[k_caps] = protocol["mean_proposals"]
+    assert counted["masks"] <= 2 < counted["prompts"] <= 6

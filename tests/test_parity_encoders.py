@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import relative_difference, run_reference
@@ -101,3 +102,23 @@ def test_efficientvit_l2_and_the_prompt_guided_decoder_agree(tmp_path: Path) -> 
     low_res, predicted_iou = sam.decode(outputs["embedding"], boxes_xyxy=outputs["boxes"], multimask=False)
     assert relative_difference(low_res, outputs["low_res"]) < 1e-5
     assert torch.allclose(predicted_iou, outputs["iou"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_ultralytics_loads_what_we_write(tmp_path: Path, photo: np.ndarray) -> None:
+    """Its own resizing and drawing of masks differ by a pixel at their edges."""
+    torch.manual_seed(3)
+    sam = build_sam("mobile_sam")
+    stir(sam, seed=5)
+    pass_filters(sam.mask_decoder)
+    save_mobile_sam(sam, tmp_path / "mobile_sam.pt")
+    from ultralytics import SAM
+
+    boxes = [[10.0, 20.0, 70.0, 60.0], [40.0, 10.0, 120.0, 80.0]]
+    theirs = SAM(str(tmp_path / "mobile_sam.pt")).predict(photo[..., ::-1], bboxes=boxes, verbose=False)[0].masks.data
+    segany = SegAny(sam.eval())
+    segany.set_image(photo)
+    ours = torch.from_numpy(segany.predict(boxes=boxes, multimask=False).masks[:, 0])
+    assert ours.shape == theirs.shape == (2, 90, 130)
+    assert 0.05 < ours.float().mean() < 0.95
+    assert (ours == theirs.bool()).float().mean() > 0.99

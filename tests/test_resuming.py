@@ -1,5 +1,6 @@
 """A run that is stopped and resumed is the run that was not; two processes are one that accumulates."""
 
+import csv
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,27 +132,34 @@ def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(data.val_dataloader().sampler) == [(datamodule.VALIDATION, 11)]
 
 
+def run_train(folder: Path, *given: str) -> Path:
+    """train.py in a process of its own: a student without BatchNorm, whose statistics are each process's own.
+
+    12 images make three steps of four; two more are for validation.
+    """
+    small = ["experiment=distill_tinyvit", "model=sam_vit_mini", "model@teacher=mini", "dataset=shapes"]
+    small += ["dataset.limit=14", "validation_images=2", "task.warmup_images=0", "batch_size=2", "num_workers=0"]
+    small += ["trainer.max_epochs=2", "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"]
+    command = [sys.executable, str(ROOT / "train.py"), *small, *given, f"output_dir={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.mark.slow
 def test_two_processes_train_what_one_that_accumulates_does(tmp_path: Path) -> None:
-    """The student has no BatchNorm, whose statistics are each process's own; 12 images make three steps of four."""
-    given = [
-        "experiment=distill_tinyvit",
-        "model=sam_vit_mini",
-        "model@teacher=mini",
-        "dataset=shapes",
-        "dataset.limit=14",
-    ]
-    given += ["teacher.cache=off", "task.warmup_images=0", "batch_size=2", "validation_images=2", "num_workers=0"]
-    given += ["trainer.max_epochs=2", "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"]
-    weights = []
-    for name, more in (("one", "trainer.accumulate_grad_batches=2"), ("two", "trainer.devices=2")):
-        command = [sys.executable, str(ROOT / "train.py"), *given, more, f"output_dir={tmp_path / name}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, done.stderr
-        weights.append(load_file(tmp_path / name / "sam_vit_mini.safetensors"))
-    one, two = weights
-    assert max((one[key] - two[key]).abs().max().item() for key in one) < 1e-5
-    from mobilesamv2 import build_sam
-
+    one = run_train(tmp_path / "one", "teacher.cache=off", "trainer.accumulate_grad_batches=2")
+    two = run_train(tmp_path / "two", "teacher.cache=off", "trainer.devices=2")
+    weights, theirs = (load_file(folder / "sam_vit_mini.safetensors") for folder in (one, two))
+    assert max((weights[key] - theirs[key]).abs().max().item() for key in weights) < 1e-5
     torch.manual_seed(0)
-    assert not torch.equal(one["image_encoder.neck.0.weight"], build_sam("sam_vit_mini").image_encoder.neck[0].weight)
+    build_sam("mini")  # the teacher, which is built first
+    untrained = build_sam("sam_vit_mini").image_encoder.neck[0].weight
+    assert not torch.equal(weights["image_encoder.neck.0.weight"], untrained)
+
+
+@pytest.mark.slow
+def test_two_processes_read_each_others_embeddings(tmp_path: Path) -> None:
+    folder = run_train(tmp_path, "trainer.devices=2", f"cache.folder={tmp_path / 'cache'}")
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert [float(row["train/teacher_images"]) for row in rows if row["train/teacher_images"]] == [14.0, 14.0]

@@ -155,7 +155,7 @@ class TrainingData(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Sample]:
         """This process's share of all images, in order, without those that the teacher's embeddings are there of."""
         rank, world_size = _rank(self.trainer)
-        ids = self.samples.samples.images.image_ids  # pyright: ignore[reportAttributeAccessIssue]
+        ids = self.samples.samples.images.image_ids
         keys = [
             (ALL, i) for i, image_id in enumerate(ids) if self.embeddings is None or image_id not in self.embeddings
         ]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from mobilesamv2.data.annotated_images import AnnotatedImages
 from mobilesamv2.data.augment import Augmentation, Placement, paint, upright
 from mobilesamv2.data.samples import EncoderSamples, Sample
 from mobilesamv2.masks import areas, boxes_from_rles, clip, decode
@@ -51,7 +51,7 @@ class DetectionSamples(EncoderSamples):
 
     def __init__(
         self,
-        images: Dataset[tuple[np.ndarray, GroundTruth]],
+        images: AnnotatedImages,
         image_size: int,
         augmentation: Augmentation | None = None,
         masks: bool = False,

@@ -194,5 +194,5 @@ def crc32(parts: Parts) -> int:
     """Checksum of an embedding's bytes."""
     checksum = 0
     for name in sorted(parts):
-        checksum = zlib.crc32(parts[name].numpy().tobytes(), checksum)
+        checksum = zlib.crc32(parts[name].numpy().data, checksum)
     return checksum

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
 
+from mobilesamv2.data.annotated_images import AnnotatedImages
 from mobilesamv2.masks import areas, boxes_from_rles, decode
-from mobilesamv2.structures import GroundTruth
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, to_model_input
 
 Sample = dict[str, Any]
@@ -26,14 +26,14 @@ class EncoderSamples(Dataset[Sample]):
         image_size: S, pixels.
     """
 
-    def __init__(self, images: Dataset[tuple[np.ndarray, GroundTruth]], image_size: int) -> None:
+    def __init__(self, images: AnnotatedImages, image_size: int) -> None:
         self.images = images
         self.image_size = image_size
         self.choose_from = range(len(self))
         """Images that a drawn sample may be put together from; ``TrainingData`` leaves out those of validation."""
 
     def __len__(self) -> int:
-        return len(self.images)  # pyright: ignore[reportArgumentType]
+        return len(self.images)
 
     def draw(self, index: int, rng: np.random.Generator) -> Sample:
         """A sample to train on; what is left to chance is drawn from ``rng``. Here nothing is."""
@@ -45,10 +45,9 @@ class EncoderSamples(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """``pixels`` (3, S, S), ``image_id``, and ``resized``, the image's height and width among them."""
-        image, truth = self.images[index]
-        frame = ModelFrame(truth.size, self.image_size)
-        resized = torch.tensor(frame.resized)
-        return {"pixels": _pixels(image, self.image_size), "image_id": truth.image_id, "resized": resized}
+        image = self.images.load_image(index)  # its objects are not read
+        resized = torch.tensor(ModelFrame(image.shape[:2], self.image_size).resized)
+        return {"pixels": _pixels(image, self.image_size), "image_id": self.images.image_ids[index], "resized": resized}
 
 
 class PromptSamples(EncoderSamples):
@@ -65,7 +64,7 @@ class PromptSamples(EncoderSamples):
 
     def __init__(
         self,
-        images: Dataset[tuple[np.ndarray, GroundTruth]],
+        images: AnnotatedImages,
         image_size: int,
         prompts_per_image: int = 6,
         box_jitter: float = 0.1,

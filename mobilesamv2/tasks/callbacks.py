@@ -32,6 +32,10 @@ STEPS_BETWEEN_AGREEMENTS = 10
 """Of several processes, which have to stop at the same step; to agree, they wait for each other."""
 
 
+WAIT_FOR_THE_FIRST = 60
+"""Seconds that the other processes give the first one to have the job queued again."""
+
+
 class SaveAndRequeue(Callback):
     """On SIGTERM or SIGUSR2, saves after the step in progress, has the job queued again on Slurm, and ends the program.
 
@@ -82,7 +86,8 @@ class SaveAndRequeue(Callback):
         if trainer.is_global_zero:
             print(f"\n{name}: saved {self.path} at step {trainer.global_step}; the same output_dir goes on from there.")
         if self.requeue and callable(submitit):
-            submitit(signal.SIGUSR2, None)
+            submitit(signal.SIGUSR2, None)  # the first process requeues and ends in there
+            time.sleep(WAIT_FOR_THE_FIRST)  # srun might end the job with the first process that ends
         elif self.requeue and trainer.is_global_zero and "SLURM_JOB_ID" in os.environ:
             done = subprocess.run(["scontrol", "requeue", _slurm_job()], check=False)
             print(f"scontrol requeue {_slurm_job()}: {'done' if done.returncode == 0 else 'failed'}")
