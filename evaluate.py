@@ -1,5 +1,7 @@
 """Measures masks and models: ``python evaluate.py dataset=lvis``. See ``--help`` and the README."""
 
+import quiet  # isort: skip  # noqa: F401
+
 from functools import partial
 
 import hydra

@@ -1,9 +1,11 @@
 """Trains: ``python train.py experiment=distill_tinyvit``. See ``--help`` and the README."""
 
+import quiet  # isort: skip  # noqa: F401
+
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
 
 import schema
 from mobilesamv2.checkpoints import save_mobile_sam, save_weights
@@ -27,6 +30,7 @@ from mobilesamv2.tasks.checkpointing import AveragedWeights, CheckpointAfterStep
 from mobilesamv2.tasks.detect import DetectObjects
 from mobilesamv2.tasks.distill import Distill
 from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
+from mobilesamv2.tasks.mask_recall import MaskRecallAtEnd
 from mobilesamv2.tasks.teacher import Teacher, teacher_identity
 from mobilesamv2.tasks.training_log import TrainingLog
 from preflight import (
@@ -36,6 +40,7 @@ from preflight import (
     environment,
     finds_its_folder,
     loggers,
+    needs_detector,
     output_folder,
     refuse_sweep_of_processes,
     require_all,
@@ -62,11 +67,11 @@ def main(cfg: DictConfig) -> None:
         require_files(cfg)
         resume = checkpoint_to_resume(cfg, folder)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        task, samples, cache = BUILDERS[task_name(cfg)](cfg)
+        task, samples, cache, callbacks = BUILDERS[task_name(cfg)](cfg)
         data = TrainingData(
             samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken, cache
         )
-        trainer = build_trainer(cfg, folder)
+        trainer = build_trainer(cfg, folder, callbacks)
         if trainer.is_global_zero:
             write_description(cfg, folder, task, samples)
         if isinstance(task, CacheTeacher):
@@ -86,11 +91,12 @@ def main(cfg: DictConfig) -> None:
 
 
 class Built(NamedTuple):
-    """A task, what it trains on, and where its teacher's embeddings are kept."""
+    """A task, what it trains on, where its teacher's embeddings are kept, and what is done beside training."""
 
     task: pl.LightningModule
     samples: EncoderSamples
     cache: EmbeddingCache | None = None
+    callbacks: Sequence[Callback] = ()
 
 
 def build_distillation(cfg: DictConfig) -> Built:
@@ -142,12 +148,18 @@ def build_finetuning(cfg: DictConfig) -> Built:
 
 
 def build_detection(cfg: DictConfig) -> Built:
-    """A detector and the boxes that it is to find."""
+    """A detector and the boxes that it is to find; and a model, if one is named, that masks are asked of at the end."""
     if cfg.detector is None:
         raise ValueError("This task trains a detector: name one with detector=yolov8n, say.")
     detector = instantiate(cfg.detector, _convert_="all")
     task = instantiate(cfg.task, detector=detector, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    return Built(task, build_samples(cfg, detector.image_size))
+    at_the_end = []
+    if cfg.model is not None:
+        if cfg.prompt_sampler is None or not needs_detector(cfg):
+            raise ValueError("The masks of this detector's boxes are measured with prompt_sampler=object_aware.")
+        sampler = instantiate(cfg.prompt_sampler, detector=detector, _convert_="all")
+        at_the_end.append(MaskRecallAtEnd(build_model(cfg.model, cfg.encoder), sampler))
+    return Built(task, build_samples(cfg, detector.image_size), callbacks=at_the_end)
 
 
 def build_samples(cfg: DictConfig, image_size: int) -> EncoderSamples:
@@ -176,8 +188,8 @@ def task_name(cfg: DictConfig) -> str:
     return name
 
 
-def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
-    """The trainer with its loggers, checkpoints, signals and averages."""
+def build_trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> pl.Trainer:
+    """The trainer with its loggers, checkpoints, signals and averages, and what a task adds."""
     checkpoints = folder / "checkpoints"
     callbacks: list[Callback] = [
         *([] if cfg.ema is None else [AveragedWeights(decay=cfg.ema)]),  # averages before the others save
@@ -185,6 +197,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
         CheckpointAfterSteps(checkpoints, "recent", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)),
         SaveAndRequeue(checkpoints / "stopped.ckpt", cfg.requeue and finds_its_folder()),
         TrainingLog(),
+        *more,
     ]
     return instantiate(
         cfg.trainer,
@@ -220,7 +233,8 @@ def refuse_half_weights(cfg: DictConfig) -> None:
 def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:
     """Where to go on: the newest checkpoint of this run's folder, or else the one that ``resume`` names."""
     if cfg.resume is None and not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        put_aside(folder)
+        if rank_zero_only.rank == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            put_aside(folder)
         return None
     found = max((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
     if found:
@@ -244,7 +258,7 @@ def require_files(cfg: DictConfig) -> None:
     if name in (*DISTILLATIONS, "CacheTeacher"):
         checks += weight_checks(teacher_node(cfg))
     if name == "DetectObjects":
-        checks += weight_checks(cfg.detector)
+        checks += weight_checks(cfg.detector, cfg.model)
     if cfg.resume not in (None, "auto"):
         checks.append(partial(require_file, cfg.resume))
     require_all(checks + dataset_checks(cfg.dataset))

@@ -1,4 +1,4 @@
-"""The command line ``mobilesamv2``: models, drawn scenes, and reports of evaluations."""
+"""The command line ``mobilesamv2``: models, drawn scenes, conversion, and reports of evaluations."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.lvis import write_lvis
-from mobilesamv2.data.sa1b import write_sa1b_tar
+from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
 from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.data.yolo_layout import write_data_yaml, write_yolo
 from mobilesamv2.registry import MODELS, build_sam
 from mobilesamv2.reports.compare import compare_results
 from mobilesamv2.reports.picture import result_picture
@@ -45,6 +47,19 @@ def build_parser() -> argparse.ArgumentParser:
     draw.add_argument("--seed", type=int, default=0, help="another seed, other scenes (default: %(default)s)")
     draw.add_argument("--workers", type=int, default=2, help="processes that draw (default: %(default)s)")
     draw.set_defaults(run=draw_scenes)
+
+    yolo = commands.add_parser(
+        "yolo-data", help="write a data set in ultralytics' layout, of one class, for yolo train"
+    )
+    yolo.add_argument("output", type=Path, help="the folder to write: images, labels and data.yaml")
+    source = yolo.add_mutually_exclusive_group(required=True)
+    source.add_argument("--tars", nargs="+", help="tars of SA-1B, or folders of them")
+    source.add_argument("--annotations", type=Path, help="a JSON file in COCO's layout")
+    yolo.add_argument("--images", type=Path, help="with --annotations: the folder of its images")
+    yolo.add_argument("--limit", type=float, help="at most so many images, or below 1 that share of them")
+    yolo.add_argument("--val", type=int, default=0, help="so many at the end for validation (default: %(default)s)")
+    yolo.add_argument("--boxes", action="store_true", help="boxes instead of outlines, for yolo detect")
+    yolo.set_defaults(run=convert_to_yolo)
 
     report = commands.add_parser("report", help="tables and pictures of evaluations")
     reports = report.add_subparsers(required=True, metavar="REPORT")
@@ -85,6 +100,26 @@ def draw_scenes(args: argparse.Namespace) -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write = write_sa1b_tar if args.output.suffix == ".tar" else write_lvis
     write(progress, args.output)
+
+
+def convert_to_yolo(args: argparse.Namespace) -> None:
+    """Writes a data set in ultralytics' layout."""
+    if (args.images is None) != (args.annotations is None):
+        raise ValueError("--annotations FILE goes with --images FOLDER.")
+    dataset = (
+        SA1BDataset(args.tars, args.limit) if args.tars else CocoDataset(args.annotations, args.images, args.limit)
+    )
+    last = len(dataset) - args.val
+    if args.val < 0 or last < 1:
+        raise ValueError(f"--val keeps {args.val} of {len(dataset)} images, and leaves none to train on.")
+    splits = {"train": range(last), "val": range(last, len(dataset))}
+    for split, indices in splits.items():
+        if len(indices):
+            progress = tqdm(indices, desc=f"writing {args.output}/images/{split}", unit="image", disable=None)
+            done = write_yolo(dataset, progress, args.output, split, masks=not args.boxes)
+            print(f"{split}: {done.images} images, {done.objects} objects; {done.merged} duplicates of a box left out")
+    written = write_data_yaml(args.output, [split for split, indices in splits.items() if len(indices)])
+    print(f"written: {written}")
 
 
 def write_picture(args: argparse.Namespace) -> None:

@@ -233,6 +233,28 @@ def boxes_from_rles(rles: list[RLE]) -> Tensor:
     return boxes
 
 
+def clip(rles: list[RLE], box: tuple[int, int, int, int]) -> list[RLE]:
+    """The masks without what lies outside a box, at their size; some may be left without a pixel.
+
+    Args:
+        rles: masks of one size.
+        box: x0, y0, x1, y1, pixels; the last column and row are not covered.
+    """
+    if not rles:
+        return []
+    height, width = rles[0]["size"]
+    x0, y0, x1, y1 = box
+    inside = np.zeros((height, width, 1), dtype=np.uint8, order="F")
+    inside[y0:y1, x0:x1] = 1
+    window = coco_mask.encode(inside)[0]
+    covered = coco_mask.toBbox(rles)  # xywh
+    within = (covered[:, :2] >= (x0, y0)).all(1) & (covered[:, :2] + covered[:, 2:] <= (x1, y1)).all(1)
+    return [
+        rle if whole else _with_text_counts(coco_mask.merge([rle, window], intersect=True))
+        for rle, whole in zip(rles, within.tolist(), strict=True)
+    ]
+
+
 def areas(rles: list[RLE]) -> Tensor:
     """Covered pixels of each mask, (D,) int64."""
     # pycocotools counts what it is given in eight bits

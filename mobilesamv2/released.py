@@ -5,6 +5,7 @@ from pathlib import Path
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
 _MOBILE_SAM = "https://github.com/ChaoningZhang/MobileSAM"
 _MOBILE_SAM_V2 = f"{_MOBILE_SAM}/tree/master/MobileSAMv2, whose README links it"
+_YOLO = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
 
 RELEASED = {
     "sam_vit_b_01ec64.pth": f"{_SAM}/sam_vit_b_01ec64.pth",
@@ -14,6 +15,7 @@ RELEASED = {
     "l2.pt": _MOBILE_SAM_V2,
     "Prompt_guided_Mask_Decoder.pt": _MOBILE_SAM_V2,
     "ObjectAwareModel.pt": _MOBILE_SAM_V2,
+    **{f"yolov8{size}{head}.pt": f"{_YOLO}/yolov8{size}{head}.pt" for size in "nsmlx" for head in ("", "-seg")},
 }
 """Released weight files by name."""
 

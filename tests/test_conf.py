@@ -37,10 +37,8 @@ WIRED = {
     "torch.optim.AdamW": {"params"},
     "mobilesamv2.tasks.training_log.ContinuedCSVLogger": {"save_dir"},
     "pytorch_lightning.loggers.TensorBoardLogger": {"save_dir"},
-    **{
-        f"mobilesamv2.data.samples.{kind}Samples": {"images", "image_size"}
-        for kind in ("Encoder", "Prompt", "Detection")
-    },
+    **{f"mobilesamv2.data.samples.{kind}Samples": {"images", "image_size"} for kind in ("Encoder", "Prompt")},
+    "mobilesamv2.data.detection_samples.DetectionSamples": {"images", "image_size"},
 }
 
 
@@ -77,7 +75,9 @@ def check_targets(node: Any) -> int:
 
 
 def override(path: Path) -> str:
-    extra = {"model/by_name.yaml": " model.name=mini"}.get(str(path), "")
+    extra = {"model/by_name.yaml": " model.name=mini", "detector/by_name.yaml": " detector.architecture=yolov8n"}.get(
+        str(path), ""
+    )
     return f"{path.parent}={path.stem}{extra}"
 
 

@@ -1,5 +1,6 @@
 """The detector against ultralytics' own predictor, border snapping, and files of others."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 from conftest import run_reference
 
-from mobilesamv2.models.object_detector import ObjectDetector, build_detector, snap_to_border
+from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.models.object_detector import ObjectDetector, build_detector, save_detector, snap_to_border
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,55 @@ def test_boxes_are_those_of_ultralytics(size: tuple[int, int], head: str, tmp_pa
         assert torch.equal(confidence, theirs.boxes.conf)
 
 
+@pytest.mark.parametrize("head", ["yolov8n", "yolo11n", "yolo26n"])
+def test_batches_are_those_of_ultralytics(head: str, tmp_path: Path, photo: np.ndarray) -> None:
+    """Images of one size, and of unlike sizes, which both pad to a square."""
+    torch.manual_seed(1)
+    save_detector(build_detector(head, image_size=160), tmp_path / "detector.pt")
+    ours = build_detector(checkpoint=tmp_path / "detector.pt", image_size=160)
+    settings = {"confidence": 1e-4, "nms_iou": 0.9, "max_boxes": 20, "snap": 0}
+    from ultralytics import YOLO
+
+    yolo = YOLO(tmp_path / "detector.pt")
+    yolo.model.fuse = lambda *args, **kwargs: yolo.model  # its own fusion moves the last digits
+    for images in ([photo, photo[::-1].copy()], [photo, photo[:, :40], photo[20:70, 20:60]]):
+        bgr = [image[..., ::-1] for image in images]
+        theirs = yolo.predict(bgr, imgsz=160, conf=1e-4, iou=0.9, max_det=20, verbose=False)
+        found = ours.detect_batch(images, **settings)
+        assert len(found) == len(images)
+        for (boxes, confidence), expected in zip(found, theirs, strict=True):
+            assert len(boxes) == 20
+            assert torch.equal(boxes, expected.boxes.xyxy)
+            assert torch.equal(confidence, expected.boxes.conf)
+    for image, (boxes, _) in zip(images[:1] * 2, ours.detect_batch(images[:1] * 2, **settings), strict=True):
+        assert torch.allclose(boxes, ours.detect(image, **settings)[0], atol=1e-3)
+    assert ours.detect_batch([]) == []
+
+
+def test_boxes_at_the_demos_settings_are_those_of_ultralytics(detector: ObjectDetector, tmp_path: Path) -> None:
+    """1024 pixels, confidence .4, NMS .9, at most 320 boxes, which are reached."""
+    save_detector(detector, tmp_path / "detector.pt")
+    ours = build_detector(checkpoint=tmp_path / "detector.pt", image_size=1024)
+    image = ShapesDataset(1, (700, 900))[0][0]
+    boxes, confidence = ours.detect(image, snap=0)
+    from ultralytics import YOLO
+
+    yolo = YOLO(tmp_path / "detector.pt")
+    theirs = yolo.predict(image[..., ::-1], imgsz=1024, conf=0.4, iou=0.9, max_det=320, verbose=False)[0].boxes
+    assert len(boxes) == 320
+    assert torch.equal(boxes, theirs.xyxy)
+    assert torch.equal(confidence, theirs.conf)
+    assert len(ours.detect(image, snap=0, max_boxes=64)[0]) == 64
+
+
+def test_a_head_that_needs_no_nms_reaches_the_cap(photo: np.ndarray) -> None:
+    """ultralytics' own cap of 300 would go unnoticed."""
+    detector = build_detector("yolo26n", image_size=320)
+    detector.model.end2end = True
+    assert len(detector.detect(photo, confidence=0.0, max_boxes=320)[0]) == 320
+    assert len(detector.detect(photo, confidence=0.0, max_boxes=7)[0]) == 7
+
+
 def test_settings_are_read(detector: ObjectDetector, photo: np.ndarray) -> None:
     boxes, confidence = detector.detect(photo, confidence=0.3, nms_iou=0.9, max_boxes=40, snap=0)
     assert 1 < len(boxes) <= 40
@@ -81,15 +132,26 @@ def test_the_released_detectors_format_loads(tmp_path: Path, photo: np.ndarray) 
 
 
 class Payload:
+    def __init__(self, function, *arguments) -> None:
+        self.call = function, arguments
+
     def __reduce__(self):
-        return (print, ("executed",))
+        return self.call
 
 
 def test_unsafe_and_missing_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({"model": Payload()}, tmp_path / "evil.pt")
-    with pytest.raises(ValueError, match=r"evil\.pt is not an ultralytics checkpoint that can be read safely"):
-        build_detector(checkpoint=tmp_path / "evil.pt")
+    marker = tmp_path / "executed"
+    payloads = [Payload(print, "executed"), Payload(os.system, f"touch {marker}"), Payload(marker.touch)]
+    payloads += [
+        Payload(eval, f"open({str(marker)!r}, 'w')"),
+        Payload(torch.hub.download_url_to_file, "x", str(marker)),
+    ]
+    for payload in payloads:
+        torch.save({"model": payload}, tmp_path / "evil.pt")
+        with pytest.raises(ValueError, match=r"evil\.pt is not an ultralytics checkpoint that can be read safely"):
+            build_detector(checkpoint=tmp_path / "evil.pt")
     assert "executed" not in capsys.readouterr().out
+    assert not marker.exists()
     (tmp_path / "broken.pt").write_bytes(b"no")
     torch.save({"model": None}, tmp_path / "empty.pt")
     for name in ("broken.pt", "empty.pt"):

@@ -16,7 +16,7 @@ from test_training import ADAMW, trainer
 
 from mobilesamv2 import build_sam
 from mobilesamv2.data.datamodule import TrainingData
-from mobilesamv2.data.samples import DetectionSamples, EncoderSamples, PromptSamples
+from mobilesamv2.data.samples import EncoderSamples, PromptSamples
 from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.tasks.distill import DistillDecoupled
 from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
@@ -130,18 +130,6 @@ def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         shares.append(list(data.batches))
     assert [batch for pair in zip(*shares, strict=True) for batch in pair] == one[:4]
     assert list(data.val_dataloader().sampler) == [(datamodule.VALIDATION, 11)]
-
-
-def test_a_mirrored_sample_has_mirrored_boxes() -> None:
-    import numpy as np
-
-    samples = DetectionSamples(ShapesDataset(3, (96, 128)), 128, flip=1.0)
-    plain, mirrored = samples[0], samples.draw(0, np.random.default_rng(0))
-    assert torch.equal(plain["img"].flip(2), mirrored["img"])
-    assert torch.allclose(plain["bboxes"][:, 0], 1 - mirrored["bboxes"][:, 0])
-    assert torch.equal(plain["bboxes"][:, 1:], mirrored["bboxes"][:, 1:])
-    samples.flip = 0.0
-    assert torch.equal(plain["img"], samples.draw(0, np.random.default_rng(0))["img"])
 
 
 def run_train(folder: Path, *given: str) -> Path:

@@ -3,22 +3,17 @@
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import ConcatDataset
-from torchvision.ops import box_convert, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from mobilesamv2 import build_sam, load_sam
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
-from mobilesamv2.data.samples import DetectionSamples, EncoderSamples, PromptSamples
+from mobilesamv2.data.samples import EncoderSamples, PromptSamples
 from mobilesamv2.data.shapes import ShapesDataset
-from mobilesamv2.masks import boxes_from_rles
-from mobilesamv2.models.object_detector import build_detector, save_detector
-from mobilesamv2.tasks.detect import DetectObjects
 from mobilesamv2.tasks.distill import DistillDecoupled
 from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
 from mobilesamv2.tasks.losses import dice_loss, focal_loss, mask_iou
@@ -194,41 +189,3 @@ def test_overfits_one_scene(tmp_path: Path) -> None:
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     save_weights(task.sam, tmp_path / "mini.safetensors")
     assert load_sam(tmp_path / "mini.safetensors").name == "mini"
-
-
-def test_boxes_of_detection_samples_enclose_their_masks() -> None:
-    shapes = ShapesDataset(4, (120, 200))
-    for flip in (0.0, 1.0):
-        samples = DetectionSamples(shapes, image_size=256, flip=flip)
-        for i in range(4):
-            sample, (_, truth) = samples.draw(i, np.random.default_rng(0)), shapes[i]
-            boxes = box_convert(sample["bboxes"], "cxcywh", "xyxy") * torch.tensor([200, 200, 200, 200.0])
-            expected = boxes_from_rles(truth.rles) + torch.tensor([0, 0, 1, 1.0])
-            if flip:  # about the middle of the square input, 256 of its pixels being 200 of the image's
-                expected[:, [0, 2]] = 200 - expected[:, [2, 0]]
-            assert torch.allclose(boxes, expected, atol=0.4)  # 120 rows become 153.6 pixels, rounded to 154
-    batch = samples.collate([samples[0], samples[1]])
-    counts = [len(samples[i]["bboxes"]) for i in (0, 1)]
-    assert batch["batch_idx"].tolist() == [0.0] * counts[0] + [1.0] * counts[1]
-
-
-def test_detection_learns_one_scene(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    detector = build_detector("yolov8n", image_size=128)
-    scene = DetectionSamples(ShapesDataset(1, (128, 128), seed=3), 128, flip=0.0)
-    scene.images = ConcatDataset([scene.images] * 5)
-    task = DetectObjects(detector, ADAMW, batchnorm_momentum=0.2)
-    losses: list[float] = []
-    watch = pl.callbacks.LambdaCallback(
-        on_train_batch_end=lambda t, *args: losses.append(float(t.callback_metrics["train/loss"]))
-    )
-    runner = trainer(tmp_path, max_epochs=40, callbacks=[watch])
-    runner.fit(task, datamodule=TrainingData(scene, batch_size=4, validation_images=1))
-    assert losses[-1] < 0.6 * losses[0]
-    assert runner.callback_metrics["val/box_recall_50"] > 0
-    save_detector(detector, tmp_path / "detector.pt")
-    image, _ = ShapesDataset(1, (128, 128), seed=3)[0]
-    again = build_detector(checkpoint=tmp_path / "detector.pt", image_size=128)
-    mine, theirs = (d.eval().detect(image, confidence=0.01) for d in (detector, again))
-    assert len(mine[0]) > 0
-    assert torch.equal(mine[0], theirs[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset
 
 from mobilesamv2.structures import GroundTruth
@@ -29,6 +31,12 @@ class AnnotatedImages(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
     @abstractmethod
     def ground_truth(self, index: int) -> GroundTruth:
         """The objects of an image, without crowds and ignored ones."""
+
+    def stored_image(self, index: int) -> tuple[str, bytes]:
+        """The suffix that an image's format has, and its file's content; where there is no file, a PNG."""
+        content = io.BytesIO()
+        Image.fromarray(self.load_image(index)).save(content, "PNG")
+        return ".png", content.getvalue()
 
     def size_of(self, index: int) -> tuple[int, int]:
         """(H, W) of an image, pixels."""

@@ -103,6 +103,15 @@ class CocoDataset(AnnotatedImages):
             raise ValueError(f"{path} is {image.shape[:2]} (height, width), and {self.annotations} says {stated}.")
         return image
 
+    def stored_image(self, index: int) -> tuple[str, bytes]:
+        """The image's file.
+
+        Raises:
+            FileNotFoundError: the image is not there.
+        """
+        path = self._find(self.records[index])
+        return path.suffix, path.read_bytes()
+
     def ground_truth(self, index: int) -> GroundTruth:
         """The objects of an image, without crowds and ignored ones.
 

@@ -97,6 +97,7 @@ class TrainingData(pl.LightningDataModule):
                 f"{len(samples)} images, of which {validation_images} are kept for validation, make no batch of "
                 f"{batch_size}; lower validation_images or batch_size, or add data."
             )
+        samples.choose_from = range(last)
         self.samples = _Whole(samples, seed, last)
         self.broken: set[str] = set()
         """What was wrong with images that others took the place of."""

@@ -127,6 +127,10 @@ class SA1BDataset(AnnotatedImages):
         """
         return read_rgb(io.BytesIO(self._read(index, IMAGE)), f"Photo {self._name(index)}")
 
+    def stored_image(self, index: int) -> tuple[str, bytes]:
+        """The photo as it lies in its tar."""
+        return ".jpg", self._read(index, IMAGE)
+
     def ground_truth(self, index: int) -> GroundTruth:
         """The photo's masks.
 

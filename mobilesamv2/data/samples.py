@@ -17,9 +17,6 @@ from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, to_model_i
 
 Sample = dict[str, Any]
 
-GREY = 114 / 255
-"""Of the padding, as ultralytics has it."""
-
 
 class EncoderSamples(Dataset[Sample]):
     """Images as the image encoder reads them.
@@ -32,6 +29,8 @@ class EncoderSamples(Dataset[Sample]):
     def __init__(self, images: AnnotatedImages, image_size: int) -> None:
         self.images = images
         self.image_size = image_size
+        self.choose_from = range(len(self))
+        """Images that a drawn sample may be put together from; ``TrainingData`` leaves out those of validation."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -115,58 +114,6 @@ class PromptSamples(EncoderSamples):
             sample["masks"][slot] = _low_res(mask, frame)
             sample["weights"][slot] = 1.0
         return sample
-
-
-class DetectionSamples(EncoderSamples):
-    """Images and the boxes of their objects, all of one class, as ultralytics' losses read them.
-
-    Args:
-        images: any data set of RGB images with their objects.
-        image_size: S, pixels; the longest side becomes that, and the rest is padded with grey.
-        flip: probability of a horizontal flip.
-    """
-
-    def __init__(self, images: AnnotatedImages, image_size: int, flip: float = 0.5) -> None:
-        super().__init__(images, image_size)
-        self.flip = flip
-
-    def draw(self, index: int, rng: np.random.Generator) -> Sample:
-        """The sample or its mirror image."""
-        sample = self[index]
-        if rng.random() >= self.flip:
-            return sample
-        boxes = sample["bboxes"].clone()
-        boxes[:, 0] = 1 - boxes[:, 0]
-        return sample | {"img": sample["img"].flip(2), "bboxes": boxes}
-
-    def __getitem__(self, index: int) -> Sample:
-        """``img`` (3, S, S) in [0, 1], ``bboxes`` (G, 4) xywh of centres in [0, 1], ``image_id``.
-
-        Boxes span whole pixels. One of less than a pixel of the model's input is dropped.
-        """
-        image, truth = self.images[index]
-        frame, side = ModelFrame(truth.size, self.image_size), self.image_size
-        pixels = torch.full((3, side, side), GREY)
-        height, width = frame.resized
-        pixels[:, :height, :width] = torch.from_numpy(frame.resize(image).copy()).permute(2, 0, 1).float() / 255
-        corners = boxes_from_rles(truth.rles)
-        corners[:, 2:] += 1
-        boxes = frame.boxes_to_model(corners) / side
-        boxes = boxes[((boxes[:, 2:] - boxes[:, :2]) * side >= 1).all(1)]
-        centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        return {"img": pixels, "bboxes": torch.cat([centres, sizes], dim=1), "image_id": truth.image_id}
-
-    def collate(self, samples: list[Sample]) -> Sample:
-        """``img`` (B, 3, S, S), ``bboxes`` of all images, and for each box ``batch_idx`` and its class 0, ``cls``."""
-        boxes = [sample["bboxes"] for sample in samples]
-        return {
-            "img": torch.stack([sample["img"] for sample in samples]),
-            "bboxes": torch.cat(boxes),
-            "batch_idx": torch.cat([torch.full((len(b),), float(i)) for i, b in enumerate(boxes)]),
-            "cls": torch.zeros(sum(map(len, boxes)), 1),
-            "image_id": torch.tensor([sample["image_id"] for sample in samples]),
-            "broken": [sample.get("broken", "") for sample in samples],
-        }
 
 
 def _pixels(image: np.ndarray, side: int) -> Tensor:

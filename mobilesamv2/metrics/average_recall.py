@@ -93,11 +93,11 @@ def count_matches(
     for g, member in enumerate(members):
         of_group = ious[:, member]
         if prompts is None:
-            for t, ranks in enumerate(_ranks_of_matches(of_group)):
+            for t, ranks in enumerate(ranks_of_matches(of_group)):
                 matched[g, :, t] = np.searchsorted(ranks, ks)  # ranks ascend
             continue
         for i, k in enumerate(ks):
-            matched[g, i] = [len(ranks) for ranks in _ranks_of_matches(of_group[prompts < k])]
+            matched[g, i] = [len(ranks) for ranks in ranks_of_matches(of_group[prompts < k])]
     num_counted = len(best) if prompts is None else int((prompts < max(ks)).sum())
     return ImageCounts(truth.image_id, matched, members.sum(1), len(detections), num_counted)
 
@@ -111,7 +111,7 @@ def group_members(truth: GroundTruth) -> np.ndarray:
     return np.stack(rows)
 
 
-def _ranks_of_matches(ious: np.ndarray) -> list[list[int]]:
+def ranks_of_matches(ious: np.ndarray) -> list[list[int]]:
     """For each threshold the ranks of the detections that find an object, greedily and one to one.
 
     A detection takes the free object of largest IoU; among equals the last one, which is COCOeval's way.

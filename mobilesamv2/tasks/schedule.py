@@ -55,7 +55,7 @@ def cosine_schedule(
     data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     warmup_steps = math.ceil(warmup_images / data.images_per_step)
     if warmup_steps >= total:
-        logger.warning("The run ends in its warm-up: %d steps of %d; lower task.warmup_images.", warmup_steps, total)
+        logger.warning("All %d steps lie in the warm-up of %d; lower task.warmup_images.", total, warmup_steps)
 
     def factor(step: int) -> float:
         if step < warmup_steps:

@@ -1,0 +1,161 @@
+"""What matters of a detector's boxes as prompts: how many objects they reach, and how many boxes that takes.
+
+Class-agnostic box AR@K is COCOeval's with one category, by the rules of ``average_recall``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchvision.ops import box_iou
+
+from mobilesamv2.metrics.average_recall import AREA_GROUPS, IOU_THRESHOLDS, average_recall, ranks_of_matches
+
+DEFAULT_KS = (10, 100, 320)
+"""Boxes of an image that count; 320 is MobileSAMv2's cap."""
+
+REACHED = (0.5, 0.75)
+"""IoU from which on an object counts as reached by a box."""
+
+CONFIDENCES = tuple(i / 20 for i in range(1, 19))
+"""From .05 to .9, the thresholds of the calibration table."""
+
+GROUPS = ("all", *AREA_GROUPS)
+
+
+@dataclass(frozen=True)
+class BoxCounts:
+    """What one image adds.
+
+    Attributes:
+        matched: (groups, Ks, IoU thresholds) int64, objects that are found greedily, one box for each.
+        n_gt: (groups,) int64, objects.
+        reached: (groups, ``REACHED``) int64, objects that any box overlaps by so much.
+        kept: (``CONFIDENCES``,) int64, boxes of at least that confidence.
+        reached_at: (``CONFIDENCES``,) int64, objects that one of those overlaps by .5.
+    """
+
+    matched: np.ndarray
+    n_gt: np.ndarray
+    reached: np.ndarray
+    kept: np.ndarray
+    reached_at: np.ndarray
+
+
+class BoxReport(NamedTuple):
+    """What a data set gives.
+
+    Attributes:
+        values: fractions by name: ``ar_K`` and by size ``ar_s_K``; ``recall_50``, ``recall_75`` and by size
+            ``recall_s_50``, the share of objects with a box of that IoU. Groups without an object are left out.
+        calibration: for each of ``CONFIDENCES`` itself, the mean number of boxes an image that reach it, and the share
+            of objects that one of these overlaps by .5.
+    """
+
+    values: dict[str, float]
+    calibration: list[tuple[float, float, float]]
+
+
+def count_boxes(
+    boxes_xyxy: Tensor, confidence: Tensor, truths_xyxy: Tensor, areas: Tensor, ks: Sequence[int] = DEFAULT_KS
+) -> BoxCounts:
+    """Compares the boxes of one image with those of its objects.
+
+    Args:
+        boxes_xyxy: (N, 4), in any order and frame.
+        confidence: (N,); equal ones keep the order given.
+        truths_xyxy: (G, 4), in the same frame.
+        areas: (G,), the annotations', square pixels of the original image.
+        ks: how many of the most confident boxes count; the largest bounds everything else too.
+    """
+    scores = confidence.double().cpu().numpy()
+    order = np.argsort(-scores, kind="stable")[: max(ks)]
+    scores = scores[order]
+    ious = box_iou(boxes_xyxy.double().cpu()[order], truths_xyxy.double().cpu()).numpy()  # (N, G)
+    area = areas.double().cpu().numpy()
+    members = np.stack(
+        [np.ones(len(area), dtype=bool), *((low <= area) & (area <= high) for low, high in AREA_GROUPS.values())]
+    )
+    matched = np.zeros((len(GROUPS), len(ks), len(IOU_THRESHOLDS)), dtype=np.int64)
+    for g, member in enumerate(members):
+        for t, ranks in enumerate(ranks_of_matches(ious[:, member])):
+            matched[g, :, t] = np.searchsorted(ranks, ks)  # ranks ascend
+    best = ious.max(0, initial=0.0)  # (G,)
+    half = np.where(ious >= REACHED[0], scores[:, None], -1.0).max(0, initial=-1.0)  # of the surest box that overlaps
+    confidences = np.array(CONFIDENCES)
+    return BoxCounts(
+        matched,
+        members.sum(1),
+        np.stack([(members & (best >= iou)).sum(1) for iou in REACHED], axis=1),
+        (scores[None] >= confidences[:, None]).sum(1),
+        (half[None] >= confidences[:, None]).sum(1),
+    )
+
+
+class BoxRecall(Metric):
+    """Box AR@K, reached objects, and the calibration of confidence, over a data set, in sums of fixed shape.
+
+    Args:
+        ks: how many of the most confident boxes of an image count.
+
+    Raises:
+        ValueError: no K, or one below 1.
+    """
+
+    matched: Tensor
+    n_gt: Tensor
+    reached: Tensor
+    kept: Tensor
+    reached_at: Tensor
+    images: Tensor
+
+    def __init__(self, ks: Sequence[int] = DEFAULT_KS) -> None:
+        super().__init__()
+        if not ks or min(ks) < 1:
+            raise ValueError(f"ks are numbers of boxes, one or more of them and each 1 or more; got {list(ks)}.")
+        self.ks = tuple(ks)
+        shapes = {
+            "matched": (len(GROUPS), len(self.ks), len(IOU_THRESHOLDS)),
+            "n_gt": (len(GROUPS),),
+            "reached": (len(GROUPS), len(REACHED)),
+            "kept": (len(CONFIDENCES),),
+            "reached_at": (len(CONFIDENCES),),
+            "images": (),
+        }
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, counts: BoxCounts) -> None:
+        """Adds one image."""
+        for name, value in vars(counts).items():
+            state = getattr(self, name)
+            state += torch.from_numpy(value).to(state.device)
+        self.images += 1
+
+    def compute(self) -> BoxReport:
+        """Of all processes."""
+        n_gt = self.n_gt.cpu().numpy()
+        ar = average_recall(self.matched.cpu().numpy(), n_gt)  # (groups, Ks)
+        values: dict[str, float] = {}
+        for g, group in enumerate(GROUPS):
+            if n_gt[g] == 0:
+                continue
+            size = "" if group == "all" else f"{group}_"
+            values |= {f"ar_{size}{k}": float(ar[g, i]) for i, k in enumerate(self.ks)}
+            shares = self.reached[g].cpu().numpy() / n_gt[g]
+            values |= {
+                f"recall_{size}{round(100 * iou)}": float(share) for iou, share in zip(REACHED, shares, strict=True)
+            }
+        rows = zip(
+            CONFIDENCES,
+            (self.kept / self.images.clamp(min=1)).tolist(),
+            (self.reached_at / self.n_gt[0].clamp(min=1)).tolist(),
+            strict=True,
+        )
+        return BoxReport(values, list(rows))
