@@ -233,7 +233,7 @@ def refuse_half_weights(cfg: DictConfig) -> None:
 def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:
     """Where to go on: the newest checkpoint of this run's folder, or else the one that ``resume`` names."""
     if cfg.resume is None and not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        if rank_zero_only.rank == 0:  # pyright: ignore[reportAttributeAccessIssue]
+        if rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]
             put_aside(folder)
         return None
     found = max((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
