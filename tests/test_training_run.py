@@ -159,17 +159,18 @@ class Told(pl.Callback):
 @pytest.mark.parametrize(
     ("number", "state", "requeued"),
     [
-        (signal.SIGUSR2, "RUNNING", True),
-        (signal.SIGTERM, "RUNNING", True),
-        (signal.SIGTERM, "CANCELLED", False),
-        (signal.SIGINT, "RUNNING", False),
+        (signal.SIGUSR2, "JobState=RUNNING Reason=None RunTime=00:03:00 TimeLimit=1-00:00:00", True),
+        (signal.SIGTERM, "JobState=COMPLETING RunTime=00:03:00 TimeLimit=00:03:00", True),
+        (signal.SIGTERM, "JobState=COMPLETING RunTime=00:03:00 TimeLimit=1-00:00:00", False),
+        pytest.param(signal.SIGTERM, "JobState=COMPLETING TimeLimit=UNLIMITED", False, marks=pytest.mark.slow),
+        (signal.SIGINT, "JobState=RUNNING", False),
     ],
 )
 def test_a_stopped_run_is_saved_after_the_step_and_queued_again_if_it_should(
     number: int, state: str, requeued: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(checkpointing, "_scontrol", lambda *args: asked.append(args) or f"JobState={state} Reason=None")
+    monkeypatch.setattr(checkpointing, "_scontrol", lambda *args: asked.append(args) or state)
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     earlier = signal.getsignal(signal.SIGTERM)
     task, data = distilling()

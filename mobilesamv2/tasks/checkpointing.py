@@ -138,8 +138,21 @@ class SaveAndRequeue(Callback):
 
 
 def _is_cancelled() -> bool:
-    """Whether the user has cancelled this job."""
-    return "CANCELLED" in re.findall(r"JobState=(\w+)", _scontrol("show", "job", _slurm_job()))
+    """Whether the user has cancelled this job: Slurm is ending it, and its time is not over."""
+    told = dict(re.findall(r"(\w+)=(\S+)", _scontrol("show", "job", _slurm_job())))
+    if told.get("JobState") not in ("COMPLETING", "CANCELLED"):
+        return False
+    passed, allowed = (_seconds(told.get(key, "")) for key in ("RunTime", "TimeLimit"))
+    return passed is None or allowed is None or passed < allowed
+
+
+def _seconds(duration: str) -> int | None:
+    """Slurm's [days-]hours:minutes:seconds; None for UNLIMITED."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", duration)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _scontrol(*arguments: str) -> str:
