@@ -132,8 +132,8 @@ def test_every_experiment_takes_a_step_in_miniature(experiment: str, tmp_path: P
     scenes = ShapesDataset(3, (60, 90))
     write_sa1b_tar((scenes[i] for i in range(3)), tmp_path / "sa_000000.tar")
     given = [f"experiment={experiment}", "model=mini", "dataset=sa1b", f"dataset.tars={tmp_path}", "dataset.limit=3"]
-    if experiment.startswith("distill"):
-        given += ["model@teacher=sam_vit_mini", f"cache.folder={tmp_path / 'cache'}"]
+    if experiment.startswith("distill") or experiment == "cache_teacher":
+        given += ["model@teacher=sam_vit_mini", f"cache.folder={tmp_path / 'out' / 'cache'}"]
     detects = "detect" in experiment
     if detects:  # masks of the model are measured at the end
         head = "-seg" if "masks" in experiment else ""
@@ -143,4 +143,4 @@ def test_every_experiment_takes_a_step_in_miniature(experiment: str, tmp_path: P
         *given, "validation_images=1", "trainer.max_epochs=-1", "trainer.max_steps=1", f"output_dir={tmp_path / 'out'}"
     )
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert ("detector.pt" if detects else "mini.safetensors") in written
+    assert ("detector.pt" if detects else "cache" if experiment == "cache_teacher" else "mini.safetensors") in written

@@ -248,7 +248,7 @@ def test_drawn_scenes_and_tars_are_evaluated_too(tmp_path: Path) -> None:
     write_sa1b_tar((scenes[i] for i in range(3)), tmp_path / "sa_000000.tar")
     sources = {
         "shapes": ["dataset.limit=3", "dataset.size=[64,96]"],
-        "sa1b": [f"dataset.tars={tmp_path / 'sa_000000.tar'}"],
+        "sa1b": [f"dataset.tars={tmp_path / 'sa_000000.tar'}", "dataset.index_folder=null"],
     }
     counts = []
     for name, given in sources.items():

@@ -18,8 +18,10 @@ QUIET = ["trainer.accelerator=cpu", "+trainer.enable_progress_bar=false", "num_w
 
 
 def train(*overrides: str) -> None:
+    """All that a run keeps lies in its own folder."""
+    [folder] = [o.split("=", 1)[1] for o in overrides if o.startswith("output_dir=")]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", [*overrides, *QUIET])
+        cfg = compose("train", [f"paths.data={folder}/data", *overrides, *QUIET])
     main(cfg)
 
 
