@@ -176,6 +176,7 @@ def test_finetuning_trains_what_it_should(tmp_path: Path, freeze: bool) -> None:
         assert torch.isfinite(runner.callback_metrics[name])
 
 
+@pytest.mark.slow
 def test_overfits_one_scene(tmp_path: Path) -> None:
     """The gradient points the right way: the loss of one scene falls."""
     torch.manual_seed(0)

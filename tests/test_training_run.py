@@ -42,7 +42,7 @@ class Rates(pl.Callback):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-@pytest.mark.parametrize(("accumulated", "warmup_steps"), [(1, 4), (2, 2)])
+@pytest.mark.parametrize(("accumulated", "warmup_steps"), [pytest.param(1, 4, marks=pytest.mark.slow), (2, 2)])
 def test_the_learning_rate_rises_over_images(accumulated: int, warmup_steps: int, tmp_path: Path) -> None:
     task, data = distilling()  # batches of 2
     task._warmup_images = 8
@@ -199,6 +199,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
     assert torch.load(tmp_path / "last.ckpt") == {"step": 1}
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_the_same_when_it_is_run_again(tmp_path: Path) -> None:
     given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off", f"output_dir={tmp_path}"]
     given += ["ema=0.5", "trainer.max_epochs=1", "trainer.log_every_n_steps=1"]
