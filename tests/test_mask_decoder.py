@@ -40,7 +40,14 @@ def test_chunks_change_nothing(sam: Sam, own_images: bool) -> None:
     whole = sam.mask_decoder.decode(side, sparse, multimask=True, iou_above=0.0, chunk=7)
     assert len(whole.kept) > 0
     for chunk in (1, 3):
+        sizes: list[int] = []
+        hook = sam.mask_decoder.transformer.register_forward_hook(
+            lambda _m, _i, o, sizes=sizes: sizes.append(len(o[1]))
+        )
         parts = sam.mask_decoder.decode(side, sparse, multimask=True, iou_above=0.0, chunk=chunk)
+        hook.remove()
+        assert max(sizes) == chunk
+        assert sum(sizes) == 7
         assert torch.equal(parts.kept, whole.kept)
         assert relative_difference(parts.logits, whole.logits) < 1e-6
         assert relative_difference(parts.predicted_iou, whole.predicted_iou) < 1e-6

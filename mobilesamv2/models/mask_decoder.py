@@ -6,6 +6,7 @@ the arithmetic. The image has thousands of cells and a prompt about seven tokens
 - What is the same for all prompts is computed once, in an ``ImageSide``: positions, and in the first block the image.
 - From then on each prompt has an image of its own, X. Projecting it, as in q (X W)^T, is replaced by (q W^T) X^T with
   the few tokens: the same numbers with less than half the work. The same goes for values and for what they put out.
+  A box is 7 tokens; it would stop to pay at 17.
 - Predicted IoU needs the tokens alone. Only what its threshold keeps is upscaled.
 - Prompts go through in chunks, so that memory goes with a chunk and not with N.
 """
@@ -24,8 +25,11 @@ from torch.nn import functional as F
 NUM_MULTIMASKS = 3
 """Masks that SAM gives for an ambiguous prompt, beside the single one."""
 
-CPU_CHUNK, DEVICE_CHUNK = 4, 64
-"""Prompts that are decoded at a time; at full size 4 MiB of image each. A CPU is slower with more than 32 MiB."""
+CPU_CELLS, DEVICE_CELLS = 2**13, 2**18
+"""Image cells of the prompts that are decoded at a time: 2 prompts of full size on a CPU, 64 elsewhere.
+
+The largest tensor, of upscaled cells, has 2 KiB a cell at full size. A CPU is slower with tensors of 32 MiB and more.
+"""
 
 
 class ImageSide(NamedTuple):
@@ -356,7 +360,9 @@ class MaskDecoder(nn.Module):
             iou_above: a mask is kept above it; None keeps all.
             chunk: prompts at a time; None: what suits the device.
         """
-        chunk = chunk or (CPU_CHUNK if sparse.device.type == "cpu" else DEVICE_CHUNK)
+        if chunk is None:
+            at_a_time = CPU_CELLS if sparse.device.type == "cpu" else DEVICE_CELLS
+            chunk = max(1, at_a_time // side.image.shape[1])
         parts = list(self._decode_chunks(side, sparse, multimask, iou_above, chunk))
         num_masks = NUM_MULTIMASKS if multimask else 1
         return Decoded(
