@@ -24,6 +24,7 @@ test: lint
 bench: install
 	$(BIN)/python benchmarks/average_recall.py
 	$(BIN)/python benchmarks/distillation.py
+	$(BIN)/python benchmarks/mask_decoder.py
 
 # The whole chain on drawn scenes with small models: teacher, student, detector, and what they find.
 DEMO := outputs/demo

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mobilesamv2.masks import MASK_THRESHOLD
+from mobilesamv2.models.mask_decoder import Decoded, ImageSide
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.structures import Prompts
 from mobilesamv2.transforms import ModelFrame, check_image, to_model_input
@@ -46,6 +47,7 @@ class SegAny:
     def __init__(self, sam: Sam) -> None:
         self.sam = sam
         self._embedding: Tensor | None = None
+        self._image_side: ImageSide | None = None
         self._frame: ModelFrame | None = None
 
     @torch.inference_mode()
@@ -62,6 +64,7 @@ class SegAny:
         sam = self.sam
         pixels = to_model_input(image, sam.image_size, sam.pixel_mean.float(), sam.pixel_std.float())
         self._embedding = sam.image_encoder(pixels.to(sam.pixel_mean.dtype))
+        self._image_side = None  # the decoder's time, not the encoder's
         self._frame = ModelFrame((image.shape[0], image.shape[1]), sam.image_size)
 
     @property
@@ -121,24 +124,45 @@ class SegAny:
             multimask: three masks a prompt instead of one.
             mask_input: (N, 1, S/4, S/4) logits.
         """
-        device = self.sam.device
         total = len(mask_input) if mask_input is not None else len(prompts) if prompts is not None else 0
         parts = []
         for start in range(0, total, PROMPTS_PER_BATCH):
             chosen = slice(start, start + PROMPTS_PER_BATCH)
-            inputs: dict[str, Tensor | None] = {}
-            if prompts is not None:
-                batch = prompts[chosen]
-                if batch.points is not None and batch.labels is not None:
-                    inputs["points"] = self.frame.coords_to_model(batch.points).to(device)
-                    inputs["labels"] = batch.labels.to(device)
-                if batch.boxes_xyxy is not None:
-                    inputs["boxes_xyxy"] = self.frame.boxes_to_model(batch.boxes_xyxy).to(device)
-            if mask_input is not None:
-                inputs["mask_input"] = mask_input[chosen].to(device)
-            parts.append(self.sam.decode(self.image_embedding, **inputs, multimask=multimask))
+            batch = None if prompts is None else prompts[chosen]
+            if mask_input is None and batch is not None:
+                decoded = self.predict_kept(batch, multimask)
+                parts.append((decoded.logits.unflatten(0, decoded.predicted_iou.shape), decoded.predicted_iou))
+            else:
+                inputs = {} if batch is None else self._in_model_frame(batch)
+                if mask_input is not None:
+                    inputs["mask_input"] = mask_input[chosen].to(self.sam.device)
+                parts.append(self.sam.decode(self.image_embedding, **inputs, multimask=multimask))
         logits, predicted_iou = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(predicted_iou)
+
+    @torch.inference_mode()
+    def predict_kept(self, prompts: Prompts, multimask: bool, iou_above: float | None = None) -> Decoded:
+        """Masks of N prompts whose predicted IoU is above a threshold, on the model's device; None keeps all.
+
+        Args:
+            prompts: in pixels of the image.
+            multimask: three masks a prompt instead of one.
+            iou_above: what is rejected costs no upscaling.
+        """
+        if self._image_side is None:
+            self._image_side = self.sam.image_side(self.image_embedding)
+        inputs = self._in_model_frame(prompts)
+        return self.sam.decode_kept(self._image_side, **inputs, multimask=multimask, iou_above=iou_above)
+
+    def _in_model_frame(self, prompts: Prompts) -> dict[str, Tensor]:
+        """Arguments of ``Sam.decode``."""
+        inputs, device = {}, self.sam.device
+        if prompts.points is not None and prompts.labels is not None:
+            inputs["points"] = self.frame.coords_to_model(prompts.points).to(device)
+            inputs["labels"] = prompts.labels.to(device)
+        if prompts.boxes_xyxy is not None:
+            inputs["boxes_xyxy"] = self.frame.boxes_to_model(prompts.boxes_xyxy).to(device)
+        return inputs
 
     def _check_prompts(
         self, points: Any, labels: Any, boxes: Any, mask_input: Any

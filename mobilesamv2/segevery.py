@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mobilesamv2 import masks as mask_ops
 from mobilesamv2.metrics.stage_time import StageTimer
+from mobilesamv2.models.mask_decoder import Decoded
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.prompts.sampler import PromptSampler
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
@@ -74,25 +74,25 @@ class SegEvery:
         if len(prompts) == 0:
             return _no_masks(self.segany.frame.original_size, prompts)
         kept: list[Masks] = []
+        threshold = self.sampler.filters.predicted_iou
+        iou_above = threshold if threshold > 0 else None
         for batch in prompts.batches(PROMPTS_PER_BATCH):
             with self.timer.stage("mask_decoder"):
-                logits, predicted_iou = self.segany.predict_low_res(batch, self.sampler.multimask)
+                decoded = self.segany.predict_kept(batch, self.sampler.multimask, iou_above)
             with self.timer.stage("postprocessing"):
-                kept.append(self._filter(batch, logits, predicted_iou, earlier))
+                kept.append(self._filter(batch, decoded, earlier))
             earlier += len(batch)
         return Masks.cat(kept)
 
-    def _filter(self, prompts: Prompts, logits: Tensor, predicted_iou: Tensor, first: int) -> Masks:
-        """Low-res logits (N, M, S/4, S/4) to the masks that pass the filters, a chunk of pixels at a time.
+    def _filter(self, prompts: Prompts, decoded: Decoded, first: int) -> Masks:
+        """What passed the filter of predicted IoU to the masks that pass the others too, a chunk of pixels at a time.
 
         ``first`` is the place of the first prompt among all of the image.
         """
         filters: Filters = self.sampler.filters
-        num_masks = logits.shape[1]
-        logits, predicted_iou = logits.flatten(0, 1), predicted_iou.flatten().float()
+        num_masks = decoded.predicted_iou.shape[1]
+        logits = decoded.logits  # (D, S/4, S/4)
         candidates = torch.arange(len(logits), device=logits.device)
-        if filters.predicted_iou > 0:
-            candidates = candidates[predicted_iou > filters.predicted_iou]
         frame = self.segany.frame
         rles: list[RLE] = []
         stabilities, indices = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
@@ -110,8 +110,8 @@ class SegEvery:
             rles += [rle for rle, keep in zip(encoded, filled.tolist(), strict=True) if keep]
             stabilities.append(stability[filled])
             indices.append(chunk.cpu()[filled])
-        index, stability_score = torch.cat(indices), torch.cat(stabilities)
-        iou = predicted_iou.cpu()[index]
+        index, stability_score = decoded.kept.cpu()[torch.cat(indices)], torch.cat(stabilities)
+        iou = decoded.predicted_iou.flatten().float().cpu()[index]
         chosen = prompts[index // num_masks]
         return Masks(
             size=frame.original_size,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
-from mobilesamv2.models.mask_decoder import MaskDecoder
+from mobilesamv2.models.mask_decoder import Decoded, ImageSide, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD
 
@@ -77,3 +77,30 @@ class Sam(nn.Module):
         sparse, dense = self.prompt_encoder(points, labels, boxes_xyxy, mask_input)
         positions = self.prompt_encoder.image_positions()
         return self.mask_decoder(image_embedding, positions, sparse, dense, multimask)
+
+    def image_side(self, image_embedding: Tensor) -> ImageSide:
+        """What an embedding (1, C, S/16, S/16) contributes to every prompt without a mask input."""
+        _, dense = self.prompt_encoder()
+        return self.mask_decoder.of_image(image_embedding, self.prompt_encoder.image_positions(), dense)
+
+    def decode_kept(
+        self,
+        side: ImageSide,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes_xyxy: Tensor | None = None,
+        multimask: bool = True,
+        iou_above: float | None = None,
+    ) -> Decoded:
+        """The masks of N prompts on one image whose predicted IoU is above a threshold; others are not upscaled.
+
+        Args:
+            side: of ``image_side``.
+            points: (N, P, 2) xy, pixels of the model's input, as in ``decode``.
+            labels: (N, P), 1 foreground, 0 background, -1 padding.
+            boxes_xyxy: (N, 4).
+            multimask: three masks a prompt instead of one.
+            iou_above: the threshold; None keeps all.
+        """
+        sparse, _ = self.prompt_encoder(points, labels, boxes_xyxy)
+        return self.mask_decoder.decode(side, sparse, multimask, iou_above)
