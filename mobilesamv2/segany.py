@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mobilesamv2.masks import MASK_THRESHOLD
-from mobilesamv2.models.mask_decoder import Decoded, ImageSide
+from mobilesamv2.models.mask_decoder import Decoded
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.models.two_way_transformer import ImageSide
 from mobilesamv2.structures import Prompts
 from mobilesamv2.transforms import ModelFrame, check_image, to_model_input
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
-from mobilesamv2.models.mask_decoder import Decoded, ImageSide, MaskDecoder
+from mobilesamv2.models.mask_decoder import Decoded, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
+from mobilesamv2.models.two_way_transformer import ImageSide
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD
 
 

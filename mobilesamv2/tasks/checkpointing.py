@@ -92,7 +92,7 @@ class SaveAndRequeue(Callback):
         """Saves and ends, if a signal has come to any process and a step is complete."""
         if trainer.fit_loop._should_accumulate() or not self._came_to_anyone(trainer):
             return
-        trainer.save_checkpoint(self.path, weights_only=False)
+        trainer.save_checkpoint(self.path)
         self._end(trainer, f"saved {self.path} at step {trainer.global_step}; the same output_dir goes on from there")
 
     def on_predict_batch_end(
