@@ -1,4 +1,4 @@
-"""Masks as pixels and as run lengths: RLE, boxes, stability score, NMS."""
+"""Masks as pixels and as run lengths: RLE, boxes, NMS."""
 
 from __future__ import annotations
 
@@ -19,9 +19,6 @@ coco_mask: Any = pycocotools.mask
 MASK_THRESHOLD = 0.0
 """A pixel belongs to a mask where its logit is above this. Source: SAM."""
 
-STABILITY_OFFSET = 1.0
-"""How far above and below the threshold the stability score cuts, in logits. Source: SAM's mask generator."""
-
 
 def encode(masks_wh: Tensor) -> list[RLE]:
     """Boolean masks to compressed RLE.
@@ -34,6 +31,16 @@ def encode(masks_wh: Tensor) -> list[RLE]:
     """
     fortran = masks_wh.contiguous().cpu().numpy().view(np.uint8).transpose(2, 1, 0)  # (H, W, D), column-major
     return [_with_text_counts(rle) for rle in coco_mask.encode(fortran)]
+
+
+def from_run_lengths(run_lengths: np.ndarray, size: tuple[int, int]) -> RLE:
+    """Run lengths to compressed RLE.
+
+    Args:
+        run_lengths: integers, pixels outside and inside the mask in turn, counted down the columns.
+        size: (H, W), pixels; they add up to its product.
+    """
+    return _with_text_counts(coco_mask.frPyObjects({"size": list(size), "counts": run_lengths}, *size))
 
 
 def decode(rle: RLE) -> np.ndarray:
@@ -199,25 +206,6 @@ def iou_from(detections: list[RLE], ground_truths: list[RLE], least: float) -> n
         chosen = np.flatnonzero(may[:, g])
         found[chosen, g] = iou([detections[d] for d in chosen], [ground_truths[g]])[:, 0]
     return found
-
-
-def stability_score(logits: Tensor) -> Tensor:
-    """IoU of the masks cut one logit above and one logit below the threshold.
-
-    Args:
-        logits: (D, ., .) at the size of the original image.
-
-    Returns:
-        (D,) in [0, 1]; 0 where no pixel comes within a logit of the mask (SAM's own code gives NaN there).
-    """
-    inner = _count(logits > MASK_THRESHOLD + STABILITY_OFFSET)
-    outer = _count(logits > MASK_THRESHOLD - STABILITY_OFFSET)
-    return inner / outer.clamp(min=1)
-
-
-def _count(masks: Tensor) -> Tensor:
-    """Pixels of each mask; summing bytes is several times as fast as summing booleans."""
-    return masks.flatten(1).view(torch.uint8).sum(1, dtype=torch.int32)
 
 
 def boxes_from_rles(rles: list[RLE]) -> Tensor:

@@ -10,11 +10,9 @@ from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.mask_decoder import Decoded
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.prompts.sampler import PromptSampler
+from mobilesamv2.run_lengths import MaskEncoder
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
-from mobilesamv2.structures import RLE, Filters, Masks, Prompts
-
-CPU_PIXELS, DEVICE_PIXELS = 2**21, 2**26
-"""Logits at the size of the image that exist at a time: 8 MiB on a CPU, where they stay in the cache, else 256 MiB."""
+from mobilesamv2.structures import Masks, Prompts
 
 
 class SegEvery:
@@ -85,32 +83,17 @@ class SegEvery:
         return Masks.cat(kept)
 
     def _filter(self, prompts: Prompts, decoded: Decoded, first: int) -> Masks:
-        """What passed the filter of predicted IoU to the masks that pass the others too, a chunk of pixels at a time.
+        """What passed the filter of predicted IoU to the masks that pass the others too.
 
         ``first`` is the place of the first prompt among all of the image.
         """
-        filters: Filters = self.sampler.filters
         num_masks = decoded.predicted_iou.shape[1]
-        logits = decoded.logits  # (D, S/4, S/4)
-        candidates = torch.arange(len(logits), device=logits.device)
         frame = self.segany.frame
-        rles: list[RLE] = []
-        stabilities, indices = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
-        pixels = max(frame.original_size[0] * frame.original_size[1], frame.side**2)
-        at_a_time = max(1, (CPU_PIXELS if logits.device.type == "cpu" else DEVICE_PIXELS) // pixels)
-        for chunk in candidates.split(at_a_time) if len(candidates) else ():
-            full = frame.logits_to_original(logits[chunk])  # (D, W, H)
-            stability = mask_ops.stability_score(full).cpu()
-            binary = full > mask_ops.MASK_THRESHOLD
-            if filters.stability > 0:
-                stable = stability >= filters.stability
-                chunk, stability, binary = (x[stable.to(x.device)] for x in (chunk, stability, binary))
-            encoded = mask_ops.encode(binary)
-            filled = mask_ops.areas(encoded) > 0
-            rles += [rle for rle, keep in zip(encoded, filled.tolist(), strict=True) if keep]
-            stabilities.append(stability[filled])
-            indices.append(chunk.cpu()[filled])
-        index, stability_score = decoded.kept.cpu()[torch.cat(indices)], torch.cat(stabilities)
+        encoder = MaskEncoder.of(frame, decoded.logits.device)
+        encoded, stability_score = encoder(decoded.logits, self.sampler.filters.stability)
+        rles = [rle for rle in encoded if rle is not None]
+        filled = torch.tensor([rle is not None for rle in encoded], dtype=torch.bool)
+        index, stability_score = decoded.kept.cpu()[filled], stability_score[filled]
         iou = decoded.predicted_iou.flatten().float().cpu()[index]
         chosen = prompts[index // num_masks]
         return Masks(

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from segment_anything.utils.amg import batched_mask_to_box, build_point_grid, calculate_stability_score
+from segment_anything.utils.amg import batched_mask_to_box, build_point_grid
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch.nn import functional as F
 
@@ -32,13 +32,6 @@ def test_rle_round_trip(array: np.ndarray) -> None:
 def test_boxes_are_the_official_ones(array: np.ndarray) -> None:
     boxes = masks.boxes_from_rles(masks.encode(torch.from_numpy(array).transpose(1, 2)))
     assert torch.equal(boxes, batched_mask_to_box(torch.from_numpy(array)).float())
-
-
-def test_stability_score() -> None:
-    logits = torch.tensor([[[5.0, 0.5, -0.5, -5.0]], [[-9.0, -9.0, -9.0, -9.0]]])
-    assert masks.stability_score(logits).tolist() == [pytest.approx(1 / 3), 0.0]
-    random = torch.randn(4, 30, 20) * 3
-    assert torch.equal(masks.stability_score(random), calculate_stability_score(random, 0.0, 1.0))
 
 
 def test_nms_keeps_the_better_of_two() -> None:
