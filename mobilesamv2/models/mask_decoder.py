@@ -24,10 +24,10 @@ NUM_MULTIMASKS = 3
 """Masks that SAM gives for an ambiguous prompt, beside the single one."""
 
 CPU_CELLS, DEVICE_CELLS = 2**13, 2**18
-"""Image cells of the prompts that are decoded at a time: 2 prompts of full size on a CPU, 64 elsewhere.
+"""Image cells of the prompts that are decoded at a time: 2 prompts of full size on a CPU, 64 elsewhere."""
 
-The largest tensor, of upscaled cells, has 2 KiB a cell at full size. A CPU is slower with tensors of 32 MiB and more.
-"""
+UPSCALED_CPU_CELLS = 2**10
+"""Image cells that a CPU upscales at a time. The largest tensor has 2 KiB a cell at full size, and should fit a cache."""
 
 
 class Decoded(NamedTuple):
@@ -178,10 +178,14 @@ class MaskDecoder(nn.Module):
         assert isinstance(first, nn.ConvTranspose2d)
         assert isinstance(norm, LayerNorm2d)
         assert isinstance(second, nn.ConvTranspose2d)
-        x = _each_to_four(image, first)  # (N, cells, 4, C/4)
-        x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-        x = F.gelu(_each_to_four(x, second))  # (N, cells, 4, 4, C/8)
-        logits = weights @ x.flatten(1, 3).mT  # (N, M, cells * 16)
+        at_a_time = UPSCALED_CPU_CELLS if image.device.type == "cpu" else DEVICE_CELLS
+        parts = []
+        for cells in image.split(max(1, at_a_time // max(1, len(image))), dim=1):
+            x = _each_to_four(cells, first)  # (N, ., 4, C/4)
+            x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+            x = F.gelu(_each_to_four(x, second))  # (N, ., 4, 4, C/8)
+            parts.append(weights @ x.flatten(1, 3).mT)  # (N, M, . * 16)
+        logits = torch.cat(parts, dim=2)
         logits = logits.unflatten(2, (*grid, 2, 2, 2, 2))  # (N, M, y, x, y/2, x/2, y/4, x/4)
         return logits.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)
 
