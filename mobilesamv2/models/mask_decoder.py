@@ -27,7 +27,7 @@ CPU_CELLS, DEVICE_CELLS = 2**13, 2**18
 """Image cells of the prompts that are decoded at a time: 2 prompts of full size on a CPU, 64 elsewhere."""
 
 UPSCALED_CPU_CELLS = 2**10
-"""Image cells that a CPU upscales at a time. The largest tensor has 2 KiB a cell at full size, and should fit a cache."""
+"""Image cells that a CPU upscales at a time. The largest tensor has 2 KiB a cell at full size, and fits a cache."""
 
 
 class Decoded(NamedTuple):
