@@ -69,6 +69,8 @@ def evaluation_name(cfg: DictConfig) -> str:
     for option, readers in READ_BY.items():
         if cfg[option] and not readers & {name, task}:
             raise ValueError(f"{option} is set, and {name} does not read it; {' and '.join(readers)} does.")
+    if cfg.batch_size > 1 and name != "EvaluateProposals":
+        raise ValueError("batch_size is of task=evaluate_proposals; other evaluations take an image at a time.")
     if name == "EvaluateBoxes" and not cfg.boxes:
         raise ValueError("task=evaluate_boxes wants a detector's boxes, a COCO-results file: boxes=FILE.")
     refuse_sweep_of_processes(cfg)

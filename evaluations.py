@@ -194,7 +194,8 @@ def run_task(
     now = {"device": device_name(trainer), **environment(cfg.seed)}
     shards = ResultShards(output_folder(cfg), identity_of(protocol, run, cfg.seed), keep_masks, now)
     task = build(shards)
-    data = EvaluationData(dataset, cfg.num_workers, done=[result.image_id for result in shards.done])
+    done = [result.image_id for result in shards.done]
+    data = EvaluationData(dataset, cfg.num_workers, done, cfg.batch_size)
     if shards.done and trainer.is_global_zero:
         print(f"{len(shards.done)} of {len(dataset)} images were done before; going on with {len(data.remaining)}.")
     trainer.test(task, datamodule=data, verbose=False)

@@ -31,6 +31,7 @@ class EvaluateConfig:
     teacher: Any = None
     save_masks: bool = False
     seed: int = 0
+    batch_size: int = 1
     num_workers: int = 1
     output_dir: str = MISSING
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,21 +53,33 @@ class SegAny:
         self._frame: ModelFrame | None = None
 
     @torch.inference_mode()
-    def set_image(self, image: np.ndarray) -> None:
+    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Image embeddings (B, C, S/16, S/16) of B images of any sizes, in one pass of the encoder.
+
+        Args:
+            images: RGB uint8 (H, W, 3) each.
+
+        Raises:
+            ValueError: one is not such an array.
+        """
+        sam = self.sam
+        mean, std = sam.pixel_mean.float(), sam.pixel_std.float()
+        pixels = torch.cat([to_model_input(check_image(image), sam.image_size, mean, std) for image in images])
+        return sam.image_encoder(pixels.to(sam.pixel_mean.dtype))
+
+    def set_image(self, image: np.ndarray, embedding: Tensor | None = None) -> None:
         """Encodes an image; prompts refer to it until the next one is set.
 
         Args:
             image: RGB uint8 (H, W, 3).
+            embedding: (1, C, S/16, S/16) of this image, where ``encode`` has given it already.
 
         Raises:
             ValueError: it is not such an array.
         """
-        image = check_image(image)
-        sam = self.sam
-        pixels = to_model_input(image, sam.image_size, sam.pixel_mean.float(), sam.pixel_std.float())
-        self._embedding = sam.image_encoder(pixels.to(sam.pixel_mean.dtype))
+        self._embedding = self.encode([image]) if embedding is None else embedding
         self._image_side = None  # the decoder's time, not the encoder's
-        self._frame = ModelFrame((image.shape[0], image.shape[1]), sam.image_size)
+        self._frame = ModelFrame((image.shape[0], image.shape[1]), self.sam.image_size)
 
     @property
     def image_embedding(self) -> Tensor:

@@ -113,7 +113,8 @@ def test_runs_a_model_from_end_to_end(
     assert result["run"]["dtype"] == "32-true"
 
 
-def test_a_model_and_its_results_file_score_the_same(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_model_and_its_results_file_score_the_same(dataset: Path, batch_size: int) -> None:
     """What Trainer.test counts is what predictions= counts of the same masks."""
     import pytorch_lightning as pl
 
@@ -126,7 +127,8 @@ def test_a_model_and_its_results_file_score_the_same(dataset: Path, tmp_path: Pa
     segevery = SegEvery(build_sam("mini"), GridProposals(points_per_side=5))
     task = EvaluateProposals(segevery)
     trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-    logged = trainer.test(task, datamodule=EvaluationData(data, num_workers=0), verbose=False)[0]
+    images = EvaluationData(data, num_workers=0, batch_size=batch_size)
+    logged = trainer.test(task, datamodule=images, verbose=False)[0]
     recall = AverageRecall()
     for i in range(len(data)):
         image, truth = data[i]
@@ -135,7 +137,7 @@ def test_a_model_and_its_results_file_score_the_same(dataset: Path, tmp_path: Pa
     assert task.recall.compute() == recall.compute()
     assert logged["test/ar_1000"] == pytest.approx(recall.compute()["AR@1000"])
     assert [result.image_id for result in task.results] == [1, 2, 3]
-    assert [result.ms is None for result in task.results] == [True, False, False]
+    assert [result.ms is None for result in task.results] == [True, batch_size == 2, False]
 
 
 def drop_an_image(shard: Path) -> None:
@@ -228,6 +230,8 @@ def test_missing_files_are_all_named_at_once(tmp_path: Path) -> None:
         (["model.name=mobil_sam"], "Did you mean 'mobile_sam'"),
         (["predictions=none.json"], "There is no file none.json"),
         (["task.ks=[]"], "ks are numbers of masks"),
+        (["batch_size=0"], "batch_size is 1 or more"),
+        (["task=evaluate_prompts", "batch_size=2"], "batch_size is of task=evaluate_proposals"),
         (
             ["prompt_sampler=object_aware", "detector=yolov8n", "prompt_sampler.prompt=box"],
             "prompt is one of boxes, points",
@@ -276,15 +280,15 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     evaluate_here(*given, f"output_dir={tmp_path / 'whole'}")
 
     monkeypatch.setattr(result_shards, "SECONDS_AT_RISK", 0.0)
-    calls, real = [], SegEvery.__call__
+    calls, real = [], SegEvery.each
 
-    def dies_at_the_third(self: SegEvery, image: np.ndarray):
-        calls.append(image)
+    def dies_at_the_third(self: SegEvery, images: list[np.ndarray]):
+        calls.extend(images)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(self, image)
+        return real(self, images)
 
-    monkeypatch.setattr(SegEvery, "__call__", dies_at_the_third)
+    monkeypatch.setattr(SegEvery, "each", dies_at_the_third)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         evaluate_here(*given, f"output_dir={tmp_path / 'killed'}")
     assert not (tmp_path / "killed" / "results.json").exists()

@@ -93,7 +93,7 @@ def test_the_iou_is_that_of_segany_s_masks(scenes: list[str], tmp_path: Path) ->
     dataset = LvisDataset(tmp_path / "scenes" / "annotations.json", tmp_path / "scenes" / "images")
     sam = build_sam("mini")
     image, truth = dataset[0]
-    outcome = EvaluatePrompts(sam, kinds=["box", "points_1"]).evaluate_image(image, truth)
+    (outcome,) = EvaluatePrompts(sam, kinds=["box", "points_1"]).evaluate_images([(image, truth)])
     segany = SegAny(sam)
     segany.set_image(image)
     for k, asked in enumerate(object_prompts(truth, ["box", "points_1"], seed=0)):

@@ -177,6 +177,19 @@ def test_images_of_odd_shapes(sam: Sam, size: tuple[int, int]) -> None:
         assert mask["size"] == list(size)
 
 
+def test_images_of_unlike_sizes_together(sam: Sam, photo: np.ndarray) -> None:
+    images = [photo, photo[:50, ::-1].copy(), photo[:, :40].copy()]
+    segevery = SegEvery(sam, Grid(points_per_side=8))
+    together = []
+    for masks in segevery.each(images):
+        together.append(masks)
+        assert segevery.timer.num_prompts == 64
+        assert all(ms > 0 for ms in segevery.timer.ms.values())
+    assert sum(map(len, together)) > 0
+    for image, masks in zip(images, together, strict=True):
+        assert masks.rles == segevery(image).rles
+
+
 def test_time_is_kept_by_stage(sam: Sam, photo: np.ndarray) -> None:
     segevery = SegEvery(sam, GridProposals(points_per_side=4))
     times = []

@@ -27,7 +27,7 @@ NOTHING = -1
 
 
 class EvaluationData(pl.LightningDataModule):
-    """Images with their objects, one at a time, decoded ahead by workers.
+    """Images with their objects, in lists, decoded ahead by workers.
 
     Several processes share the images out without repeating one; their shares may differ by an image. A process without
     a share is given None once, so that all processes pass through the same hooks.
@@ -36,25 +36,31 @@ class EvaluationData(pl.LightningDataModule):
         dataset: the images.
         num_workers: processes that decode ahead, for each process that evaluates.
         done: ids of images to leave out.
+        batch_size: images in a list.
     """
 
-    def __init__(self, dataset: AnnotatedImages, num_workers: int = 1, done: Collection[int] = ()) -> None:
+    def __init__(
+        self, dataset: AnnotatedImages, num_workers: int = 1, done: Collection[int] = (), batch_size: int = 1
+    ) -> None:
         super().__init__()
-        self.dataset = _OrNothing(dataset)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is 1 or more, and is {batch_size}.")
+        self.batch_size = batch_size
+        self.dataset: Dataset[Any] = _OrNothing(dataset)
         self.num_workers = num_workers
         left_out = set(done)
         self.remaining = [i for i, image_id in enumerate(dataset.image_ids) if image_id not in left_out]
 
-    def test_dataloader(self) -> DataLoader[EvaluationSample | Exception | None]:
+    def test_dataloader(self) -> DataLoader[list[EvaluationSample | Exception | None]]:
         """This process's share."""
         rank, world_size = _rank(self.trainer)
         share = self.remaining[rank::world_size] or [NOTHING]
         return DataLoader(
-            self.dataset, batch_size=None, sampler=share, collate_fn=_as_it_is, num_workers=self.num_workers
+            self.dataset, self.batch_size, sampler=share, collate_fn=_as_it_is, num_workers=self.num_workers
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The image stays on the CPU until SegAny has resized it."""
+        """Images stay on the CPU until SegAny has resized it."""
         return batch
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ from mobilesamv2.data.datamodule import EvaluationSample
 from mobilesamv2.metrics.result_shards import ImageResult, ResultShards
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.structures import GroundTruth
 
 
 class ImageOutcome(NamedTuple):
@@ -33,7 +33,7 @@ class EvaluateImages(pl.LightningModule):
     """What evaluations share.
 
     After ``Trainer.test`` every process has the results of all images in ``results``, those of earlier runs included.
-    The first image of each process warms it up, and its times are left out.
+    The first images that a process is given together warm it up, and its times are left out.
 
     Args:
         sam: the model; registered here, so that Lightning moves it to the device.
@@ -53,8 +53,8 @@ class EvaluateImages(pl.LightningModule):
         """Of the image that was evaluated last."""
 
     @abstractmethod
-    def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
-        """Runs the model on one image, RGB uint8 (H, W, 3)."""
+    def evaluate_images(self, samples: Sequence[EvaluationSample]) -> Iterator[ImageOutcome]:
+        """Runs the model on images that came together, in order; ``timer`` is then that of the last outcome."""
 
     def on_test_epoch_start(self) -> None:
         """Begins with this process's share of what an interrupted run has left."""
@@ -62,20 +62,20 @@ class EvaluateImages(pl.LightningModule):
         self.results = self.shards.done[rank::world_size] if self.shards else []
         self._warm = False
 
-    def test_step(self, batch: EvaluationSample | Exception | None, batch_idx: int) -> None:
-        """One image; nothing in a process without a share; the error of an image that can't be read."""
-        if batch is None:
-            return
-        if isinstance(batch, Exception):
-            raise batch
-        image, truth = batch
-        outcome = self.evaluate_image(image, truth)
-        ran = self.timer.ms["image_encoder"] > 0  # not on an image that nothing is asked of
-        ms = self.timer.ms if ran and self._warm else None
-        self._warm |= ran
-        self.results.append(ImageResult(truth.image_id, outcome.values, ms, self.timer.num_prompts))
-        if self.shards is not None:
-            self.shards.add(self.results[-1], outcome.masks)
+    def test_step(self, batch: Sequence[EvaluationSample | Exception | None], batch_idx: int) -> None:
+        """Some images; nothing in a process without a share; the error of an image that can't be read."""
+        for error in batch:
+            if isinstance(error, Exception):
+                raise error
+        samples = [sample for sample in batch if isinstance(sample, tuple)]
+        warm = self._warm
+        for (_, truth), outcome in zip(samples, self.evaluate_images(samples), strict=True):
+            ran = self.timer.ms["image_encoder"] > 0  # not on an image that nothing is asked of
+            ms = self.timer.ms if ran and warm else None
+            self._warm |= ran
+            self.results.append(ImageResult(truth.image_id, outcome.values, ms, self.timer.num_prompts))
+            if self.shards is not None:
+                self.shards.add(self.results[-1], outcome.masks)
 
     def on_test_epoch_end(self) -> None:
         """Brings the images of all processes together, in the order of their ids."""

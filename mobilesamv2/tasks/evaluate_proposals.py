@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import nn
 
+from mobilesamv2.data.datamodule import EvaluationSample
 from mobilesamv2.metrics.average_recall import DEFAULT_KS, AverageRecall, ImageCounts, count_matches
 from mobilesamv2.metrics.result_shards import ResultShards
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.segevery import SegEvery
-from mobilesamv2.structures import GroundTruth
+from mobilesamv2.structures import GroundTruth, Masks
 from mobilesamv2.tasks.evaluate import EvaluateImages, ImageOutcome
 
 KCaps = Literal["masks", "prompts"]
@@ -68,9 +69,13 @@ class EvaluateProposals(EvaluateImages):
             for r in self.results
         ]
 
-    def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
-        """Segments everything, and counts."""
-        masks = self.segevery(image)
+    def evaluate_images(self, samples: Sequence[EvaluationSample]) -> Iterator[ImageOutcome]:
+        """Segments everything in images that the encoder takes together, and counts."""
+        masks = self.segevery.each([image for image, _ in samples])
+        for (_, truth), found in zip(samples, masks, strict=True):
+            yield self._count(found, truth)
+
+    def _count(self, masks: Masks, truth: GroundTruth) -> ImageOutcome:
         prompt_ranks = masks.prompt_index.tolist() if self._caps_prompts else None
         counts = count_matches(truth, masks.rles, masks.scores.tolist(), self.recall.ks, prompt_ranks)
         self.recall.update(counts)
