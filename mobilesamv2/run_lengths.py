@@ -5,7 +5,8 @@ which nearly all are far from the cut. Both steps are linear, separable and conv
 
 - both become one interpolation an axis, three taps a pixel, whose weights come from torch's own interpolation;
 - the taps of a few pixels in a column, a *window*, are compared with the cut first. Where all lie on one side, so do
-  the pixels; only the other windows are interpolated.
+  the pixels; only the other windows are interpolated. A mask with much edge, as noise has, is interpolated everywhere,
+  some columns at a time.
 
 The masks, and the stability scores that are counted at full size, are those of SAM up to rounding.
 """
@@ -33,6 +34,15 @@ STABILITY_OFFSET = 1.0
 
 CPU_COLUMNS, DEVICE_COLUMNS = 2**10, 2**16
 """Columns of pixels, of several masks, that are worked on at a time; each has up to S/4 floats."""
+
+WINDOW_COST, EDGE_COST = 3.5, 50.0
+"""What a window costs, and what one that has an edge costs more, in pixels that could be interpolated instead.
+
+Measured on two CPU cores; it decides how a mask is encoded, and not what comes out.
+"""
+
+CPU_PIXELS, DEVICE_PIXELS = 2**18, 2**26
+"""Pixels of masks with much edge that are interpolated at a time; on a CPU they stay in its cache."""
 
 
 class Axis(NamedTuple):
@@ -85,11 +95,13 @@ class MaskEncoder:
         frame: how the image lies in the model's input.
         columns: along the image's width.
         windows: along its height.
+        rows: (S/4 or less, H), the weights of all windows as one matrix.
     """
 
     frame: ModelFrame
     columns: Axis
     windows: Windows
+    rows: Tensor
 
     @classmethod
     @lru_cache(maxsize=8)
@@ -97,8 +109,9 @@ class MaskEncoder:
         """For an image whose logits are on a device; images of the same size share it."""
         (height, width), (resized_height, resized_width) = frame.original_size, frame.resized
         columns = _axis(frame.side, resized_width, width)
-        windows = _windows(_axis(frame.side, resized_height, height))
-        return cls(frame, Axis(*(x.to(device) for x in columns)), Windows(*(x.to(device) for x in windows)))
+        rows = _axis(frame.side, resized_height, height)
+        windows = Windows(*(x.to(device) for x in _windows(rows)))
+        return cls(frame, Axis(*(x.to(device) for x in columns)), windows, _matrix(rows).to(device))
 
     def __call__(self, logits: Tensor, stability: float = 0.0) -> tuple[list[RLE | None], Tensor]:
         """Masks and their stability scores.
@@ -124,6 +137,8 @@ class MaskEncoder:
     def _encode(self, logits: Tensor, stability: float) -> tuple[list[RLE | None], Tensor]:
         """One chunk of masks."""
         cells, left, right = self._support(logits)
+        if self._has_much_edge(cells):
+            return self._encode_everywhere(cells, left, right, stability)
         inner, outer = (self._count(self._cut(cells, MASK_THRESHOLD + sign * STABILITY_OFFSET)) for sign in (1, -1))
         scores = (inner.float() / outer.clamp(min=1)).cpu()
         rles: list[RLE | None] = [None] * len(logits)
@@ -132,6 +147,33 @@ class MaskEncoder:
             cut = self._cut(cells[stable.to(cells.device)], MASK_THRESHOLD)
             for i, changes in zip(stable.tolist(), self._changes(cut, left, right), strict=True):
                 rles[i] = self._rle(changes)
+        return rles, scores
+
+    def _has_much_edge(self, cells: Tensor) -> bool:
+        """Whether it is faster to interpolate every pixel than to look for the windows that need it."""
+        edges = self._edges(cells > MASK_THRESHOLD)
+        pixels = edges.shape[0] * edges.shape[1] * self.rows.shape[1]
+        return pixels < WINDOW_COST * edges.numel() + EDGE_COST * int(edges.count_nonzero())
+
+    def _encode_everywhere(
+        self, cells: Tensor, left: int, right: int, stability: float
+    ) -> tuple[list[RLE | None], Tensor]:
+        """One chunk of masks of which every pixel is interpolated."""
+        inner, outer = cells.new_zeros(2, len(cells), dtype=torch.int64)
+        above = []
+        pixels = CPU_PIXELS if cells.device.type == "cpu" else DEVICE_PIXELS
+        for part in cells.split(max(1, pixels // (len(cells) * self.rows.shape[1])), dim=1):
+            values = (part @ self.rows).flatten(1)  # (D, columns * H)
+            inner += (values > MASK_THRESHOLD + STABILITY_OFFSET).sum(1)
+            outer += (values > MASK_THRESHOLD - STABILITY_OFFSET).sum(1)
+            above.append(values > MASK_THRESHOLD)
+        scores = (inner.float() / outer.clamp(min=1)).cpu()
+        masks = torch.cat(above, dim=1)
+        masks = F.pad(masks, (1, int(right < self.frame.original_size[1])))  # what lies left and right is outside
+        rles: list[RLE | None] = [None] * len(cells)
+        for i in (scores >= stability).nonzero().flatten().tolist():
+            changes = (masks[i, 1:] != masks[i, :-1]).nonzero().flatten() + left * self.rows.shape[1]
+            rles[i] = self._rle(changes.cpu().numpy())
         return rles, scores
 
     def _support(self, logits: Tensor) -> tuple[Tensor, int, int]:
@@ -154,13 +196,17 @@ class MaskEncoder:
     def _cut(self, cells: Tensor, level: float) -> Cut:
         """Columns (D, columns, S/4) to what is above a level."""
         higher = cells > level
-        changes = higher[..., 1:] != higher[..., :-1]
         start = self.windows.start
-        unsure = (changes[..., 1:] | changes[..., :-1]).index_select(2, start).nonzero()
+        unsure = self._edges(higher).nonzero()
         mask, column, window = unsure.unbind(1)
         taps = cells[mask[:, None], column[:, None], start[window][:, None] + torch.arange(TAPS, device=cells.device)]
         values = (self.windows.weights[window] @ taps[:, :, None])[..., 0]  # (n, rows)
         return Cut(higher.index_select(2, start), unsure, values > level)
+
+    def _edges(self, higher: Tensor) -> Tensor:
+        """Windows whose taps (D, columns, S/4) bool do not agree, (D, columns, windows) bool."""
+        changes = higher[..., 1:] != higher[..., :-1]
+        return (changes[..., 1:] | changes[..., :-1]).index_select(2, self.windows.start)
 
     def _count(self, cut: Cut) -> Tensor:
         """Pixels above the level in each mask, (D,) int64."""
@@ -214,6 +260,13 @@ def _axis(side: int, resized: int, original: int) -> Axis:
     weights = F.interpolate(full, size=original, mode="linear", align_corners=False)[0].T  # (original, S/4)
     start = (weights > 0).int().argmax(1).clamp(max=side // 4 - TAPS)
     return Axis(start, weights.gather(1, start[:, None] + torch.arange(TAPS)))
+
+
+def _matrix(axis: Axis) -> Tensor:
+    """An axis as a matrix from cells to pixels, (cells that are used, length)."""
+    cells = int(axis.start[-1]) + TAPS
+    place = axis.start[:, None] + torch.arange(TAPS)
+    return torch.zeros(len(axis.start), cells).scatter_(1, place, axis.weights).T.contiguous()
 
 
 def _windows(axis: Axis) -> Windows:
