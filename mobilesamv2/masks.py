@@ -9,7 +9,7 @@ import numpy as np
 import pycocotools.mask
 import torch
 from torch import Tensor
-from torchvision.ops import nms as torchvision_nms
+from torchvision.ops import batched_nms
 
 from mobilesamv2.structures import RLE
 
@@ -243,6 +243,29 @@ def clip(rles: list[RLE], box: tuple[int, int, int, int]) -> list[RLE]:
     ]
 
 
+def union(rles: list[RLE]) -> RLE:
+    """One mask of all pixels that one of the masks covers."""
+    return _with_text_counts(coco_mask.merge(rles))
+
+
+def uncrop(rles: list[RLE], corner: tuple[int, int], size: tuple[int, int]) -> list[RLE]:
+    """Masks of a crop as masks of the image.
+
+    Args:
+        rles: at the size of the crop.
+        corner: x, y of the crop's first pixel.
+        size: (H, W) of the image, pixels.
+    """
+    x0, y0 = corner
+    image = np.zeros((*size, 1), dtype=np.uint8, order="F")
+    uncropped = []
+    for rle in rles:
+        height, width = rle["size"]
+        image[y0 : y0 + height, x0 : x0 + width, 0] = coco_mask.decode(rle)
+        uncropped.append(_with_text_counts(coco_mask.encode(image)[0]))
+    return uncropped
+
+
 def areas(rles: list[RLE]) -> Tensor:
     """Covered pixels of each mask, (D,) int64."""
     # pycocotools counts what it is given in eight bits
@@ -250,12 +273,13 @@ def areas(rles: list[RLE]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))
 
 
-def nms(boxes_xyxy: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Indices that survive greedy box NMS, best score first.
+def nms(boxes_xyxy: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """Indices that survive greedy box NMS among the boxes of each group, best score first.
 
     Args:
         boxes_xyxy: (D, 4).
         scores: (D,).
-        iou_threshold: of two boxes that overlap by more, the better stays.
+        groups: (D,) int64.
+        iou_threshold: of two boxes of one group that overlap by more, the better stays.
     """
-    return torchvision_nms(boxes_xyxy, scores, iou_threshold)
+    return batched_nms(boxes_xyxy, scores, groups, iou_threshold)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mobilesamv2 import masks as mask_ops
 from mobilesamv2.metrics.stage_time import StageTimer
@@ -15,6 +17,11 @@ from mobilesamv2.prompts.sampler import PromptSampler
 from mobilesamv2.run_lengths import MaskEncoder
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
 from mobilesamv2.structures import Masks, Prompts
+
+CROP_EDGE = 20
+"""A mask within so many pixels of the edge of its crop is taken to be cut by it. Source: SAM's mask generator."""
+
+Box = tuple[int, int, int, int]
 
 
 class SegEvery:
@@ -34,6 +41,7 @@ class SegEvery:
         self.segany = SegAny(sam)
         self.sampler = sampler
         self.timer = StageTimer(sam.device)
+        self._shown = (0, 0, 0, 0)
 
     def __call__(self, image: np.ndarray) -> Masks:
         """Every mask of an image, best predicted IoU first where the sampler asks for NMS, else in the prompts' order.
@@ -72,6 +80,7 @@ class SegEvery:
             self.timer.start_image()
             self.timer.ms["image_encoder"] = share
             self.segany.set_image(image, embedding)
+            self._shown = _whole(image)
             yield self._segment(image)
 
     def _segment(self, image: np.ndarray) -> Masks:
@@ -81,7 +90,7 @@ class SegEvery:
         with self.timer.stage("prompt_sampling"):
             prompts = next(rounds, None)
         while prompts is not None:
-            found.append(self._decode(prompts))
+            found.append(self._round(image, prompts))
             with self.timer.stage("prompt_sampling"):
                 try:
                     prompts = rounds.send(found[-1])
@@ -89,15 +98,29 @@ class SegEvery:
                     break
         with self.timer.stage("postprocessing"):
             if not found:
-                return _no_masks(self.segany.frame.original_size, Prompts(boxes_xyxy=torch.zeros(0, 4)))
+                return _no_masks(_size(image), Prompts(boxes_xyxy=torch.zeros(0, 4)))
             return self._suppress(found)
+
+    def _round(self, image: np.ndarray, prompts: Prompts) -> Masks:
+        """The masks of one round that pass the filters, and do not end where their crop does."""
+        if len(prompts) == 0:
+            return _no_masks(_size(image), prompts)
+        if prompts.crops_xyxy is None:
+            return self._decode(prompts)
+        crop = _only_crop(prompts.crops_xyxy)
+        x0, y0, x1, y1 = crop
+        if crop != self._shown:
+            with self.timer.stage("image_encoder"):
+                self.segany.set_image(image[y0:y1, x0:x1])
+            self._shown = crop
+        masks = self._decode(prompts.moved(-x0, -y0))
+        with self.timer.stage("postprocessing"):
+            return _uncrop(masks, crop, _size(image))
 
     def _decode(self, prompts: Prompts) -> Masks:
         """The masks of one round that pass the filters."""
         earlier = self.timer.num_prompts
         self.timer.num_prompts += len(prompts)
-        if len(prompts) == 0:
-            return _no_masks(self.segany.frame.original_size, prompts)
         kept: list[Masks] = []
         threshold = self.sampler.filters.predicted_iou
         iou_above = threshold if threshold > 0 else None
@@ -138,10 +161,55 @@ class SegEvery:
         """All rounds together, without the duplicates."""
         rounds = [masks for masks in rounds if len(masks)] or rounds[:1]
         masks = Masks.cat(rounds)
-        nms_iou = self.sampler.filters.nms_iou
-        if nms_iou >= 1:
-            return masks
-        return masks[mask_ops.nms(masks.boxes_xyxy, masks.predicted_iou, nms_iou)]
+        filters, crops = self.sampler.filters, masks.prompts.crops_xyxy
+        if crops is None:
+            groups = torch.zeros(len(masks), dtype=torch.int64)
+        else:
+            groups = crops.unique(dim=0, return_inverse=True)[1]
+        if filters.nms_iou < 1:
+            masks = masks[mask_ops.nms(masks.boxes_xyxy, masks.predicted_iou, groups, filters.nms_iou)]
+        if filters.crop_nms_iou < 1 and masks.prompts.crops_xyxy is not None:
+            sides = masks.prompts.crops_xyxy[:, 2:] - masks.prompts.crops_xyxy[:, :2]
+            groups, smaller = torch.zeros(len(masks), dtype=torch.int64), 1 / sides.prod(1)
+            masks = masks[mask_ops.nms(masks.boxes_xyxy, smaller, groups, filters.crop_nms_iou).sort().values]
+        return masks
+
+
+def _size(image: np.ndarray) -> tuple[int, int]:
+    """(H, W), pixels."""
+    return image.shape[0], image.shape[1]
+
+
+def _whole(image: np.ndarray) -> Box:
+    """The crop that is the image."""
+    return 0, 0, image.shape[1], image.shape[0]
+
+
+def _only_crop(crops_xyxy: Tensor) -> Box:
+    """The one crop of all prompts of a round."""
+    boxes = crops_xyxy.unique(dim=0).tolist()
+    if len(boxes) > 1:
+        raise ValueError(f"The prompts of a round are of one crop; these are of {len(boxes)}: {boxes[:3]}.")
+    x0, y0, x1, y1 = boxes[0]
+    return x0, y0, x1, y1
+
+
+def _uncrop(masks: Masks, crop: Box, size: tuple[int, int]) -> Masks:
+    """Masks of a crop in the frame of the image, but for those that end where the crop does and the image doesn't."""
+    x0, y0, _, _ = crop
+    boxes = masks.boxes_xyxy + torch.tensor([x0, y0, x0, y0])
+    whole = (~_is_cut(boxes, crop, size)).nonzero().flatten()
+    masks = masks[whole]
+    rles = mask_ops.uncrop(masks.rles, (x0, y0), size)
+    return replace(masks, size=size, rles=rles, boxes_xyxy=boxes[whole], prompts=masks.prompts.moved(x0, y0))
+
+
+def _is_cut(boxes_xyxy: Tensor, crop: Box, size: tuple[int, int]) -> Tensor:
+    """Which boxes (D, 4) of masks, in the frame of the image, end where their crop does and the image doesn't, (D,)."""
+    crop_edges, image_edges = torch.tensor(crop), torch.tensor([0, 0, size[1], size[0]])
+    near_crop = (boxes_xyxy - crop_edges).abs() <= CROP_EDGE
+    near_image = (boxes_xyxy - image_edges).abs() <= CROP_EDGE
+    return (near_crop & ~near_image).any(1)
 
 
 def _no_masks(size: tuple[int, int], prompts: Prompts) -> Masks:

@@ -36,6 +36,8 @@ class Prompts:
         labels: (N, P), 1 foreground, 0 background, -1 padding.
         boxes_xyxy: (N, 4), pixels of the original image.
         scores: (N,) by which the sampler ranks its prompts, higher is better; None where it has no ranking.
+        crops_xyxy: (N, 4) int64, pixels of the original image, the last column and row not covered: the part of the
+            image that is shown to the model for a prompt; None for all of it.
 
     Raises:
         ValueError: neither points nor boxes, or lengths that disagree.
@@ -45,6 +47,7 @@ class Prompts:
     labels: Tensor | None = None
     boxes_xyxy: Tensor | None = None
     scores: Tensor | None = None
+    crops_xyxy: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.points is None and self.boxes_xyxy is None:
@@ -63,6 +66,12 @@ class Prompts:
         """The prompts at a slice, a boolean mask or an index tensor."""
         chosen = {f.name: v[index] for f in fields(self) if (v := getattr(self, f.name)) is not None}
         return replace(self, **chosen)
+
+    def moved(self, x: int, y: int) -> Prompts:
+        """The same prompts, x pixels further right and y further down."""
+        points = None if self.points is None else self.points + torch.tensor([x, y])
+        boxes = None if self.boxes_xyxy is None else self.boxes_xyxy + torch.tensor([x, y, x, y])
+        return replace(self, points=points, boxes_xyxy=boxes)
 
     def batches(self, size: int) -> list[Prompts]:
         """These prompts in order, at most ``size`` at a time."""
@@ -86,12 +95,15 @@ class Filters:
     Attributes:
         predicted_iou: a mask is kept above it; 0 switches the filter off.
         stability: a mask is kept from it on; 0 switches the filter off.
-        nms_iou: of two boxes that overlap by more, the one of higher predicted IoU stays; 1 switches NMS off.
+        nms_iou: of two boxes that overlap by more, the one of higher predicted IoU stays; 1 switches NMS off. Masks of
+            different crops do not meet here.
+        crop_nms_iou: of two boxes of different crops that overlap by more, the one of the smaller crop stays.
     """
 
     predicted_iou: float = 0.0
     stability: float = 0.0
     nms_iou: float = 1.0
+    crop_nms_iou: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,7 @@ class Masks:
 
         ``bbox`` is COCO's xywh, width and height counted in covered pixels, hence one larger than
         ``boxes_xyxy`` spans. Beside COCO's keys stand SAM's: ``predicted_iou``, ``stability_score`` and the prompt, as
-        ``point_coords`` with ``point_labels`` or as ``prompt_box_xyxy``.
+        ``point_coords`` with ``point_labels`` or as ``prompt_box_xyxy``, with its ``crop_box`` (xywh) if it has one.
         """
         results: list[dict[str, Any]] = []
         for i in torch.argsort(self.scores, descending=True, stable=True).tolist():
@@ -172,6 +184,9 @@ class Masks:
                 result["point_labels"] = self.prompts.labels[i].tolist()
             if self.prompts.boxes_xyxy is not None:
                 result["prompt_box_xyxy"] = self.prompts.boxes_xyxy[i].tolist()
+            if self.prompts.crops_xyxy is not None:
+                x0, y0, x1, y1 = self.prompts.crops_xyxy[i].tolist()
+                result["crop_box"] = [x0, y0, x1 - x0, y1 - y0]
             results.append(result)
         return results
 

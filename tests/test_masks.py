@@ -37,8 +37,10 @@ def test_boxes_are_the_official_ones(array: np.ndarray) -> None:
 def test_nms_keeps_the_better_of_two() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
     scores = torch.tensor([0.5, 0.9, 0.1])
-    assert masks.nms(boxes, scores, 0.7).tolist() == [1, 2]
-    assert masks.nms(boxes, scores, 0.95).tolist() == [1, 0, 2]
+    together, apart = torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, 0])
+    assert masks.nms(boxes, scores, together, 0.7).tolist() == [1, 2]
+    assert masks.nms(boxes, scores, together, 0.95).tolist() == [1, 0, 2]
+    assert masks.nms(boxes, scores, apart, 0.7).tolist() == [1, 0, 2]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (321, 481), (1024, 1024), (1500, 1000), (50, 10000)])

@@ -1,7 +1,8 @@
 """Prompt samplers: what to ask the mask decoder so that every object answers."""
 
 from mobilesamv2.prompts.grid import Grid, GridProposals
+from mobilesamv2.prompts.hierarchical import Hierarchical
 from mobilesamv2.prompts.object_aware import Detector, ObjectAware
 from mobilesamv2.prompts.sampler import PromptSampler
 
-__all__ = ["Detector", "Grid", "GridProposals", "ObjectAware", "PromptSampler"]
+__all__ = ["Detector", "Grid", "GridProposals", "Hierarchical", "ObjectAware", "PromptSampler"]

@@ -11,7 +11,10 @@ from torch import Tensor
 from mobilesamv2.structures import Filters, Masks, Prompts
 
 Rounds = Generator[Prompts, Masks, None]
-"""Prompts in rounds; what ``send`` brings back are the masks that the round's prompts gave, after the filters."""
+"""Prompts in rounds; what ``send`` brings back are the masks that the round's prompts gave, after the filters.
+
+The prompts of a round are of one crop, or all of the whole image.
+"""
 
 
 class PromptSampler(Protocol):
