@@ -1,10 +1,13 @@
 """Drawn scenes: their masks, their two worlds, and that they stay as they are."""
 
 import hashlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mobilesamv2.cli import main
 from mobilesamv2.data.drawing import MIN_VISIBLE, draw_scene
 from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.data.worlds import WORLDS
@@ -152,9 +155,19 @@ def test_scenes_of_any_shape() -> None:
         assert masks.shape[1:] == size
 
 
-def test_unknown_worlds_are_named() -> None:
+def test_unknown_worlds_are_named(tmp_path: Path) -> None:
     for draw in (lambda: ShapesDataset(1, world="tset"), lambda: draw_scene(1, world="tset")):
         with pytest.raises(ValueError, match=r"no world 'tset'.*train, test"):
             draw()
+    with pytest.raises(SystemExit, match="no world 'tset'"):
+        main(["draw", str(tmp_path / "a"), "--world", "tset"])
     with pytest.raises(ValueError, match="1 or more; got 0"):
         ShapesDataset(0)
+
+
+def test_draw_writes_either_world(tmp_path: Path) -> None:
+    for world in WORLDS:
+        main(["draw", str(tmp_path / world), "--scenes", "2", "--size", "64", "--workers", "0", "--world", world])
+        written = json.loads((tmp_path / world / "annotations.json").read_text())["annotations"]
+        scenes = ShapesDataset(2, (64, 64), world=world)
+        assert len(written) == sum(len(scenes[i][1].rles) for i in range(2))
