@@ -45,6 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     draw.add_argument("--scenes", type=int, default=100, help="how many (default: %(default)s)")
     draw.add_argument("--size", type=int, default=256, help="side, pixels (default: %(default)s)")
     draw.add_argument("--seed", type=int, default=0, help="another seed, other scenes (default: %(default)s)")
+    draw.add_argument(
+        "--world",
+        default="train",
+        help="train, or test for shapes and textures that train doesn't have (default: %(default)s)",
+    )
     draw.add_argument("--workers", type=int, default=2, help="processes that draw (default: %(default)s)")
     draw.set_defaults(run=draw_scenes)
 
@@ -94,7 +99,7 @@ def draw_scenes(args: argparse.Namespace) -> None:
     """Writes drawn scenes as a tar or a folder."""
     if args.scenes < 1 or args.size < 16:
         raise ValueError("Scenes are one or more, of 16 pixels a side or more.")
-    scenes = ShapesDataset(args.scenes, (args.size, args.size), args.seed)
+    scenes = ShapesDataset(args.scenes, (args.size, args.size), args.seed, args.world)
     ahead = DataLoader(scenes, batch_size=None, collate_fn=_as_it_is, num_workers=args.workers)
     progress = tqdm(ahead, total=args.scenes, desc=f"drawing {args.output}", unit="scene", disable=None)
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Drawn scenes and SA-1B's tars."""
+"""SA-1B's tars."""
 
 import io
 import json
@@ -13,46 +13,7 @@ from torch.utils.data import DataLoader
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
 from mobilesamv2.data.samples import EncoderSamples
-from mobilesamv2.data.shapes import MIN_VISIBLE, ShapesDataset, draw_scene
-from mobilesamv2.masks import decode
-
-
-def test_scenes_are_seeded_and_differ() -> None:
-    image, masks = draw_scene(3)
-    again, same = draw_scene(3)
-    assert (image == again).all()
-    assert (masks == same).all()
-    assert (draw_scene(4)[0] != image).any()
-    assert (ShapesDataset(2, seed=0)[1][0] != ShapesDataset(2, seed=1)[1][0]).any()
-
-
-def test_masks_are_exact() -> None:
-    """A pixel belongs to one object at most, and beside it only to one part of that object."""
-    nested = 0
-    for seed in range(20):
-        image, masks = draw_scene(seed, (160, 200))
-        assert image.shape == (160, 200, 3)
-        assert masks.shape[1:] == (160, 200)
-        assert (masks.sum((1, 2)) >= MIN_VISIBLE).all()
-        assert masks.sum(0).max() <= 2
-        for a in range(len(masks)):
-            for b in range(a):
-                both = (masks[a] & masks[b]).sum()
-                # either apart, or one within the other
-                assert both in (0, masks[a].sum(), masks[b].sum())
-                nested += both > 0
-    assert nested > 10
-
-
-def test_ground_truth_of_a_scene_is_its_masks() -> None:
-    image, truth = ShapesDataset(5, (96, 128), seed=9)[2]
-    expected_image, masks = draw_scene((9, 2), (96, 128))
-    assert (image == expected_image).all()
-    assert truth.areas == masks.sum((1, 2)).tolist()
-    for rle, mask in zip(truth.rles, masks, strict=True):
-        assert (decode(rle) == mask).all()
-    with pytest.raises(IndexError, match="5 scenes"):
-        ShapesDataset(5)[5]
+from mobilesamv2.data.shapes import ShapesDataset
 
 
 @pytest.fixture
