@@ -25,6 +25,8 @@ bench: install
 	$(BIN)/python benchmarks/average_recall.py
 	$(BIN)/python benchmarks/distillation.py
 	$(BIN)/python benchmarks/mask_decoder.py
+	$(BIN)/python benchmarks/segevery.py
+	$(BIN)/python benchmarks/encoder.py
 
 # The whole chain on drawn scenes with small models: teacher, student, detector, and what they find.
 DEMO := outputs/demo

@@ -27,12 +27,13 @@ from preflight import (
 schema.register()
 
 READ_BY = {
-    "predictions": {"EvaluateProposals"},
+    "predictions": {"EvaluateProposals", "predictions"},
     "skip_images_without_results": {"predictions"},
     "save_masks": {"EvaluateProposals"},
     "teacher": {"EvaluatePrompts"},
     "boxes": {"EvaluateBoxes"},
     "max_boxes": {"EvaluateBoxes"},
+    "compile": {"EvaluateProposals", "EvaluatePrompts", "EvaluateBoxes"},
 }
 """Options that only some evaluations read."""
 
@@ -67,8 +68,8 @@ def evaluation_name(cfg: DictConfig) -> str:
         raise ValueError(f"evaluate.py runs {tasks}; got {task}.")
     name = "predictions" if cfg.predictions and task == "EvaluateProposals" else task
     for option, readers in READ_BY.items():
-        if cfg[option] and not readers & {name, task}:
-            raise ValueError(f"{option} is set, and {name} does not read it; {' and '.join(readers)} does.")
+        if cfg[option] and name not in readers:
+            raise ValueError(f"{option} is set, and {name} does not read it; it is of {', '.join(sorted(readers))}.")
     if cfg.batch_size > 1 and name != "EvaluateProposals":
         raise ValueError("batch_size is of task=evaluate_proposals; other evaluations take an image at a time.")
     if name == "EvaluateBoxes" and not cfg.boxes:

@@ -87,9 +87,17 @@ def score_predictions(cfg: DictConfig) -> Evaluation:
     return Evaluation(results, format_table(results), per_image_arrays(list(counts.values()), recall.ks))
 
 
+def inference_model(cfg: DictConfig) -> Sam:
+    """The model that is evaluated, made faster where that changes nothing."""
+    sam = build_model(cfg.model, cfg.encoder).for_inference()
+    if cfg.compile:
+        sam.image_encoder.compile()
+    return sam
+
+
 def score_proposals(cfg: DictConfig) -> Evaluation:
     """Segments everything in each image and counts its masks: AR@K."""
-    dataset, sam = build_dataset(cfg), build_model(cfg.model, cfg.encoder)
+    dataset, sam = build_dataset(cfg), inference_model(cfg)
     parts = {"detector": instantiate(cfg.detector, _convert_="all")} if needs_detector(cfg) else {}
     sampler = instantiate(cfg.prompt_sampler, **parts, _convert_="all")
     nodes = {"model": cfg.model, "detector": cfg.detector if parts else None}
@@ -111,7 +119,7 @@ def score_proposals(cfg: DictConfig) -> Evaluation:
 
 def score_prompts(cfg: DictConfig) -> Evaluation:
     """Prompts the model for every object: mIoU."""
-    dataset, sam = build_dataset(cfg), build_model(cfg.model, cfg.encoder)
+    dataset, sam = build_dataset(cfg), inference_model(cfg)
     teacher = instantiate(cfg.teacher, _convert_="all") if cfg.teacher else None
     protocol = {
         "kinds": list(cfg.task.kinds),
@@ -143,7 +151,7 @@ def score_prompts(cfg: DictConfig) -> Evaluation:
 
 def score_boxes(cfg: DictConfig) -> Evaluation:
     """Prompts the model with a detector's boxes: AP of instance masks."""
-    dataset, sam = build_dataset(cfg), build_model(cfg.model, cfg.encoder)
+    dataset, sam = build_dataset(cfg), inference_model(cfg)
     if not isinstance(dataset, CocoDataset):
         raise ValueError("AP wants annotations with categories, in COCO's or LVIS's layout: dataset=coco or lvis.")
     boxes = read_boxes(cfg.boxes, dataset, cfg.max_boxes)

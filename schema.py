@@ -30,6 +30,7 @@ class EvaluateConfig:
     max_boxes: int | None = None
     teacher: Any = None
     save_masks: bool = False
+    compile: bool = False
     seed: int = 0
     batch_size: int = 1
     num_workers: int = 1

@@ -129,10 +129,12 @@ def save_weights(sam: Sam, path: str | Path) -> None:
     """Writes a model as safetensors, with its registry names as JSON inside.
 
     Raises:
-        ValueError: the model has no registry name, so that no one could build it again.
+        ValueError: the model has no registry name, so that no one could build it again, or is a copy for inference.
     """
     if sam.name is None or sam.encoder_name is None:
         raise ValueError("Only a model built by name can be saved; build it with build_sam(name).")
+    if sam.is_for_inference:
+        raise ValueError("A copy for inference cannot be saved; save the model that it is a copy of.")
     metadata = {"name": sam.name, "encoder": sam.encoder_name}
     state = {key: value.detach().cpu().contiguous() for key, value in sam.state_dict().items()}
     save_file(state, Path(path), metadata={"mobilesamv2": json.dumps(metadata)})
@@ -146,7 +148,7 @@ def save_mobile_sam(sam: Sam, path: str | Path) -> None:
     Raises:
         ValueError: the model is not of ``mobile_sam``'s shape.
     """
-    if (sam.name, sam.encoder_name) != ("mobile_sam", "tiny_vit_5m"):
+    if (sam.name, sam.encoder_name) != ("mobile_sam", "tiny_vit_5m") or sam.is_for_inference:
         raise ValueError(
             f"mobile_sam.pt is the format of mobile_sam alone, and this is {sam.name} with {sam.encoder_name}; "
             "save_weights writes any model as safetensors."

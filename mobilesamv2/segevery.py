@@ -18,6 +18,9 @@ from mobilesamv2.run_lengths import MaskEncoder
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
 from mobilesamv2.structures import Masks, Prompts
 
+PROMPTS_PER_DEVICE_BATCH = 1024
+"""Prompts whose masks are filtered at a time on an accelerator, which the filters and the clock wait for each time."""
+
 CROP_EDGE = 20
 """A mask within so many pixels of the edge of its crop is taken to be cut by it. Source: SAM's mask generator."""
 
@@ -124,7 +127,8 @@ class SegEvery:
         kept: list[Masks] = []
         threshold = self.sampler.filters.predicted_iou
         iou_above = threshold if threshold > 0 else None
-        for batch in prompts.batches(PROMPTS_PER_BATCH):
+        on_cpu = self.segany.sam.device.type == "cpu"
+        for batch in prompts.batches(PROMPTS_PER_BATCH if on_cpu else PROMPTS_PER_DEVICE_BATCH):
             with self.timer.stage("mask_decoder"):
                 decoded = self.segany.predict_kept(batch, self.sampler.multimask, iou_above)
             with self.timer.stage("postprocessing"):

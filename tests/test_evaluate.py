@@ -175,6 +175,17 @@ def test_two_processes_print_the_same_digits(dataset: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_compiled_encoder_finds_the_same(dataset: Path, tmp_path: Path) -> None:
+    given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
+    given += ["prompt_sampler.points_per_side=6", "trainer.accelerator=cpu", "num_workers=0"]
+    metrics = []
+    for name in ("false", "true"):
+        evaluate_here(*given, f"compile={name}", f"output_dir={tmp_path / name}")
+        metrics.append(json.loads((tmp_path / name / "results.json").read_text())["metrics"])
+    assert metrics[0] == pytest.approx(metrics[1], abs=1e-3)
+
+
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_write_apart(dataset: Path, tmp_path: Path) -> None:
     results = [a | {"score": 0.5} for a in json.loads((dataset / "lvis.json").read_text())["annotations"]]
     (tmp_path / "results.json").write_text(json.dumps(results))
@@ -232,6 +243,7 @@ def test_missing_files_are_all_named_at_once(tmp_path: Path) -> None:
         (["task.ks=[]"], "ks are numbers of masks"),
         (["batch_size=0"], "batch_size is 1 or more"),
         (["task=evaluate_prompts", "batch_size=2"], "batch_size is of task=evaluate_proposals"),
+        (["predictions=none.json", "compile=true"], "compile is set, and predictions does not read it"),
         (
             ["prompt_sampler=object_aware", "detector=yolov8n", "prompt_sampler.prompt=box"],
             "prompt is one of boxes, points",

@@ -202,7 +202,7 @@ def test_boxes_are_asked_for(scenes: list[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"error: There is no file none\.json"):
         evaluate(*scenes, "task=evaluate_boxes", "model=mini", "boxes=none.json", f"output_dir={tmp_path / 'out'}")
     with pytest.raises(
-        SystemExit, match=r"error: boxes is set, and EvaluatePrompts does not read it; EvaluateBoxes does"
+        SystemExit, match=r"error: boxes is set, and EvaluatePrompts does not read it; it is of EvaluateBoxes"
     ):
         evaluate(*scenes, "task=evaluate_prompts", "model=mini", "boxes=none.json", f"output_dir={tmp_path / 'out'}")
     with pytest.raises(SystemExit, match=r"error: evaluate\.py runs .*got DetectObjects"):
