@@ -26,7 +26,9 @@ from mobilesamv2.metrics.prompt_iou import bootstrap_mean_ious, format_ious, mea
 from mobilesamv2.metrics.proposal_report import format_table, per_image_arrays, proposal_results
 from mobilesamv2.metrics.result_record import Results, result_record
 from mobilesamv2.metrics.result_shards import ImageResult, ResultShards
+from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.registry import build_encoder
 from mobilesamv2.reports.box_prompted_ap import coco_ap, format_ap, lvis_ap, read_masks
 from mobilesamv2.tasks.evaluate import EvaluateImages
 from preflight import (
@@ -93,6 +95,13 @@ def inference_model(cfg: DictConfig) -> Sam:
     if cfg.compile:
         sam.image_encoder.compile()
     return sam
+
+
+def encoder_cost_of(sam: Sam) -> dict[str, int]:
+    """Parameters and multiply-accumulates of the image encoder, as it was built."""
+    with torch.device("meta"):
+        encoder = build_encoder(str(sam.encoder_name), sam.image_size, sam.prompt_encoder.embed_dim)
+    return encoder_cost(encoder.eval(), sam.image_size)._asdict()
 
 
 def score_proposals(cfg: DictConfig) -> Evaluation:
@@ -199,6 +208,7 @@ def run_task(
     run: dict[str, Any] = {name: described(node) for name, node in nodes.items()}
     run["model"]["encoder"] = sam.encoder_name
     run["dtype"] = str(trainer.precision)
+    run["encoder_cost"] = encoder_cost_of(sam)
     now = {"device": device_name(trainer), **environment(cfg.seed)}
     shards = ResultShards(output_folder(cfg), identity_of(protocol, run, cfg.seed), keep_masks, now)
     task = build(shards)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,23 @@ from mobilesamv2.data.lvis import write_lvis
 from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
 from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.data.yolo_layout import write_data_yaml, write_yolo
+from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.registry import MODELS, build_sam
 from mobilesamv2.reports.compare import compare_results
+from mobilesamv2.reports.figures import write_figures
 from mobilesamv2.reports.picture import result_picture
+from mobilesamv2.reports.sweep import as_latex, as_markdown, cells, failed_jobs, gather, sweep_rows, write_csv
 from mobilesamv2.reports.table import read_result, result_table
+
+REPORTS = ("sweep", "table", "picture", "compare")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    args = build_parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["report"] and len(given) > 1 and Path(given[1]).is_dir() and given[1] not in REPORTS:
+        given.insert(1, "sweep")
+    args = build_parser().parse_args(given)
     try:
         args.run(args)
     except (ValueError, FileNotFoundError) as error:
@@ -66,8 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
     yolo.add_argument("--boxes", action="store_true", help="boxes instead of outlines, for yolo detect")
     yolo.set_defaults(run=convert_to_yolo)
 
-    report = commands.add_parser("report", help="tables and pictures of evaluations")
+    report = commands.add_parser("report", help="tables and pictures of evaluations; report DIR is report sweep DIR")
     reports = report.add_subparsers(required=True, metavar="REPORT")
+    sweep = reports.add_parser("sweep", help="all evaluations below a folder: CSV, Markdown, LaTeX and figures")
+    sweep.add_argument("folder", type=Path, help="the sweep's output_dir, or any folder of evaluations")
+    sweep.add_argument("-o", "--output", type=Path, help="folder to write into (default: report in the sweep's)")
+    sweep.add_argument("--baseline", help="name of the run that all others are compared with, in pairs of images")
+    sweep.set_defaults(run=report_sweep)
     runs_help = "folder of an evaluation, or NAME=FOLDER"
     table = reports.add_parser("table", help="a row for each evaluation, as Markdown")
     table.add_argument("runs", nargs="+", help=runs_help)
@@ -85,13 +99,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def models_table(names: Sequence[str]) -> str:
-    """A line for each model: its encoder, input side and millions of parameters."""
-    lines = [f"{'model':<20}{'encoder':<20}{'input (px)':>12}{'encoder (M)':>14}{'whole (M)':>12}"]
+    """A line for each model: its encoder, input side, millions of parameters, and billions of MACs of the encoder."""
+    head = f"{'model':<20}{'encoder':<20}{'input (px)':>12}{'encoder (M)':>14}{'whole (M)':>12}{'G MACs':>10}"
+    lines = [head]
     for name in names:
         with torch.device("meta"):  # shapes without memory
             sam = build_sam(name)
         encoder, whole = (sum(p.numel() for p in module.parameters()) / 1e6 for module in (sam.image_encoder, sam))
-        lines.append(f"{name:<20}{sam.encoder_name:<20}{sam.image_size:>12}{encoder:>14.2f}{whole:>12.2f}")
+        macs = encoder_cost(sam.image_encoder, sam.image_size).macs / 1e9
+        line = f"{name:<20}{sam.encoder_name:<20}{sam.image_size:>12}{encoder:>14.2f}{whole:>12.2f}{macs:>10.1f}"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -125,6 +142,23 @@ def convert_to_yolo(args: argparse.Namespace) -> None:
             print(f"{split}: {done.images} images, {done.objects} objects; {done.merged} duplicates of a box left out")
     written = write_data_yaml(args.output, [split for split, indices in splits.items() if len(indices)])
     print(f"written: {written}")
+
+
+def report_sweep(args: argparse.Namespace) -> None:
+    """Writes the tables and figures of a sweep, prints the table, and lists the jobs that gave no result."""
+    for name, command in failed_jobs(args.folder).items():
+        print(f"{name} gave nothing. Alone: {command}\n")
+    runs = gather(args.folder)
+    rows = sweep_rows(runs, args.baseline)
+    table = cells(rows)
+    output = args.output or args.folder / "report"
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(rows, output / "runs.csv")
+    (output / "table.md").write_text(as_markdown(table) + "\n")
+    (output / "table.tex").write_text(as_latex(table) + "\n")
+    figures = write_figures(runs, output)
+    print(as_markdown(table))
+    print(f"\nwritten: {output}/runs.csv, table.md, table.tex, {', '.join(path.name for path in figures)}")
 
 
 def write_picture(args: argparse.Namespace) -> None:

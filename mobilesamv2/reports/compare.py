@@ -25,10 +25,7 @@ def compare_results(first: str | Path, second: str | Path, seed: int = 0) -> str
         ValueError: the two are on other images, objects, Ks or annotations.
     """
     check_alike({str(path): read_result(path) for path in (first, second)})
-    one, two = (_counts(path) for path in (first, second))
-    for key in ("image_ids", "ks", "n_gt"):
-        if not np.array_equal(one[key], two[key]):
-            raise ValueError(f"{second} can't be compared with {first}: the {key} in their per_image.npz differ.")
+    one, two = _pair(first, second)
     ks = one["ks"].tolist()
     before, after = (named(average_recall(c["matches"].sum(0), c["n_gt"].sum(0)), ks) for c in (one, two))
     intervals = paired_intervals(one["matches"], two["matches"], one["n_gt"], ks, seed)
@@ -44,6 +41,36 @@ def compare_results(first: str | Path, second: str | Path, seed: int = 0) -> str
         f"{len(one['image_ids'])} images, {RESAMPLES} resamples, seed {seed}; * where 0 is outside the interval",
     ]
     return "\n".join(lines)
+
+
+def mean_ar_change(first: str | Path, second: str | Path, seed: int = 0) -> tuple[float, float, float]:
+    """The second's mean AR minus the first's, as a fraction, and the ends of its paired 95% interval.
+
+    Args:
+        first: folder of an evaluation, or its ``results.json``.
+        second: another one of the same images.
+        seed: of the resampling.
+
+    Raises:
+        FileNotFoundError: a ``per_image.npz`` is not there.
+        ValueError: the two are on other images, objects or Ks, or there is no object.
+    """
+    one, two = _pair(first, second)
+    ks = one["ks"].tolist()
+    before, after = (named(average_recall(c["matches"].sum(0), c["n_gt"].sum(0)), ks)["mAR"] for c in (one, two))
+    interval = paired_intervals(one["matches"], two["matches"], one["n_gt"], ks, seed)["mAR"]
+    if before is None or after is None or interval is None:
+        raise ValueError(f"{first} and {second} have no objects, so neither is better.")
+    return after - before, interval[0], interval[1]
+
+
+def _pair(first: str | Path, second: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The counts of both, which are of the same images."""
+    one, two = _counts(first), _counts(second)
+    for key in ("image_ids", "ks", "n_gt"):
+        if not np.array_equal(one[key], two[key]):
+            raise ValueError(f"{second} can't be compared with {first}: the {key} in their per_image.npz differ.")
+    return one, two
 
 
 def _counts(path: str | Path) -> dict[str, np.ndarray]:
