@@ -51,6 +51,8 @@ def primary_of(path: Path) -> str:
     """Which program reads a file."""
     if path.stem.startswith("evaluate"):
         return "evaluate"
+    if path.stem.startswith("ablation"):
+        return "train" if "python train.py" in (CONF / path).read_text() else "evaluate"
     trains = path.parent.name in ("experiment", "task", "optimizer", "logger") or path.stem in (
         "sa1b",
         "shapes",
@@ -96,6 +98,19 @@ def test_experiments_say_how_long_they_take_and_what_they_give(path: Path) -> No
     composed(f"experiment={path.stem}", "model=mini", primary=primary_of(path))
 
 
+@pytest.mark.parametrize("path", sorted(CONF.glob("experiment/ablation_*.yaml")), ids=lambda p: p.stem)
+def test_every_value_of_an_ablation_composes_and_binds(path: Path) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = compose(primary_of(path), [f"experiment={path.stem}"], return_hydra_config=True).hydra
+    assert str(hydra.mode) == "RunMode.MULTIRUN"
+    for key, values in hydra.sweeper.params.items():
+        assert "," in values
+        for value in values.split(","):
+            cfg = composed(f"experiment={path.stem}", f"{key}={value}", "output_dir=x", primary=primary_of(path))
+            OmegaConf.resolve(cfg)
+            assert check_targets(cfg) >= 4
+
+
 @pytest.mark.parametrize("primary", ["evaluate", "train"])
 def test_every_group_is_in_the_primary_config(primary: str) -> None:
     text = (CONF / f"{primary}.yaml").read_text()
@@ -129,7 +144,7 @@ def test_a_key_added_to_a_node_does_not_bind() -> None:
 
 def test_defaults_are_those_of_the_classes() -> None:
     """The yaml of a sampler repeats its defaults; they must not drift apart."""
-    for name in ("grid", "grid_proposals", "object_aware"):
+    for name in ("grid", "grid_proposals", "hierarchical", "object_aware"):
         node = composed(f"prompt_sampler={name}").prompt_sampler
         parameters = inspect.signature(get_object(node["_target_"])).parameters
         assert {k: v for k, v in node.items() if k != "_target_"} == {

@@ -14,6 +14,7 @@ from PIL import Image
 
 from evaluate import main
 from mobilesamv2 import SegEvery, build_sam
+from mobilesamv2.cli import main as cli
 from mobilesamv2.prompts import GridProposals
 
 
@@ -183,6 +184,18 @@ def test_a_compiled_encoder_finds_the_same(dataset: Path, tmp_path: Path) -> Non
         evaluate_here(*given, f"compile={name}", f"output_dir={tmp_path / name}")
         metrics.append(json.loads((tmp_path / name / "results.json").read_text())["metrics"])
     assert metrics[0] == pytest.approx(metrics[1], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_an_ablation_in_miniature(dataset: Path, tmp_path: Path) -> None:
+    given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
+    given += ["detector=yolov8n", "hydra.sweeper.params.prompt_sampler='hierarchical,object_aware'"]
+    done = evaluate("experiment=ablation_sampler", *given, "dataset.limit=2", "output_dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    samplers = [json.loads((tmp_path / "sweep" / job / "results.json").read_text())["protocol"] for job in ("0", "1")]
+    assert [protocol["sampler"] for protocol in samplers] == ["Hierarchical", "ObjectAware"]
+    cli(["report", str(tmp_path / "sweep"), "--baseline", "0"])
+    assert "| 1 | ObjectAware |" in (tmp_path / "sweep" / "report" / "table.md").read_text()
 
 
 @pytest.mark.slow
