@@ -19,13 +19,14 @@ from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.data.yolo_layout import write_data_yaml, write_yolo
 from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.registry import MODELS, build_sam
+from mobilesamv2.reports.claims import as_lines, choose, tables, write_claims
 from mobilesamv2.reports.compare import compare_results
 from mobilesamv2.reports.figures import write_figures
 from mobilesamv2.reports.picture import result_picture
 from mobilesamv2.reports.sweep import as_latex, as_markdown, cells, failed_jobs, gather, sweep_rows, write_csv
 from mobilesamv2.reports.table import read_result, result_table
 
-REPORTS = ("sweep", "table", "picture", "compare")
+REPORTS = ("sweep", "table", "picture", "compare", "claims")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,6 +96,11 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("first", help="folder of an evaluation, or its results.json")
     compare.add_argument("second", help="another on the same images")
     compare.set_defaults(run=lambda args: print(compare_results(args.first, args.second)))
+    claims = reports.add_parser("claims", help="MobileSAMv2's claims and tables in miniature, as HTML and Markdown")
+    claims.add_argument("folder", type=Path, help="the evaluations, with save_masks=true; the report goes here too")
+    claims.add_argument("--teacher", required=True, help="name of its model")
+    claims.add_argument("--student", required=True, help="name of its model")
+    claims.set_defaults(run=report_claims)
     return parser
 
 
@@ -159,6 +165,15 @@ def report_sweep(args: argparse.Namespace) -> None:
     figures = write_figures(runs, output)
     print(as_markdown(table))
     print(f"\nwritten: {output}/runs.csv, table.md, table.tex, {', '.join(path.name for path in figures)}")
+
+
+def report_claims(args: argparse.Namespace) -> None:
+    """Writes the report, and prints its tables and what became of each claim."""
+    claims = write_claims(args.folder, args.teacher, args.student)
+    for title, table in tables(choose(gather(args.folder), args.teacher, args.student)).items():
+        print(f"{title}\n\n{as_markdown(table)}\n")
+    print(as_lines(claims))
+    print(f"\nwritten: {args.folder}/report.html, report.md")
 
 
 def write_picture(args: argparse.Namespace) -> None:
