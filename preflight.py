@@ -58,20 +58,35 @@ def refuse_sweep_of_processes(cfg: DictConfig) -> None:
     Raises:
         ValueError: it would.
     """
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+    if not is_sweep():
         return
     if "basic_launcher" in HydraConfig.get().launcher._target_ and cfg.trainer.devices not in (1, "1"):
         raise ValueError("A sweep on this machine runs its jobs in one process: trainer.devices=1.")
 
 
 def loggers(node: DictConfig | None, folder: Path) -> list[Any]:
-    """The loggers of conf/logger, which write into a folder; Weights & Biases works offline where there is no login."""
+    """The loggers of conf/logger, which write into a folder; Weights & Biases works offline where there is no login.
+
+    There the jobs of a sweep are one group, named after the sweep's folder, and each is named after what it was told.
+    """
     if node and "wandb" in node and not os.environ.get("WANDB_API_KEY"):
         netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
         if not (netrc.is_file() and "wandb.ai" in netrc.read_text()):
             os.environ.setdefault("WANDB_MODE", "offline")
     # in a sweep the folder is the job's, and output_dir the sweep's
-    return [instantiate(logger, save_dir=str(folder), _convert_="all") for logger in (node or {}).values()]
+    built = []
+    for name, logger in (node or {}).items():
+        given = {"save_dir": str(folder)}
+        if name == "wandb" and is_sweep():
+            told = {"group": folder.parent.name, "name": HydraConfig.get().job.override_dirname or folder.name}
+            given |= {key: value for key, value in told.items() if key not in logger}
+        built.append(instantiate(logger, **given, _convert_="all"))
+    return built
+
+
+def is_sweep() -> bool:
+    """Whether this run is a job of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def finds_its_folder() -> bool:
@@ -80,8 +95,7 @@ def finds_its_folder() -> bool:
     By default the folder is named after the time, which submitit hands on and Slurm alone does not.
     """
     named = HydraConfig.initialized() and any(o.startswith("output_dir=") for o in HydraConfig.get().overrides.task)
-    swept = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if "SLURM_JOB_ID" in os.environ and not named and not swept:
+    if "SLURM_JOB_ID" in os.environ and not named and not is_sweep():
         print(
             "This job will not be queued again if it is stopped: name its folder, output_dir=FOLDER.", file=sys.stderr
         )

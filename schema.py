@@ -63,6 +63,7 @@ class TrainConfig:
     ema: float | None = None
     compile: bool = False
     channels_last: bool = False
+    objective: str | None = None
     checkpoint_minutes: float = 15.0
     resume: str | None = "auto"
     requeue: bool = True

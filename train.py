@@ -57,8 +57,8 @@ DISTILLATIONS = ("DistillDecoupled", "DistillSemiCoupled", "DistillCoupled", "Di
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
-def main(cfg: DictConfig) -> None:
-    """Composes, builds, fits, and writes the weights."""
+def main(cfg: DictConfig) -> float | None:
+    """Composes, builds, fits, and writes the weights; gives what a search of a sweep is to improve."""
     without_noise()
     folder = output_folder(cfg)
     with sentences():
@@ -78,7 +78,7 @@ def main(cfg: DictConfig) -> None:
             trainer.predict(task, datamodule=data, return_predictions=False)
             count = task.teacher.images_encoded
             print(f"{count} images encoded by process {trainer.global_rank}, into {cfg.cache.folder}")
-            return
+            return None
         assert isinstance(task, Distill | FinetuneDecoder | DetectObjects)
         if cfg.channels_last:
             task.backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -88,6 +88,22 @@ def main(cfg: DictConfig) -> None:
         trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         print(f"written: {', '.join(map(str, write_weights(task, folder)))}")
+    with sentences():
+        return objective(cfg.objective, trainer)
+
+
+def objective(name: str | None, trainer: pl.Trainer) -> float | None:
+    """The last value of a logged metric.
+
+    Raises:
+        ValueError: it was not logged.
+    """
+    if name is None:
+        return None
+    if name not in trainer.callback_metrics:
+        known = ", ".join(sorted(trainer.callback_metrics))
+        raise ValueError(f"objective={name} was not logged; there are {known}.")
+    return float(trainer.callback_metrics[name])
 
 
 class Built(NamedTuple):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,12 @@ from train import main
 QUIET = ["trainer.accelerator=cpu", "+trainer.enable_progress_bar=false", "num_workers=0", "batch_size=2"]
 
 
-def train(*overrides: str) -> None:
+def train(*overrides: str) -> float | None:
     """All that a run keeps lies in its own folder."""
     [folder] = [o.split("=", 1)[1] for o in overrides if o.startswith("output_dir=")]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", [f"paths.data={folder}/data", *overrides, *QUIET])
-    main(cfg)
+    return main(cfg)
 
 
 @pytest.fixture
@@ -49,6 +51,36 @@ def test_distils_from_a_tar(tar: Path, tmp_path: Path, capsys: pytest.CaptureFix
     train(*given, *resumed)
     steps = torch.load(tmp_path / "more" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert steps == 9
+
+
+def test_a_run_gives_what_a_search_is_to_improve(tar: Path, tmp_path: Path) -> None:
+    given = ["experiment=distill_tinyvit", "model=mini", "model@teacher=sam_vit_mini", f"dataset.tars={tar}"]
+    given += ["teacher.cache=off", "validation_images=2", "trainer.max_epochs=1"]
+    found = train(*given, f"output_dir={tmp_path / 'a'}", "objective=val/loss")
+    rows = list(csv.DictReader((tmp_path / "a" / "metrics.csv").open()))
+    assert found == pytest.approx(float(next(row["val/loss"] for row in rows if row["val/loss"])))
+    with pytest.raises(SystemExit, match=r"error: objective=val/los was not logged; there are .*val/loss"):
+        train(*given, f"output_dir={tmp_path / 'b'}", "objective=val/los")
+
+
+@pytest.mark.slow
+def test_a_search_in_miniature(tmp_path: Path) -> None:
+    given = ["experiment=search_distill", "model=mini", "model@teacher=sam_vit_mini", "dataset=shapes"]
+    given += ["dataset.limit=12", "validation_images=4", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
+    given += ["trainer.max_epochs=1", "task.warmup_images=0", "logger=wandb", f"output_dir={tmp_path / 'search'}"]
+    command = [sys.executable, str(ROOT / "train.py"), *given, *QUIET]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    best = (tmp_path / "search" / "optimization_results.yaml").read_text()
+    losses = []
+    for job in ("0", "1"):
+        rows = list(csv.DictReader((tmp_path / "search" / job / "metrics.csv").open()))
+        losses.append(float(next(row["val/loss"] for row in reversed(rows) if row["val/loss"])))
+    assert f"best_value: {min(losses)}"[:18] in best
+    assert "optimizer.lr" in best
+    # what Weights & Biases was told lies in its binary file
+    [log] = (tmp_path / "search" / "0" / "wandb").glob("offline-run-*/*.wandb")
+    assert b"search" in log.read_bytes()
 
 
 @pytest.mark.slow
