@@ -129,7 +129,7 @@ def score_proposals(cfg: DictConfig) -> Evaluation:
 def score_prompts(cfg: DictConfig) -> Evaluation:
     """Prompts the model for every object: mIoU."""
     dataset, sam = build_dataset(cfg), inference_model(cfg)
-    teacher = instantiate(cfg.teacher, _convert_="all") if cfg.teacher else None
+    teacher = instantiate(cfg.teacher, _convert_="all").for_inference() if cfg.teacher else None
     protocol = {
         "kinds": list(cfg.task.kinds),
         "against": "annotated objects" if teacher is None else f"masks of the teacher, {teacher.name}",
@@ -208,7 +208,6 @@ def run_task(
     run: dict[str, Any] = {name: described(node) for name, node in nodes.items()}
     run["model"]["encoder"] = sam.encoder_name
     run["dtype"] = str(trainer.precision)
-    run["encoder_cost"] = encoder_cost_of(sam)
     now = {"device": device_name(trainer), **environment(cfg.seed)}
     shards = ResultShards(output_folder(cfg), identity_of(protocol, run, cfg.seed), keep_masks, now)
     task = build(shards)
@@ -223,7 +222,8 @@ def run_task(
             "or the trainer was told to leave images out. Choose images by dataset.limit; one output_dir for each run."
         )
     # parts of this result that were computed elsewhere, or by another version
-    return task, run | {"device": now["device"], "earlier_environments": shards.earlier_environments}
+    run |= {"device": now["device"], "earlier_environments": shards.earlier_environments}
+    return task, run | {"encoder_cost": encoder_cost_of(sam)}
 
 
 PATHS = ("annotations", "images", "boxes", "checkpoint")

@@ -123,7 +123,9 @@ def test_what_lies_in_the_padding_has_no_gradient_if_masked() -> None:
         assert (cosine.item() < 1e-6) == mask_padding
 
 
-EXPERIMENTS = sorted(p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml") if not p.stem.startswith("evaluate"))
+EXPERIMENTS = sorted(
+    p.stem for p in (ROOT / "conf" / "experiment").glob("*.yaml") if f"train.py experiment={p.stem}" in p.read_text()
+)
 
 
 @pytest.mark.slow
@@ -132,7 +134,7 @@ def test_every_experiment_takes_a_step_in_miniature(experiment: str, tmp_path: P
     scenes = ShapesDataset(3, (60, 90))
     write_sa1b_tar((scenes[i] for i in range(3)), tmp_path / "sa_000000.tar")
     given = [f"experiment={experiment}", "model=mini", "dataset=sa1b", f"dataset.tars={tmp_path}", "dataset.limit=3"]
-    if experiment.startswith("distill") or experiment == "cache_teacher":
+    if experiment.startswith(("distill", "ablation", "search")) or experiment == "cache_teacher":
         given += ["model@teacher=sam_vit_mini", f"cache.folder={tmp_path / 'out' / 'cache'}"]
     detects = "detect" in experiment
     if detects:  # masks of the model are measured at the end
