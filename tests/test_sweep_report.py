@@ -15,7 +15,7 @@ from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.models.cost import Cost, encoder_cost
 from mobilesamv2.reports.compare import mean_ar_change
 from mobilesamv2.reports.figures import front
-from mobilesamv2.reports.sweep import as_latex, as_markdown, gather
+from mobilesamv2.reports.sweep import as_latex, as_markdown, gather, telling
 
 
 @pytest.fixture
@@ -104,6 +104,17 @@ def test_tables_escape_what_would_break_them() -> None:
     assert as_markdown(table).splitlines()[2] == "| a/b_c | 1 |"
     assert r"50\% \\" in as_latex(table)
     assert r"a|b\_c & 1 \\" in as_latex(table)
+
+
+def test_settings_that_follow_from_others_are_left_out() -> None:
+    runs = [
+        {"sampler": "Grid", "multimask": True, "points": 16, "model": "a"},
+        {"sampler": "Grid", "multimask": True, "points": 32, "model": "a"},
+        {"sampler": "Boxes", "multimask": False, "points": None, "model": "b"},
+        {"sampler": "Boxes", "multimask": False, "points": None, "model": "a"},
+    ]
+    assert telling(runs) == ["sampler", "points", "model"]
+    assert telling([]) == []
 
 
 def test_front() -> None:

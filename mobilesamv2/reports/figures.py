@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from mobilesamv2.reports.sweep import Run
+from mobilesamv2.reports.sweep import Run, telling
 
 
 def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
@@ -24,7 +24,7 @@ def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
     written = [_save(_against_k(runs), folder / "ar_against_k.png")]
     if all(run.result["ms"] for run in runs):
         written.append(_save(_against_time(runs), folder / "ar_against_time.png"))
-    settings = [key for key in runs[0].differs if len({str(run.differs[key]) for run in runs}) > 1]
+    settings = telling([run.differs for run in runs])
     if settings:
         written.append(_save(_small_multiples(runs, settings[:6]), folder / "ablation.png"))
     return written

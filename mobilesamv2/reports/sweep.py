@@ -113,6 +113,22 @@ def _row(run: Run, baseline: Run | None) -> dict[str, Any]:
     }
 
 
+def telling(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that tell runs apart, without those that follow from one before: a sampler's own from the sampler.
+
+    Args:
+        settings: what differs, for each run, under the same names.
+    """
+    values = {key: [str(run[key]) for run in settings] for key in (settings[0] if settings else ())}
+    kept: list[str] = []
+    for key, own in values.items():
+        pairs = (set(zip(values[earlier], own, strict=True)) for earlier in kept)
+        follows = any(len(both) == len(set(values[earlier])) for both, earlier in zip(pairs, kept, strict=True))
+        if not follows:
+            kept.append(key)
+    return kept
+
+
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Fractions, ms and counts as they are; what a run does not have stays empty."""
     with path.open("w", newline="") as file:
@@ -125,7 +141,7 @@ def cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Head and rows of the table for reading: percent with intervals, ms, millions and billions."""
     first = rows[0]
     recalls = [name.removesuffix(" low") for name in first if name.endswith(" low") and name != "change low"]
-    settings = list(first)[1 : list(first).index(recalls[0])]
+    settings = telling([{name: row[name] for name in list(first)[1 : list(first).index(recalls[0])]} for row in rows])
     head = ["run", *settings, *recalls[:-1], "mean AR [95%]"]
     head += ["change [95%]"] if "change" in first else []
     head += ["prompts", "encoder ms", "decoder ms", "total ms", "M parameters", "G MACs"]
