@@ -108,14 +108,14 @@ class SegEvery:
         """The masks of one round that pass the filters, and do not end where their crop does."""
         if len(prompts) == 0:
             return _no_masks(_size(image), prompts)
-        if prompts.crops_xyxy is None:
-            return self._decode(prompts)
-        crop = _only_crop(prompts.crops_xyxy)
+        crop = _whole(image) if prompts.crops_xyxy is None else _only_crop(prompts.crops_xyxy)
         x0, y0, x1, y1 = crop
         if crop != self._shown:
             with self.timer.stage("image_encoder"):
                 self.segany.set_image(image[y0:y1, x0:x1])
             self._shown = crop
+        if prompts.crops_xyxy is None:
+            return self._decode(prompts)
         masks = self._decode(prompts.moved(-x0, -y0))
         with self.timer.stage("postprocessing"):
             return _uncrop(masks, crop, _size(image))
@@ -173,10 +173,18 @@ class SegEvery:
         if filters.nms_iou < 1:
             masks = masks[mask_ops.nms(masks.boxes_xyxy, masks.predicted_iou, groups, filters.nms_iou)]
         if filters.crop_nms_iou < 1 and masks.prompts.crops_xyxy is not None:
-            sides = masks.prompts.crops_xyxy[:, 2:] - masks.prompts.crops_xyxy[:, :2]
-            groups, smaller = torch.zeros(len(masks), dtype=torch.int64), 1 / sides.prod(1)
-            masks = masks[mask_ops.nms(masks.boxes_xyxy, smaller, groups, filters.crop_nms_iou).sort().values]
+            order = _crop_by_crop(masks.predicted_iou, masks.prompts.crops_xyxy)
+            boxes, crops = masks.boxes_xyxy[order], masks.prompts.crops_xyxy[order]
+            together, smaller = torch.zeros(len(masks), dtype=torch.int64), 1 / (crops[:, 2:] - crops[:, :2]).prod(1)
+            masks = masks[order[mask_ops.nms(boxes, smaller, together, filters.crop_nms_iou)].sort().values]
         return masks
+
+
+def _crop_by_crop(predicted_iou: Tensor, crops_xyxy: Tensor) -> Tensor:
+    """Indices (D,) that bring masks in SAM's order, which decides between crops of one size: by crop, then by IoU."""
+    best_first = predicted_iou.argsort(descending=True, stable=True)
+    crop = crops_xyxy[best_first].unique(dim=0, return_inverse=True)[1]
+    return best_first[crop.argsort(stable=True)]
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:
