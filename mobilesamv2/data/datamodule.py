@@ -60,7 +60,7 @@ class EvaluationData(pl.LightningDataModule):
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Images stay on the CPU until SegAny has resized it."""
+        """Images stay on the CPU until SegAny has resized them."""
         return batch
 
 
