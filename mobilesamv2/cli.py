@@ -19,7 +19,7 @@ from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.data.yolo_layout import write_data_yaml, write_yolo
 from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.registry import MODELS, build_sam
-from mobilesamv2.reports.claims import as_lines, choose, tables, write_claims
+from mobilesamv2.reports.claims import as_lines, write_claims
 from mobilesamv2.reports.compare import compare_results
 from mobilesamv2.reports.figures import write_figures
 from mobilesamv2.reports.picture import result_picture
@@ -169,8 +169,8 @@ def report_sweep(args: argparse.Namespace) -> None:
 
 def report_claims(args: argparse.Namespace) -> None:
     """Writes the report, and prints its tables and what became of each claim."""
-    claims = write_claims(args.folder, args.teacher, args.student)
-    for title, table in tables(choose(gather(args.folder), args.teacher, args.student)).items():
+    claims, tables = write_claims(args.folder, args.teacher, args.student)
+    for title, table in tables.items():
         print(f"{title}\n\n{as_markdown(table)}\n")
     print(as_lines(claims))
     print(f"\nwritten: {args.folder}/report.html, report.md")

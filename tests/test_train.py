@@ -5,12 +5,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+import preflight
 from mobilesamv2 import load_sam
 from mobilesamv2.data.sa1b import write_sa1b_tar
 from mobilesamv2.data.shapes import ShapesDataset
@@ -67,7 +70,7 @@ def test_a_run_gives_what_a_search_is_to_improve(tar: Path, tmp_path: Path) -> N
 def test_a_search_in_miniature(tmp_path: Path) -> None:
     given = ["experiment=search_distill", "model=mini", "model@teacher=sam_vit_mini", "dataset=shapes"]
     given += ["dataset.limit=12", "validation_images=4", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
-    given += ["trainer.max_epochs=1", "task.warmup_images=0", "logger=wandb", f"output_dir={tmp_path / 'search'}"]
+    given += ["trainer.max_epochs=1", "task.warmup_images=0", f"output_dir={tmp_path / 'search'}"]
     command = [sys.executable, str(ROOT / "train.py"), *given, *QUIET]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
@@ -78,9 +81,19 @@ def test_a_search_in_miniature(tmp_path: Path) -> None:
         losses.append(float(next(row["val/loss"] for row in reversed(rows) if row["val/loss"])))
     assert f"best_value: {min(losses)}"[:18] in best
     assert "optimizer.lr" in best
-    # what Weights & Biases was told lies in its binary file
-    [log] = (tmp_path / "search" / "0" / "wandb").glob("offline-run-*/*.wandb")
-    assert b"search" in log.read_bytes()
+
+
+def test_the_jobs_of_a_sweep_are_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {}
+    monkeypatch.setattr(preflight, "instantiate", lambda node, **given: told.update(given))
+    monkeypatch.setattr(preflight, "is_sweep", lambda: True)
+    job = SimpleNamespace(override_dirname="optimizer.lr=1")
+    monkeypatch.setattr(preflight, "HydraConfig", SimpleNamespace(get=lambda: SimpleNamespace(job=job)))
+    preflight.loggers(OmegaConf.create({"wandb": {"project": "p"}}), tmp_path / "sweep" / "3")
+    assert (told["group"], told["name"]) == ("sweep", "optimizer.lr=1")
+    told.clear()
+    preflight.loggers(OmegaConf.create({"wandb": {"group": "mine"}}), tmp_path / "sweep" / "3")
+    assert "group" not in told
 
 
 @pytest.mark.slow

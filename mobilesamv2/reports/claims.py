@@ -54,6 +54,11 @@ class Miniature:
     boxes: Run
     student: Run
 
+    @property
+    def best_grid(self) -> Run:
+        """The grid of the highest mean AR."""
+        return max(self.grids, key=lambda run: run.result["metrics"]["mAR"] or 0.0)
+
 
 def choose(runs: Sequence[Run], teacher: str, student: str) -> Miniature:
     """Finds the evaluations among those of a folder.
@@ -91,7 +96,7 @@ def judge(mini: Miniature) -> list[Claim]:
     """What became of each claim."""
     dense, boxes = (run.result["ms"]["mask_decoder"] for run in (mini.dense, mini.boxes))
     prompts = [run.result["protocol"]["mean_prompts_decoded"] for run in (mini.dense, mini.boxes)]
-    best = max(mini.grids, key=lambda run: run.result["metrics"]["mAR"] or 0.0)
+    best = mini.best_grid
     change, low, high = mean_ar_change(best.folder, mini.boxes.folder)
     of_teacher, of_student = (run.result["metrics"]["mAR"] or 0.0 for run in (mini.boxes, mini.student))
     less, low_less, high_less = mean_ar_change(mini.boxes.folder, mini.student.folder)
@@ -141,8 +146,10 @@ def tables(mini: Miniature) -> dict[str, list[list[str]]]:
     }
 
 
-def write_claims(folder: str | Path, teacher: str, student: str) -> list[Claim]:
+def write_claims(folder: str | Path, teacher: str, student: str) -> tuple[list[Claim], dict[str, list[list[str]]]]:
     """Judges the evaluations of a folder, and writes ``report.md`` and ``report.html`` with pictures into it.
+
+    Returns what it wrote: the claims, and the tables as cells by their titles.
 
     Args:
         folder: evaluations with ``save_masks=true``, of one data set.
@@ -157,16 +164,16 @@ def write_claims(folder: str | Path, teacher: str, student: str) -> list[Claim]:
     runs = gather(folder)
     mini = choose(runs, teacher, student)
     claims = judge(mini)
-    best = max(mini.grids, key=lambda run: run.result["metrics"]["mAR"] or 0.0)
-    shown = {run.name: run.folder for run in (best, mini.boxes, mini.student)}
+    found = tables(mini)
+    shown = {run.name: run.folder for run in (mini.best_grid, mini.boxes, mini.student)}
     picture = folder / "masks.png"
     result_picture(shown).save(picture)
     figures = [picture, *write_figures([*mini.grids, mini.boxes, mini.student], folder)]
     protocol, n_gt = mini.boxes.result["protocol"], mini.boxes.result["n_gt"]["all"]
     facts = f"{protocol['num_images']} images, {n_gt} objects, on {mini.boxes.result['run']['device']}."
-    (folder / "report.md").write_text(_markdown(claims, tables(mini), facts, figures))
-    (folder / "report.html").write_text(_html(claims, tables(mini), facts, figures))
-    return claims
+    (folder / "report.md").write_text(_markdown(claims, found, facts, figures))
+    (folder / "report.html").write_text(_html(claims, found, facts, figures))
+    return claims, found
 
 
 def as_lines(claims: Sequence[Claim]) -> str:
