@@ -17,14 +17,21 @@ from mobilesamv2.data.lvis import write_lvis
 from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
 from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.data.yolo_layout import write_data_yaml, write_yolo
+from mobilesamv2.downloads import download_released, released_files
 from mobilesamv2.models.cost import encoder_cost
+from mobilesamv2.models.object_detector import build_detector
+from mobilesamv2.pretrained import load_pretrained
+from mobilesamv2.prompts import Grid, GridProposals, Hierarchical, ObjectAware, PromptSampler
 from mobilesamv2.registry import MODELS, build_sam
+from mobilesamv2.released import FILES, RELEASED
 from mobilesamv2.reports.claims import as_lines, write_claims
 from mobilesamv2.reports.compare import compare_results
 from mobilesamv2.reports.figures import write_figures
 from mobilesamv2.reports.picture import result_picture
 from mobilesamv2.reports.sweep import as_latex, as_markdown, cells, failed_jobs, gather, sweep_rows, write_csv
 from mobilesamv2.reports.table import read_result, result_table
+from mobilesamv2.segevery import SegEvery
+from mobilesamv2.segment_photos import find_photos, segment_photos
 
 REPORTS = ("sweep", "table", "picture", "compare", "claims")
 
@@ -37,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(given)
     try:
         args.run(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -62,6 +69,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     draw.add_argument("--workers", type=int, default=2, help="processes that draw (default: %(default)s)")
     draw.set_defaults(run=draw_scenes)
+
+    segment = commands.add_parser("segment", help="segment everything in photos: pictures and masks in COCO's layout")
+    segment.add_argument("photos", nargs="+", metavar="PHOTO", help="a file, a folder, or a pattern in quotes")
+    segment.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")
+    segment.add_argument(
+        "--model",
+        default="mobile_sam",
+        help="a model with weights, a safetensors file, a folder, or owner/repository of the Hugging Face Hub; "
+        "mini_conv comes with this program but knows drawn scenes alone (default: %(default)s)",
+    )
+    weights_help = "folder of released weight files (default: %(default)s)"
+    segment.add_argument("--weights", type=Path, default=Path("weights"), help=weights_help)
+    segment.add_argument("--sampler", choices=list(SAMPLERS), default="grid", help="prompts (default: %(default)s)")
+    segment.add_argument("--points-per-side", type=int, help="of a grid (default: the sampler's own, 32 or 64)")
+    detector_help = "of object_aware: an ultralytics .pt (default: ObjectAwareModel.pt in --weights)"
+    segment.add_argument("--detector", type=Path, help=detector_help)
+    segment.add_argument("--confidence", type=float, default=0.4, help="of its boxes (default: %(default)s)")
+    segment.add_argument(
+        "--detector-size", type=int, default=1024, help="longest side of its input, pixels (default: %(default)s)"
+    )
+    segment.add_argument("--device", help="cpu, cuda, mps (default: a GPU where there is one)")
+    segment.set_defaults(run=segment_folder)
+
+    downloading = commands.add_parser("download", help="download weights that others released, checked by SHA-256")
+    downloading.add_argument("names", nargs="*", help=f"models or files; none lists them: {', '.join(FILES)}")
+    downloading.add_argument("-o", "--output", type=Path, default=Path("weights"), help=weights_help)
+    downloading.set_defaults(run=download_weights)
 
     yolo = commands.add_parser(
         "yolo-data", help="write a data set in ultralytics' layout, of one class, for yolo train"
@@ -116,6 +150,45 @@ def models_table(names: Sequence[str]) -> str:
         line = f"{name:<20}{sam.encoder_name:<20}{sam.image_size:>12}{encoder:>14.2f}{whole:>12.2f}{macs:>10.1f}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def segment_folder(args: argparse.Namespace) -> None:
+    """Segments everything in photos; a photo that can't be read is an error once the others are done."""
+    photos = find_photos(args.photos)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    sam = load_pretrained(args.model, args.weights).for_inference().to(device)
+    done = segment_photos(photos, SegEvery(sam, build_sampler(args, device)), args.output)
+    print(f"{sum(done.masks)} masks on {len(done.masks)} photos; written: {done.written} and the pictures beside it")
+    if done.broken:
+        raise ValueError(f"{len(done.broken)} of {len(photos)} photos were left out. " + " ".join(done.broken))
+
+
+SAMPLERS = {"grid": Grid, "grid_proposals": GridProposals, "hierarchical": Hierarchical, "object_aware": ObjectAware}
+"""Prompt samplers by the names of conf/prompt_sampler."""
+
+
+def build_sampler(args: argparse.Namespace, device: str) -> PromptSampler:
+    """The prompt sampler of ``segment``'s options."""
+    if args.sampler == "object_aware":
+        if args.points_per_side is not None:
+            raise ValueError("--points-per-side is of grids; object_aware asks with a detector's boxes.")
+        checkpoint = args.detector or args.weights / "ObjectAwareModel.pt"
+        detector = build_detector(checkpoint=checkpoint, image_size=args.detector_size)
+        return ObjectAware(detector.to(device), confidence=args.confidence)
+    if args.detector:
+        raise ValueError(f"--detector goes with --sampler object_aware; {args.sampler} asks without one.")
+    points = {} if args.points_per_side is None else {"points_per_side": args.points_per_side}
+    return SAMPLERS[args.sampler](**points)
+
+
+def download_weights(args: argparse.Namespace) -> None:
+    """Downloads released files, or lists them."""
+    if not args.names:
+        for name, released in RELEASED.items():
+            print(f"{name:<30}{released.where}")
+        return
+    for name in released_files(args.names):
+        print(f"written: {download_released(name, args.output)}")
 
 
 def draw_scenes(args: argparse.Namespace) -> None:

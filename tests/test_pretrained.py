@@ -1,0 +1,89 @@
+"""Models with their weights by one name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mobilesamv2 import SegEvery, build_sam, load_pretrained, push_to_hub, save_pretrained
+from mobilesamv2.checkpoints import save_mobile_sam
+from mobilesamv2.pretrained import shipped_models
+from mobilesamv2.prompts import GridProposals
+
+
+def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    theirs = second.state_dict()
+    return all(torch.equal(value, theirs[key]) for key, value in first.state_dict().items())
+
+
+def test_the_weights_that_ship_segment() -> None:
+    assert shipped_models() == ["mini_conv"]
+    assert not load_pretrained("mini_conv").training
+    image = np.full((96, 128, 3), 40, dtype=np.uint8)
+    image[20:70, 30:90] = (220, 60, 30)
+    masks = SegEvery.from_pretrained("mini_conv", GridProposals(points_per_side=8))(image)
+    assert len(masks) > 0
+    assert masks.size == (96, 128)
+
+
+def test_files_and_folders(tmp_path: Path) -> None:
+    sam = build_sam("mini")
+    path = save_pretrained(sam, tmp_path / "mine")
+    assert path == tmp_path / "mine" / "model.safetensors"
+    for name in (path, str(path), tmp_path / "mine"):
+        assert same_weights(sam, load_pretrained(name))
+
+
+def test_released_files_of_a_folder(tmp_path: Path) -> None:
+    sam = build_sam("mobile_sam")
+    save_mobile_sam(sam, tmp_path / "mobile_sam.pt")
+    assert same_weights(sam, load_pretrained("mobile_sam", tmp_path))
+    with pytest.raises(
+        FileNotFoundError, match=r"sam_vit_b_01ec64.pth.* or: mobilesamv2 download sam_vit_b_01ec64.pth"
+    ):
+        load_pretrained("sam_vit_b", tmp_path)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(
+        ValueError, match=r"No weights are known as 'mini'; there are mini_conv.*build_sam\('mini', file\)"
+    ):
+        load_pretrained("mini")
+    with pytest.raises(ValueError, match=r"No weights are known as 'sam9'; .*owner/repository\.$"):
+        load_pretrained("sam9")
+
+
+def test_the_hub_by_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository as the Hub's client keeps it; nothing is asked of the network."""
+    from huggingface_hub import constants
+
+    sam = build_sam("mini")
+    commit = "0" * 40
+    cached = tmp_path / "models--someone--small-sam"
+    save_pretrained(sam, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert same_weights(sam, load_pretrained("someone/small-sam"))
+    with pytest.raises(ConnectionError, match="someone/other is not in the Hub's cache here"):
+        load_pretrained("someone/other")
+
+
+def test_pushing_uploads_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's client with its requests replaced: what would be uploaded is what is pulled again."""
+    from huggingface_hub import HfApi
+
+    told: dict[str, object] = {}
+
+    def upload(self: HfApi, *, path_or_fileobj: Path, path_in_repo: str, repo_id: str) -> str:
+        (tmp_path / path_in_repo).write_bytes(path_or_fileobj.read_bytes())
+        return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **given: told.update(given, repo_id=repo_id))
+    monkeypatch.setattr(HfApi, "upload_file", upload)
+    sam = build_sam("mini")
+    assert push_to_hub(sam, "someone/small-sam", private=True) == "https://hub/someone/small-sam"
+    assert told == {"repo_id": "someone/small-sam", "private": True, "exist_ok": True}
+    assert same_weights(sam, load_pretrained(tmp_path))

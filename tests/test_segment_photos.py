@@ -1,0 +1,123 @@
+"""The command that segments photos of one's own."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from mobilesamv2.cli import main
+from mobilesamv2.data.images import read_rgb
+from mobilesamv2.segment_photos import find_photos
+
+FAST = ["--model", "mini_conv", "--sampler", "grid_proposals", "--points-per-side", "4"]
+
+
+def photo(path: Path, size: tuple[int, int] = (60, 90), **options: object) -> Path:
+    rng = np.random.default_rng(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(path, **options)
+    return path
+
+
+def test_a_folder_a_pattern_and_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo(tmp_path / "in" / "b.jpg")
+    photo(tmp_path / "in" / "a.PNG")
+    (tmp_path / "in" / "notes.txt").write_text("no photo")
+    photo(tmp_path / "deep" / "er" / "c.webp")
+    out = tmp_path / "out"
+    main(
+        [
+            "segment",
+            str(tmp_path / "in"),
+            f"{tmp_path}/deep/**/*.webp",
+            str(tmp_path / "in/b.jpg"),
+            "-o",
+            str(out),
+            *FAST,
+        ]
+    )
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png", "masks.json"]
+    coco = COCO(str(out / "masks.json"))
+    assert [Path(image["file_name"]).name for image in coco.dataset["images"]] == ["a.PNG", "b.jpg", "c.webp"]
+    annotations = coco.dataset["annotations"]
+    assert len(annotations) > 3
+    assert f"{len(annotations)} masks on 3 photos" in capsys.readouterr().out
+    for annotation in annotations[:5]:
+        mask = coco.annToMask(annotation)
+        assert mask.shape == (60, 90)
+        assert mask.sum() == annotation["area"]
+    assert np.asarray(Image.open(out / "b.png")).shape == (60, 90, 3)
+
+
+def test_a_photo_taken_sideways_is_turned(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo(tmp_path / "a.jpg", exif=exif)
+    main(["segment", str(tmp_path / "a.jpg"), "-o", str(tmp_path / "out"), *FAST])
+    written = json.loads((tmp_path / "out" / "masks.json").read_text())
+    assert (written["images"][0]["height"], written["images"][0]["width"]) == (90, 60)
+    assert read_rgb(tmp_path / "a.jpg", "a").shape == (60, 90, 3)
+
+
+def test_modes_of_photos(tmp_path: Path) -> None:
+    grey = np.array([[0, 257, 65535]], dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    assert read_rgb(tmp_path / "deep.png", "deep").tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
+    Image.fromarray(np.array([[0.0, 99.6, float("nan")]], dtype=np.float32)).save(tmp_path / "real.tif")
+    assert read_rgb(tmp_path / "real.tif", "real")[0, :, 0].tolist() == [0, 100, 0]
+    Image.fromarray(np.array([[3, 4]], dtype=np.uint8)).save(tmp_path / "grey.png")
+    assert read_rgb(tmp_path / "grey.png", "grey").tolist() == [[[3] * 3, [4] * 3]]
+    Image.new("RGBA", (2, 1), (1, 2, 3, 128)).save(tmp_path / "clear.png")
+    assert read_rgb(tmp_path / "clear.png", "clear").tolist() == [[[1, 2, 3]] * 2]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (900, 5)])
+def test_extreme_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+    photo(tmp_path / "a.png", size)
+    main(["segment", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), *FAST])
+    [image] = json.loads((tmp_path / "out" / "masks.json").read_text())["images"]
+    assert (image["height"], image["width"]) == size
+
+
+def test_a_broken_photo_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+    photo(tmp_path / "in" / "good.jpg")
+    (tmp_path / "in" / "bad.jpg").write_bytes(b"not a photo")
+    with pytest.raises(SystemExit, match=r"1 of 2 photos were left out. .*bad.jpg can't be decoded"):
+        main(["segment", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *FAST])
+    assert (tmp_path / "out" / "good.png").is_file()
+
+
+def test_object_aware_boxes(tmp_path: Path) -> None:
+    from mobilesamv2.models.object_detector import build_detector, save_detector
+
+    save_detector(build_detector("yolov8n"), tmp_path / "detector.pt")
+    given = ["--model", "mini_conv", "--sampler", "object_aware", "--detector", str(tmp_path / "detector.pt")]
+    given += ["--detector-size", "64", "--confidence", "0.99"]
+    main(["segment", str(photo(tmp_path / "a.jpg")), "-o", str(tmp_path / "out"), *given])
+    # no box is as sure as that
+    assert json.loads((tmp_path / "out" / "masks.json").read_text())["annotations"] == []
+    with pytest.raises(SystemExit, match=r"--points-per-side is of grids"):
+        main(["segment", str(tmp_path / "a.jpg"), "-o", str(tmp_path / "out"), *given, "--points-per-side", "4"])
+    with pytest.raises(SystemExit, match=r"--detector goes with --sampler object_aware"):
+        main(["segment", str(tmp_path / "a.jpg"), "-o", str(tmp_path / "out"), *FAST, "--detector", "x.pt"])
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    out = ["-o", str(tmp_path / "out"), *FAST]
+    with pytest.raises(SystemExit, match=r"There is no photo .*nothing.jpg"):
+        main(["segment", str(tmp_path / "nothing.jpg"), *out])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match=r"There is no photo .*empty. Of a folder, .jpg"):
+        main(["segment", str(tmp_path / "empty"), *out])
+    photo(tmp_path / "x" / "a.jpg")
+    photo(tmp_path / "y" / "a.png")
+    with pytest.raises(SystemExit, match=r"would both be written to"):
+        main(["segment", str(tmp_path / "x"), str(tmp_path / "y"), *out])
+    with pytest.raises(SystemExit, match=r"would be written over it"):
+        main(["segment", str(tmp_path / "y"), "-o", str(tmp_path / "y"), *FAST])
+    with pytest.raises(SystemExit, match=r"no weight file .*mobile_sam.pt.* or: mobilesamv2 download mobile_sam.pt"):
+        main(["segment", str(tmp_path / "x"), "-o", str(tmp_path / "out"), "--weights", str(tmp_path)])
+    assert find_photos([str(tmp_path / "x"), str(tmp_path / "x" / "a.jpg")]) == [tmp_path / "x" / "a.jpg"]
