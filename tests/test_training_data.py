@@ -137,3 +137,20 @@ def test_what_is_broken_is_left_out_named_and_counted(tmp_path: Path, caplog: py
 def delivered(data: TrainingData) -> list[dict]:
     """The batches of an epoch, as a Trainer hands them on."""
     return [data.on_before_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+
+
+def test_objects_of_every_size_are_drawn_as_often() -> None:
+    """Eight small objects and one large one: a ninth of the draws, or half of them."""
+    mask = np.zeros((9, 64, 64), dtype=bool)
+    for i in range(8):
+        mask[i, :5, 6 * i : 6 * i + 5] = True
+    mask[8, 20:60, 20:60] = True
+    rles = encode(torch.from_numpy(mask).transpose(1, 2))
+    truth = GroundTruth(7, (64, 64), rles, [float(m.sum()) for m in mask], [None] * 9)
+    images = OneImage(np.zeros((64, 64, 3), dtype=np.uint8), truth)
+    for by_size, share in ((False, 1 / 9), (True, 1 / 2)):
+        samples = PromptSamples(images, 64, prompts_per_image=1, box_jitter=0, by_size=by_size)
+        rng = np.random.default_rng(0)
+        large = sum(samples.draw(0, rng)["masks"].sum().item() > 50 for _ in range(600)) / 600
+        assert abs(large - share) < 0.05
+    assert PromptSamples(images, 64, prompts_per_image=20, by_size=True)[0]["weights"].sum() == 20

@@ -60,6 +60,8 @@ class PromptSamples(EncoderSamples):
         image_size: S, pixels.
         prompts_per_image: K objects, drawn with replacement where there are fewer.
         box_jitter: standard deviation of the noise on a box's edges, as a share of its sides.
+        by_size: draw as many objects of each size as of any other, by octaves of their side, where an image has them;
+            else small ones, which are many, are most of what is learnt.
     """
 
     def __init__(
@@ -68,10 +70,12 @@ class PromptSamples(EncoderSamples):
         image_size: int,
         prompts_per_image: int = 6,
         box_jitter: float = 0.1,
+        by_size: bool = False,
     ) -> None:
         super().__init__(images, image_size)
         self.prompts_per_image = prompts_per_image
         self.box_jitter = box_jitter
+        self.by_size = by_size
 
     def __getitem__(self, index: int) -> Sample:
         """``draw`` with the same prompts each time."""
@@ -96,11 +100,15 @@ class PromptSamples(EncoderSamples):
             "masks": torch.zeros(k, side // 4, side // 4),
             "weights": torch.zeros(k),
         }
-        rles = [rle for rle, area in zip(truth.rles, areas(truth.rles).tolist(), strict=True) if area]
+        sizes = areas(truth.rles).numpy()
+        rles = [rle for rle, area in zip(truth.rles, sizes.tolist(), strict=True) if area]
         count = len(rles)
         if count == 0:
             return sample
-        chosen = rng.permutation(count)[:k] if count >= k else rng.integers(count, size=k)
+        if self.by_size:
+            chosen = rng.choice(count, k, replace=count < k, p=_evenly(sizes[sizes > 0]))
+        else:
+            chosen = rng.permutation(count)[:k] if count >= k else rng.integers(count, size=k)
         for slot, i in enumerate(chosen.tolist()):
             mask = decode(rles[i])
             y, x = np.nonzero(mask)
@@ -114,6 +122,12 @@ class PromptSamples(EncoderSamples):
             sample["masks"][slot] = _low_res(mask, frame)
             sample["weights"][slot] = 1.0
         return sample
+
+
+def _evenly(sizes: np.ndarray) -> np.ndarray:
+    """Chances (N,) of objects of these areas that make every octave of their side as likely as any other."""
+    _, octave, count = np.unique((np.log2(sizes) / 2).astype(int), return_inverse=True, return_counts=True)
+    return 1 / count[octave] / len(count)
 
 
 def _pixels(image: np.ndarray, side: int) -> Tensor:
