@@ -16,6 +16,7 @@ RELEASED = {
     "Prompt_guided_Mask_Decoder.pt": _MOBILE_SAM_V2,
     "ObjectAwareModel.pt": _MOBILE_SAM_V2,
     **{f"yolov8{size}{head}.pt": f"{_YOLO}/yolov8{size}{head}.pt" for size in "nsmlx" for head in ("", "-seg")},
+    **{f"FastSAM-{size}.pt": f"{_YOLO}/FastSAM-{size}.pt" for size in "sx"},
 }
 """Released weight files by name."""
 
