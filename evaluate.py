@@ -29,7 +29,7 @@ schema.register()
 READ_BY = {
     "predictions": {"EvaluateProposals", "predictions"},
     "skip_images_without_results": {"predictions"},
-    "save_masks": {"EvaluateProposals"},
+    "save_masks": {"EvaluateProposals", "EvaluatePromptFree"},
     "teacher": {"EvaluatePrompts"},
     "boxes": {"EvaluateBoxes"},
     "max_boxes": {"EvaluateBoxes"},
@@ -64,7 +64,7 @@ def evaluation_name(cfg: DictConfig) -> str:
     """
     task = cfg.task._target_.rsplit(".", 1)[1] if cfg.task else None
     if task not in EVALUATIONS:
-        tasks = "task=evaluate_proposals, task=evaluate_prompts and task=evaluate_boxes"
+        tasks = ", ".join(f"task=evaluate_{name}" for name in ("proposals", "prompt_free", "prompts", "boxes"))
         raise ValueError(f"evaluate.py runs {tasks}; got {task}.")
     name = "predictions" if cfg.predictions and task == "EvaluateProposals" else task
     for option, readers in READ_BY.items():
@@ -74,6 +74,8 @@ def evaluation_name(cfg: DictConfig) -> str:
         raise ValueError("batch_size is of task=evaluate_proposals; other evaluations take an image at a time.")
     if name == "EvaluateBoxes" and not cfg.boxes:
         raise ValueError("task=evaluate_boxes wants a detector's boxes, a COCO-results file: boxes=FILE.")
+    if name == "EvaluatePromptFree" and not cfg.detector:
+        raise ValueError("task=evaluate_prompt_free wants the network whose masks are counted: detector=fastsam_x.")
     refuse_sweep_of_processes(cfg)
     return name
 
@@ -81,7 +83,9 @@ def evaluation_name(cfg: DictConfig) -> str:
 def require_files(cfg: DictConfig, name: str) -> None:
     """Nothing, if every file that the run reads is there; otherwise one error that names all that are missing."""
     checks = dataset_checks(cfg.dataset, with_images=name != "predictions")
-    if name != "predictions":
+    if name == "EvaluatePromptFree":
+        checks += weight_checks(cfg.detector)
+    elif name != "predictions":
         detector = cfg.detector if name == "EvaluateProposals" and needs_detector(cfg) else None
         checks += weight_checks(cfg.model, detector, cfg.teacher)
     checks += [partial(require_file, file) for file in (cfg.predictions, cfg.boxes) if file]

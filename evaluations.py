@@ -109,7 +109,7 @@ def score_proposals(cfg: DictConfig) -> Evaluation:
     dataset, sam = build_dataset(cfg), inference_model(cfg)
     parts = {"detector": instantiate(cfg.detector, _convert_="all")} if needs_detector(cfg) else {}
     sampler = instantiate(cfg.prompt_sampler, **parts, _convert_="all")
-    nodes = {"model": cfg.model, "detector": cfg.detector if parts else None}
+    networks = networks_of(sam, {"model": cfg.model, "detector": cfg.detector if parts else None})
     protocol = {
         **sampler.settings,
         "k_caps": cfg.task.k_caps,
@@ -121,7 +121,33 @@ def score_proposals(cfg: DictConfig) -> Evaluation:
     def build(shards: ResultShards) -> EvaluateImages:
         return instantiate(cfg.task, segevery=SegEvery(sam, sampler), shards=shards, _convert_="all")
 
-    task, run = run_task(cfg, dataset, sam, build, protocol | {"ks": list(cfg.task.ks)}, nodes, cfg.save_masks)
+    task, run = run_task(cfg, dataset, build, protocol | {"ks": list(cfg.task.ks)}, networks, cfg.save_masks)
+    run["encoder_cost"] = encoder_cost_of(sam)
+    results = proposal_results(task.recall, task.images, cfg.seed, protocol, run, task.results)
+    return Evaluation(results, format_table(results), per_image_arrays(task.images, task.recall.ks))
+
+
+def score_prompt_free(cfg: DictConfig) -> Evaluation:
+    """Takes the masks of a network that needs no prompts, and counts them: AR@K."""
+    dataset, detector = build_dataset(cfg), instantiate(cfg.detector, _convert_="all").for_inference()
+    protocol = {
+        "sampler": "prompt-free",
+        "network": detector.architecture,
+        "confidence": cfg.task.confidence,
+        "nms_iou": cfg.task.nms_iou,
+        "nms_score": "confidence",
+        "max_masks": cfg.task.max_masks,
+        "rank_by": "confidence",
+        "k_caps": "masks",
+        "mask_threshold": MASK_THRESHOLD,
+        **images_of(dataset, range(len(dataset))),
+    }
+
+    def build(shards: ResultShards) -> EvaluateImages:
+        return instantiate(cfg.task, detector=detector, shards=shards, _convert_="all")
+
+    networks = {"model": None, "detector": described(cfg.detector)}
+    task, run = run_task(cfg, dataset, build, protocol | {"ks": list(cfg.task.ks)}, networks, cfg.save_masks)
     results = proposal_results(task.recall, task.images, cfg.seed, protocol, run, task.results)
     return Evaluation(results, format_table(results), per_image_arrays(task.images, task.recall.ks))
 
@@ -140,7 +166,9 @@ def score_prompts(cfg: DictConfig) -> Evaluation:
     def build(shards: ResultShards) -> EvaluateImages:
         return instantiate(cfg.task, sam=sam, teacher=teacher, shards=shards, seed=cfg.seed, _convert_="all")
 
-    task, run = run_task(cfg, dataset, sam, build, protocol, {"model": cfg.model, "teacher": cfg.teacher})
+    networks = networks_of(sam, {"model": cfg.model, "teacher": cfg.teacher})
+    task, run = run_task(cfg, dataset, build, protocol, networks)
+    run["encoder_cost"] = encoder_cost_of(sam)
     images: list[ImageResult] = task.results
     sums, n_gt = (np.stack([image.values[name] for image in images]) for name in ("iou_sums", "n_gt"))
     kinds = protocol["kinds"]
@@ -175,7 +203,8 @@ def score_boxes(cfg: DictConfig) -> Evaluation:
     def build(shards: ResultShards) -> EvaluateImages:
         return instantiate(cfg.task, sam=sam, boxes=boxes, shards=shards, _convert_="all")
 
-    task, run = run_task(cfg, dataset, sam, build, protocol, {"model": cfg.model}, keep_masks=True)
+    task, run = run_task(cfg, dataset, build, protocol, networks_of(sam, {"model": cfg.model}), keep_masks=True)
+    run["encoder_cost"] = encoder_cost_of(sam)
     images: list[ImageResult] = task.results
     score = lvis_ap if isinstance(dataset, LvisDataset) else coco_ap
     metrics: dict[str, float | None] = {}
@@ -192,22 +221,35 @@ def score_boxes(cfg: DictConfig) -> Evaluation:
     return Evaluation(results, format_ap(results), arrays)
 
 
+def networks_of(sam: Sam, nodes: dict[str, DictConfig | None]) -> dict[str, Any]:
+    """The networks of a run as it records them, the model with the image encoder that it was built with."""
+    networks: dict[str, Any] = {name: described(node) for name, node in nodes.items()}
+    networks["model"]["encoder"] = sam.encoder_name
+    return networks
+
+
 def run_task(
     cfg: DictConfig,
     dataset: AnnotatedImages,
-    sam: Sam,
     build: Callable[[ResultShards], EvaluateImages],
     protocol: dict[str, Any],
-    nodes: dict[str, DictConfig | None],
+    networks: dict[str, Any],
     keep_masks: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
-    """The task after all images, and what is to be said of the run."""
-    warn_of_random_weights(nodes)
+    """The task after all images, and what is to be said of the run.
+
+    Args:
+        cfg: what the user asked for.
+        dataset: the images.
+        build: makes the task, which keeps its results in the shards that it is given.
+        protocol: what the results depend on beside the networks.
+        networks: as they are recorded, by their names in conf/; None for one that takes no part.
+        keep_masks: write every mask.
+    """
+    warn_of_random_weights(networks)
     dataset.check_images()
     trainer = instantiate(cfg.trainer, logger=loggers(cfg.logger, output_folder(cfg)) or False, _convert_="all")
-    run: dict[str, Any] = {name: described(node) for name, node in nodes.items()}
-    run["model"]["encoder"] = sam.encoder_name
-    run["dtype"] = str(trainer.precision)
+    run = networks | {"dtype": str(trainer.precision)}
     now = {"device": device_name(trainer), **environment(cfg.seed)}
     shards = ResultShards(output_folder(cfg), identity_of(protocol, run, cfg.seed), keep_masks, now)
     task = build(shards)
@@ -222,8 +264,7 @@ def run_task(
             "or the trainer was told to leave images out. Choose images by dataset.limit; one output_dir for each run."
         )
     # parts of this result that were computed elsewhere, or by another version
-    run |= {"device": now["device"], "earlier_environments": shards.earlier_environments}
-    return task, run | {"encoder_cost": encoder_cost_of(sam)}
+    return task, run | {"device": now["device"], "earlier_environments": shards.earlier_environments}
 
 
 PATHS = ("annotations", "images", "boxes", "checkpoint")
@@ -267,6 +308,7 @@ def device_name(trainer: pl.Trainer) -> str:
 EVALUATIONS: dict[str, Callable[[DictConfig], Evaluation]] = {
     "predictions": score_predictions,
     "EvaluateProposals": score_proposals,
+    "EvaluatePromptFree": score_prompt_free,
     "EvaluatePrompts": score_prompts,
     "EvaluateBoxes": score_boxes,
 }

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -157,10 +157,10 @@ def described(node: DictConfig | None) -> dict[str, Any] | None:
     return values | {"sha256": [sha256_of([file]) for file in weight_files(node)]}
 
 
-def warn_of_random_weights(nodes: dict[str, DictConfig | None]) -> None:
-    """Says on stderr which models have no checkpoint."""
+def warn_of_random_weights(nodes: Mapping[str, Any]) -> None:
+    """Says on stderr which models have no checkpoint, of nodes of conf/ or their descriptions, by name."""
     for name, node in nodes.items():
-        if node is not None and node.checkpoint is None:
+        if node is not None and node["checkpoint"] is None:
             print(f"{name}.checkpoint is null: its weights are random, and so is the result.", file=sys.stderr)
 
 

@@ -43,6 +43,23 @@ def from_run_lengths(run_lengths: np.ndarray, size: tuple[int, int]) -> RLE:
     return _with_text_counts(coco_mask.frPyObjects({"size": list(size), "counts": run_lengths}, *size))
 
 
+def encode_crop(mask_wh: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> RLE | None:
+    """A mask of a part of an image as one of the image, empty elsewhere; None where it has no pixel.
+
+    Args:
+        mask_wh: (w, h) bool, transposed.
+        corner: x, y of the part's first pixel in the image.
+        size: (H, W) of the image, pixels.
+    """
+    height, width = size
+    padded = np.pad(mask_wh, ((0, 0), (1, 1)))  # each column begins and ends outside
+    columns, rows = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    changes, times = np.unique((corner[0] + columns) * height + corner[1] + rows, return_counts=True)
+    # a run that ends at the foot of a column may go on at the head of the next; that of the last column just ends
+    changes = changes[(times == 1) & (changes < height * width)]
+    return from_run_lengths(np.diff(changes, prepend=0, append=height * width), size) if len(changes) else None
+
+
 def decode(rle: RLE) -> np.ndarray:
     """One RLE to a boolean mask (H, W)."""
     return coco_mask.decode(rle).astype(bool)

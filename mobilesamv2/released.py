@@ -49,6 +49,7 @@ RELEASED = {
     **{
         f"yolov8{size}{head}.pt": _direct(f"{_YOLO}/yolov8{size}{head}.pt") for size in "nsmlx" for head in ("", "-seg")
     },
+    **{f"FastSAM-{size}.pt": _direct(f"{_YOLO}/FastSAM-{size}.pt") for size in "sx"},
 }
 """Released weight files by name."""
 

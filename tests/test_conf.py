@@ -23,6 +23,7 @@ WIRED = {
     "mobilesamv2.prompts.ObjectAware": {"detector"},
     "mobilesamv2.build_sam": {"encoder"},
     "mobilesamv2.tasks.evaluate_proposals.EvaluateProposals": {"segevery", "shards"},
+    "mobilesamv2.tasks.evaluate_prompt_free.EvaluatePromptFree": {"detector", "shards"},
     "mobilesamv2.tasks.evaluate_prompts.EvaluatePrompts": {"sam", "teacher", "shards", "seed"},
     "mobilesamv2.tasks.evaluate_boxes.EvaluateBoxes": {"sam", "boxes", "shards"},
     "mobilesamv2.data.embeddings.EmbeddingCache": {"identity"},
@@ -150,3 +151,8 @@ def test_defaults_are_those_of_the_classes() -> None:
         assert {k: v for k, v in node.items() if k != "_target_"} == {
             k: p.default for k, p in parameters.items() if k != "detector"
         }
+    node = composed("task=evaluate_prompt_free").task
+    parameters = inspect.signature(get_object(node["_target_"])).parameters
+    assert {k: v for k, v in node.items() if k not in ("_target_", "ks")} == {
+        k: p.default for k, p in parameters.items() if k not in ("detector", "shards", "ks")
+    }

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
-from mobilesamv2.data.samples import EncoderSamples
+from mobilesamv2.data.samples import EncoderSamples, PromptSamples
 from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.masks import encode
+from mobilesamv2.structures import GroundTruth
 
 
 @pytest.fixture
@@ -147,7 +150,11 @@ def test_objects_of_every_size_are_drawn_as_often() -> None:
     mask[8, 20:60, 20:60] = True
     rles = encode(torch.from_numpy(mask).transpose(1, 2))
     truth = GroundTruth(7, (64, 64), rles, [float(m.sum()) for m in mask], [None] * 9)
-    images = OneImage(np.zeros((64, 64, 3), dtype=np.uint8), truth)
+
+    class Images(list):
+        image_ids: tuple[int, ...] = (7,)
+
+    images = Images([(np.zeros((64, 64, 3), dtype=np.uint8), truth)])
     for by_size, share in ((False, 1 / 9), (True, 1 / 2)):
         samples = PromptSamples(images, 64, prompts_per_image=1, box_jitter=0, by_size=by_size)
         rng = np.random.default_rng(0)

@@ -13,8 +13,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from mobilesamv2.metrics.stage_time import STAGES
-
 SHARD_SIZE, SECONDS_AT_RISK = 50, 60.0
 """Images, and work, that a killed run may lose; whichever comes first."""
 
@@ -144,9 +142,10 @@ def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def _arrays(results: Sequence[ImageResult]) -> dict[str, np.ndarray]:
+    stages = next((list(r.ms) for r in results if r.ms is not None), [])
     return {
         "image_id": np.array([r.image_id for r in results]),
-        "ms": np.array([[np.nan if r.ms is None else r.ms[stage] for stage in STAGES] for r in results]),
+        **{f"ms/{name}": np.array([np.nan if r.ms is None else r.ms[name] for r in results]) for name in stages},
         "num_prompts": np.array([r.num_prompts for r in results]),
         **{f"value/{name}": np.stack([r.values[name] for r in results]) for name in results[0].values},
     }
@@ -156,16 +155,17 @@ def _read(path: Path) -> tuple[list[ImageResult], str]:
     """The images of a file, and the environment that it was written in."""
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
-    values = {name.removeprefix("value/"): array for name, array in arrays.items() if name.startswith("value/")}
+    values, ms = (
+        {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
+        for kind in ("value/", "ms/")
+    )
     results = [
         ImageResult(
             int(image_id),
             {name: array[i] for name, array in values.items()},
-            None if np.isnan(ms).any() else dict(zip(STAGES, ms.tolist(), strict=True)),
+            {stage: float(array[i]) for stage, array in ms.items() if not np.isnan(array[i])} or None,
             int(num_prompts),
         )
-        for i, (image_id, ms, num_prompts) in enumerate(
-            zip(arrays["image_id"], arrays["ms"], arrays["num_prompts"], strict=True)
-        )
+        for i, (image_id, num_prompts) in enumerate(zip(arrays["image_id"], arrays["num_prompts"], strict=True))
     ]
     return results, str(arrays["environment"])

@@ -10,7 +10,10 @@ import numpy as np
 import torch
 
 STAGES = ("image_encoder", "prompt_sampling", "mask_decoder", "postprocessing")
-"""As in MobileSAMv2's table 2, where post-processing is not shown."""
+"""Of SegEvery, as in MobileSAMv2's table 2, where post-processing is not shown."""
+
+PROMPT_FREE_STAGES = ("network", "postprocessing")
+"""Of a network that needs no prompts."""
 
 
 class StageTimer:
@@ -20,15 +23,17 @@ class StageTimer:
 
     Args:
         device: where the model runs.
+        stages: their names.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, stages: Sequence[str] = STAGES) -> None:
         self.device = device
+        self._stages = tuple(stages)
         self.start_image()
 
     def start_image(self) -> None:
         """What comes next belongs to a new image."""
-        self.ms: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self.ms: dict[str, float] = dict.fromkeys(self._stages, 0.0)
         self.num_prompts = 0
 
     @contextmanager
@@ -49,11 +54,11 @@ def summarize(images: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]
     """Median, 10th and 90th percentile over images of each stage and of their sum, ms; empty without images.
 
     Args:
-        images: ``StageTimer.ms`` of each.
+        images: ``StageTimer.ms`` of each, all of the same stages.
     """
     if not images:
         return {}
-    columns = {name: [image[name] for image in images] for name in STAGES}
+    columns = {name: [image[name] for image in images] for name in images[0]}
     columns["total"] = [sum(image.values()) for image in images]
     quantiles = {"median": 0.5, "p10": 0.1, "p90": 0.9}
     return {stage: {name: float(np.quantile(ms, q)) for name, q in quantiles.items()} for stage, ms in columns.items()}

@@ -94,6 +94,24 @@ class ObjectDetector(nn.Module):
         """
         if not images:
             return []
+        pixels = self.letterbox(images)
+        height, width = pixels.shape[2:]
+        results = []
+        for image, found in zip(images, self.boxes(pixels, confidence, nms_iou, max_boxes), strict=True):
+            boxes_xyxy = snap_to_border(found[:, :4], (height, width), snap)
+            boxes_xyxy = unletterbox(boxes_xyxy, (height, width), (image.shape[0], image.shape[1]))
+            results.append((boxes_xyxy.cpu(), found[:, 4].cpu()))
+        return results
+
+    def letterbox(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Images as the model's input, (B, 3, h, w) in [0, 1] on its device: resized, and padded with grey.
+
+        Args:
+            images: each RGB uint8 (H, W, 3), of any size; of one size they are padded to the model's stride alone.
+
+        Raises:
+            ValueError: one is not such an array.
+        """
         checked = [check_image(image) for image in images]
         letterbox = ultralytics_module("data.augment").LetterBox(
             self.image_size,
@@ -102,15 +120,7 @@ class ObjectDetector(nn.Module):
         )
         boxed = np.stack([letterbox(image=image) for image in checked]).transpose(0, 3, 1, 2)
         device = next(self.model.parameters()).device
-        pixels = torch.from_numpy(np.ascontiguousarray(boxed)).to(device).float() / 255  # (B, 3, h, w)
-        height, width = pixels.shape[2:]
-        scale_boxes = ultralytics_module("utils.ops").scale_boxes
-        results = []
-        for image, found in zip(checked, self.boxes(pixels, confidence, nms_iou, max_boxes), strict=True):
-            boxes_xyxy = snap_to_border(found[:, :4], (height, width), snap)
-            boxes_xyxy = scale_boxes((height, width), boxes_xyxy, image.shape)
-            results.append((boxes_xyxy.cpu(), found[:, 4].cpu()))
-        return results
+        return torch.from_numpy(np.ascontiguousarray(boxed)).to(device).float() / 255
 
     def boxes(self, pixels: Tensor, confidence: float, nms_iou: float, max_boxes: int) -> list[Tensor]:
         """Boxes of each image in pixels of the input: (N, 5 or more) xyxy, confidence, and what the head adds.
@@ -121,23 +131,75 @@ class ObjectDetector(nn.Module):
             nms_iou: of two boxes that overlap by more, the more confident stays.
             max_boxes: at most so many an image, the most confident.
         """
+        predictions, _ = self.predict(pixels, max_boxes)
+        return self.suppress(predictions, confidence, nms_iou, max_boxes)
+
+    def predict(self, pixels: Tensor, max_boxes: int) -> tuple[Tensor, Tensor | None]:
+        """What the network gives, for ``suppress``, and (B, C, h/4, w/4) the prototypes of a head that makes masks.
+
+        Args:
+            pixels: (B, 3, h, w) RGB in [0, 1].
+            max_boxes: at most so many an image from a head that chooses them itself.
+        """
         weights = next(self.model.parameters())
-        end2end = bool(getattr(self.model, "end2end", False))
-        if end2end:  # such a head chooses the boxes itself, 300 of them if it is not told otherwise
+        if self._chooses:  # 300 if it is not told otherwise
             self.model.model[-1].max_det = max_boxes  # pyright: ignore
         with torch.autocast(weights.device.type, enabled=False):  # half precision would round boxes to several pixels
             predictions = self.model(pixels.to(weights.dtype))
+        prototypes = None
         while not isinstance(predictions, Tensor):  # with what the head of the model adds, nested to its own depth
-            predictions = predictions[0]
+            predictions, added = predictions[:2]
+            prototypes = added.float() if isinstance(added, Tensor) else prototypes
+        return predictions.float(), prototypes
+
+    def suppress(
+        self, predictions: Tensor, confidence: float, nms_iou: float, max_boxes: int, class_agnostic: bool = False
+    ) -> list[Tensor]:
+        """Boxes of each image, best first: (N, 6 or more) xyxy in pixels of the input, confidence, class, coefficients.
+
+        Args:
+            predictions: of ``predict``.
+            confidence: boxes of less are dropped; it is that of the most likely class.
+            nms_iou: of two boxes that overlap by more, the more confident stays.
+            max_boxes: at most so many an image, the most confident.
+            class_agnostic: boxes of different classes suppress each other too.
+        """
         return ultralytics_module("utils.nms").non_max_suppression(
-            predictions.float(),
+            predictions,
             conf_thres=confidence,
             iou_thres=nms_iou,
+            agnostic=class_agnostic,
             max_det=max_boxes,
             nc=len(self.model.names),  # pyright: ignore
             max_time_img=NO_TIME_LIMIT,
-            end2end=end2end,
+            end2end=self._chooses,
         )
+
+    def for_inference(self) -> ObjectDetector:
+        """This detector with its batch norms folded into the convolutions, in place, as ``YOLO.predict`` has them."""
+        self.model.fuse(verbose=False)  # pyright: ignore
+        return self
+
+    @property
+    def architecture(self) -> str:
+        """Ultralytics' name of the model, ``yolov8x-seg`` for example."""
+        return Path(self.model.yaml["yaml_file"]).stem  # pyright: ignore
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether the head itself chooses the boxes, so that none is suppressed."""
+        return bool(getattr(self.model, "end2end", False))
+
+
+def unletterbox(boxes_xyxy: Tensor, input_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+    """Boxes (N, 4) in pixels of a model's input as boxes in pixels of the image, cut at its border; in place.
+
+    Args:
+        boxes_xyxy: (N, 4), pixels of the input.
+        input_size: (height, width) of the input, pixels.
+        image_size: (H, W) of the image, pixels.
+    """
+    return ultralytics_module("utils.ops").scale_boxes(input_size, boxes_xyxy, image_size)
 
 
 def snap_to_border(boxes_xyxy: Tensor, size: tuple[int, int], distance: float) -> Tensor:

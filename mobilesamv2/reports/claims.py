@@ -76,7 +76,7 @@ def choose(runs: Sequence[Run], teacher: str, student: str) -> Miniature:
         return [
             run
             for run in runs
-            if run.result["run"]["model"]["name"] == model and run.result["protocol"].get("sampler") in samplers
+            if run.result["protocol"].get("sampler") in samplers and run.result["run"]["model"]["name"] == model
         ]
 
     grids = of(teacher, *GRIDS)

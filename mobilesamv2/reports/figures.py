@@ -63,10 +63,12 @@ def _against_k(runs: Sequence[Run]) -> Any:
 
 
 def _against_time(runs: Sequence[Run]) -> Any:
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for axes, stage in zip(panels, ("mask_decoder", "total"), strict=True):
+    # masks without prompts have no decoder
+    stages = [stage for stage in ("mask_decoder", "total") if any(stage in run.result["ms"] for run in runs)]
+    figure, panels = plt.subplots(1, len(stages), figsize=(5 * len(stages), 4), sharey=True, squeeze=False)
+    for axes, stage in zip(panels[0], stages, strict=True):
         points = []
-        for run in runs:
+        for run in (run for run in runs if stage in run.result["ms"]):
             (ar,), (low,), (high,) = _percent(run, ["mAR"])
             ms = run.result["ms"][stage]
             points.append((ms, ar))
@@ -74,8 +76,8 @@ def _against_time(runs: Sequence[Run]) -> Any:
         best = [points[i] for i in front(points)]
         axes.plot(*zip(*best, strict=True), color="0.6", linestyle="--", zorder=0)
         axes.set(xscale="log", xlabel=f"{stage.replace('_', ' ')}, ms an image")
-    panels[0].set(ylabel="mean mask AR (%), 95% interval")
-    panels[1].legend(fontsize=7)
+    panels[0][0].set(ylabel="mean mask AR (%), 95% interval")
+    panels[0][-1].legend(fontsize=7)
     return figure
 
 

@@ -72,7 +72,7 @@ def check_alike(results: dict[str, dict[str, Any]]) -> None:
     """
     for name, result in results.items():
         if "ks" not in result["protocol"]:
-            raise ValueError(f"{name} is no result of task=evaluate_proposals: it has no AR@K.")
+            raise ValueError(f"{name} is no result of task=evaluate_proposals or evaluate_prompt_free: it has no AR@K.")
     for key in ("ks", "k_caps", "mask_threshold", "image_list_sha256", "annotations_sha256", "annotations"):
         values = {name: result["protocol"].get(key) for name, result in results.items()}
         first_name, first = next(iter(values.items()))

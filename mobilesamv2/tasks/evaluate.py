@@ -14,7 +14,6 @@ from torch import distributed
 from mobilesamv2.data.datamodule import EvaluationSample
 from mobilesamv2.metrics.result_shards import ImageResult, ResultShards
 from mobilesamv2.metrics.stage_time import StageTimer
-from mobilesamv2.models.sam import Sam
 
 
 class ImageOutcome(NamedTuple):
@@ -33,16 +32,15 @@ class EvaluateImages(pl.LightningModule):
     """What evaluations share.
 
     After ``Trainer.test`` every process has the results of all images in ``results``, those of earlier runs included.
-    The first images that a process is given together warm it up, and its times are left out.
+    The first images that a process is given together warm it up, and its times are left out. A task registers its own
+    networks as modules, so that Lightning moves them to the device.
 
     Args:
-        sam: the model; registered here, so that Lightning moves it to the device.
         shards: where results are kept as they come, and those of an interrupted run are found; None keeps nothing.
     """
 
-    def __init__(self, sam: Sam, shards: ResultShards | None) -> None:
+    def __init__(self, shards: ResultShards | None) -> None:
         super().__init__()
-        self.sam = sam
         self.shards = shards
         self.results: list[ImageResult] = []
         self._warm = False
@@ -70,7 +68,7 @@ class EvaluateImages(pl.LightningModule):
         samples = [sample for sample in batch if isinstance(sample, tuple)]
         warm = self._warm
         for (_, truth), outcome in zip(samples, self.evaluate_images(samples), strict=True):
-            ran = self.timer.ms["image_encoder"] > 0  # not on an image that nothing is asked of
+            ran = any(self.timer.ms.values())  # not on an image that nothing is asked of
             ms = self.timer.ms if ran and warm else None
             self._warm |= ran
             self.results.append(ImageResult(truth.image_id, outcome.values, ms, self.timer.num_prompts))

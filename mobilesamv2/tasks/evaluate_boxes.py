@@ -37,7 +37,8 @@ class EvaluateBoxes(EvaluateImages):
     def __init__(self, sam: Sam, boxes: Mapping[int, Boxes], shards: ResultShards) -> None:
         if not shards.keep_masks:
             raise ValueError("AP is computed of the kept masks: the shards have to keep them.")
-        super().__init__(sam, shards)
+        super().__init__(shards)
+        self.sam = sam
         self._boxes = boxes
         self._segany = SegAny(sam)
         self._timer = StageTimer(sam.device)

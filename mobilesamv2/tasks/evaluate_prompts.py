@@ -44,7 +44,8 @@ class EvaluatePrompts(EvaluateImages):
         seed: int = 0,
         shards: ResultShards | None = None,
     ) -> None:
-        super().__init__(sam, shards)
+        super().__init__(shards)
+        self.sam = sam
         self.teacher = teacher
         self.kinds = tuple(kinds)
         self._seed = seed
