@@ -38,6 +38,7 @@ from preflight import (
     loggers,
     needs_detector,
     output_folder,
+    progress_bars,
     warn_of_random_weights,
 )
 
@@ -248,7 +249,12 @@ def run_task(
     """
     warn_of_random_weights(networks)
     dataset.check_images()
-    trainer = instantiate(cfg.trainer, logger=loggers(cfg.logger, output_folder(cfg)) or False, _convert_="all")
+    trainer = instantiate(
+        cfg.trainer,
+        logger=loggers(cfg.logger, output_folder(cfg)) or False,
+        callbacks=progress_bars(cfg.trainer),
+        _convert_="all",
+    )
     run = networks | {"dtype": str(trainer.precision)}
     now = {"device": device_name(trainer), **environment(cfg.seed)}
     shards = ResultShards(output_folder(cfg), identity_of(protocol, run, cfg.seed), keep_masks, now)

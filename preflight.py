@@ -19,6 +19,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from mobilesamv2.data.provenance import sha256_of
@@ -106,6 +107,11 @@ def finds_its_folder() -> bool:
 def cluster_plugins() -> list[Any]:
     """On Slurm, its environment without Lightning's own requeueing, which would disturb ours."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def progress_bars(trainer: DictConfig) -> list[Callback]:
+    """The bar of conf/trainer: tqdm's, which a log file shows as it goes, whatever else is installed."""
+    return [TQDMProgressBar()] if trainer.get("enable_progress_bar", True) else []
 
 
 def without_noise() -> None:

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 
 import schema
@@ -42,6 +42,7 @@ from preflight import (
     loggers,
     needs_detector,
     output_folder,
+    progress_bars,
     refuse_sweep_of_processes,
     require_all,
     require_file,
@@ -213,7 +214,7 @@ def build_trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> pl
         CheckpointAfterSteps(checkpoints, "recent", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)),
         SaveAndRequeue(checkpoints / "stopped.ckpt", cfg.requeue and finds_its_folder()),
         TrainingLog(),
-        *([TQDMProgressBar()] if cfg.trainer.get("enable_progress_bar", True) else []),
+        *progress_bars(cfg.trainer),
         *more,
     ]
     return instantiate(

@@ -28,6 +28,7 @@ ALLOWED: dict[str, tuple[str, ...] | None] = {
     "tasks": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "segevery"),
     "reports": (*BASE, *ROOMS),
     "cli": None,
+    "__main__": ("cli",),
     "__init__": ("pretrained", "registry", "segany", "segevery"),
 }
 OUTSIDE = {

@@ -1,0 +1,5 @@
+"""``python -m mobilesamv2`` is the command ``mobilesamv2``."""
+
+from mobilesamv2.cli import main
+
+main()
