@@ -34,6 +34,7 @@ READ_BY = {
     "boxes": {"EvaluateBoxes"},
     "max_boxes": {"EvaluateBoxes"},
     "compile": {"EvaluateProposals", "EvaluatePrompts", "EvaluateBoxes"},
+    "onnx_encoder": {"EvaluateProposals", "EvaluatePrompts", "EvaluateBoxes"},
 }
 """Options that only some evaluations read."""
 
@@ -74,6 +75,8 @@ def evaluation_name(cfg: DictConfig) -> str:
         raise ValueError("batch_size is of task=evaluate_proposals; other evaluations take an image at a time.")
     if name == "EvaluateBoxes" and not cfg.boxes:
         raise ValueError("task=evaluate_boxes wants a detector's boxes, a COCO-results file: boxes=FILE.")
+    if cfg.compile and cfg.onnx_encoder:
+        raise ValueError("compile is of torch, and onnx_encoder runs in its place: set one of the two.")
     refuse_sweep_of_processes(cfg)
     return name
 
@@ -84,7 +87,7 @@ def require_files(cfg: DictConfig, name: str) -> None:
     if name != "predictions":
         detector = cfg.detector if name == "EvaluateProposals" and needs_detector(cfg) else None
         checks += weight_checks(cfg.model, detector, cfg.teacher)
-    checks += [partial(require_file, file) for file in (cfg.predictions, cfg.boxes) if file]
+    checks += [partial(require_file, file) for file in (cfg.predictions, cfg.boxes, cfg.onnx_encoder) if file]
     require_all(checks)
 
 

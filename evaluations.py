@@ -19,6 +19,7 @@ from mobilesamv2.data.datamodule import EvaluationData
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.provenance import sha256_of
 from mobilesamv2.data.results_files import read_boxes, read_results
+from mobilesamv2.exported import OnnxEncoder
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.metrics.average_recall import AverageRecall, ImageCounts, count_matches
 from mobilesamv2.metrics.prompt_iou import GROUPS as SIZE_GROUPS
@@ -91,10 +92,13 @@ def score_predictions(cfg: DictConfig) -> Evaluation:
 
 def inference_model(cfg: DictConfig) -> Sam:
     """The model that is evaluated, made faster where that changes nothing."""
-    sam = build_model(cfg.model, cfg.encoder).for_inference()
+    sam = build_model(cfg.model, cfg.encoder)
+    fast = sam.for_inference()
+    if cfg.onnx_encoder:
+        fast.image_encoder = OnnxEncoder(cfg.onnx_encoder, sam)
     if cfg.compile:
-        sam.image_encoder.compile()
-    return sam
+        fast.image_encoder.compile()
+    return fast
 
 
 def encoder_cost_of(sam: Sam) -> dict[str, int]:
@@ -207,6 +211,8 @@ def run_task(
     trainer = instantiate(cfg.trainer, logger=loggers(cfg.logger, output_folder(cfg)) or False, _convert_="all")
     run: dict[str, Any] = {name: described(node) for name, node in nodes.items()}
     run["model"]["encoder"] = sam.encoder_name
+    if cfg.onnx_encoder:
+        run["model"] |= {"onnx_encoder": cfg.onnx_encoder, "onnx_encoder_sha256": _hash_of(Path(cfg.onnx_encoder))}
     run["dtype"] = str(trainer.precision)
     now = {"device": device_name(trainer), **environment(cfg.seed)}
     shards = ResultShards(output_folder(cfg), identity_of(protocol, run, cfg.seed), keep_masks, now)
@@ -226,7 +232,7 @@ def run_task(
     return task, run | {"encoder_cost": encoder_cost_of(sam)}
 
 
-PATHS = ("annotations", "images", "boxes", "checkpoint")
+PATHS = ("annotations", "images", "boxes", "checkpoint", "onnx_encoder")
 """Two names of one file are one result; its hash counts."""
 
 

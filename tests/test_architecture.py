@@ -22,9 +22,12 @@ ALLOWED = {
     "registry": (*BASE, *ROOMS, "checkpoints"),
     "segany": (*BASE, *ROOMS, "registry", "checkpoints"),
     "segevery": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "run_lengths"),
+    "exported": (*BASE, *ROOMS, "checkpoints"),
+    "export": (*BASE, *ROOMS, "checkpoints", "exported"),
+    "quantize": (*BASE, *ROOMS, "exported", "export"),
     "tasks": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "segevery"),
     "reports": (*BASE, *ROOMS),
-    "cli": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "segevery", "tasks", "reports"),
+    "cli": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "segevery", "tasks", "reports", "export", "quantize"),
     "__init__": ("registry", "segany", "segevery"),
 }
 OUTSIDE = {
