@@ -34,6 +34,7 @@ READ_BY = {
     "boxes": {"EvaluateBoxes"},
     "max_boxes": {"EvaluateBoxes"},
     "compile": {"EvaluateProposals", "EvaluatePrompts", "EvaluateBoxes"},
+    "onnx_encoder": {"EvaluateProposals", "EvaluatePrompts", "EvaluateBoxes"},
 }
 """Options that only some evaluations read."""
 
@@ -76,6 +77,10 @@ def evaluation_name(cfg: DictConfig) -> str:
         raise ValueError("task=evaluate_boxes wants a detector's boxes, a COCO-results file: boxes=FILE.")
     if name == "EvaluatePromptFree" and not cfg.detector:
         raise ValueError("task=evaluate_prompt_free wants the network whose masks are counted: detector=fastsam_x.")
+    if cfg.onnx_encoder and name in ("predictions", "EvaluatePromptFree"):
+        raise ValueError("onnx_encoder stands in for a SAM's image encoder, and this evaluation runs none.")
+    if cfg.compile and cfg.onnx_encoder:
+        raise ValueError("compile is of torch, and onnx_encoder runs in its place: set one of the two.")
     refuse_sweep_of_processes(cfg)
     return name
 
@@ -88,7 +93,7 @@ def require_files(cfg: DictConfig, name: str) -> None:
     elif name != "predictions":
         detector = cfg.detector if name == "EvaluateProposals" and needs_detector(cfg) else None
         checks += weight_checks(cfg.model, detector, cfg.teacher)
-    checks += [partial(require_file, file) for file in (cfg.predictions, cfg.boxes) if file]
+    checks += [partial(require_file, file) for file in (cfg.predictions, cfg.boxes, cfg.onnx_encoder) if file]
     require_all(checks)
 
 

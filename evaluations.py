@@ -19,6 +19,7 @@ from mobilesamv2.data.datamodule import EvaluationData
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.provenance import sha256_of
 from mobilesamv2.data.results_files import read_boxes, read_results
+from mobilesamv2.exported import OnnxEncoder
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.metrics.average_recall import AverageRecall, ImageCounts, count_matches
 from mobilesamv2.metrics.prompt_iou import GROUPS as SIZE_GROUPS
@@ -92,10 +93,13 @@ def score_predictions(cfg: DictConfig) -> Evaluation:
 
 def inference_model(cfg: DictConfig) -> Sam:
     """The model that is evaluated, made faster where that changes nothing."""
-    sam = build_model(cfg.model, cfg.encoder).for_inference()
+    sam = build_model(cfg.model, cfg.encoder)
+    fast = sam.for_inference()
+    if cfg.onnx_encoder:
+        fast.image_encoder = OnnxEncoder(cfg.onnx_encoder, sam)
     if cfg.compile:
-        sam.image_encoder.compile()
-    return sam
+        fast.image_encoder.compile()
+    return fast
 
 
 def encoder_cost_of(sam: Sam) -> dict[str, int]:
@@ -110,7 +114,7 @@ def score_proposals(cfg: DictConfig) -> Evaluation:
     dataset, sam = build_dataset(cfg), inference_model(cfg)
     parts = {"detector": instantiate(cfg.detector, _convert_="all")} if needs_detector(cfg) else {}
     sampler = instantiate(cfg.prompt_sampler, **parts, _convert_="all")
-    networks = networks_of(sam, {"model": cfg.model, "detector": cfg.detector if parts else None})
+    networks = networks_of(cfg, sam, {"model": cfg.model, "detector": cfg.detector if parts else None})
     protocol = {
         **sampler.settings,
         "k_caps": cfg.task.k_caps,
@@ -167,7 +171,7 @@ def score_prompts(cfg: DictConfig) -> Evaluation:
     def build(shards: ResultShards) -> EvaluateImages:
         return instantiate(cfg.task, sam=sam, teacher=teacher, shards=shards, seed=cfg.seed, _convert_="all")
 
-    networks = networks_of(sam, {"model": cfg.model, "teacher": cfg.teacher})
+    networks = networks_of(cfg, sam, {"model": cfg.model, "teacher": cfg.teacher})
     task, run = run_task(cfg, dataset, build, protocol, networks)
     run["encoder_cost"] = encoder_cost_of(sam)
     images: list[ImageResult] = task.results
@@ -204,7 +208,7 @@ def score_boxes(cfg: DictConfig) -> Evaluation:
     def build(shards: ResultShards) -> EvaluateImages:
         return instantiate(cfg.task, sam=sam, boxes=boxes, shards=shards, _convert_="all")
 
-    task, run = run_task(cfg, dataset, build, protocol, networks_of(sam, {"model": cfg.model}), keep_masks=True)
+    task, run = run_task(cfg, dataset, build, protocol, networks_of(cfg, sam, {"model": cfg.model}), keep_masks=True)
     run["encoder_cost"] = encoder_cost_of(sam)
     images: list[ImageResult] = task.results
     score = lvis_ap if isinstance(dataset, LvisDataset) else coco_ap
@@ -222,10 +226,12 @@ def score_boxes(cfg: DictConfig) -> Evaluation:
     return Evaluation(results, format_ap(results), arrays)
 
 
-def networks_of(sam: Sam, nodes: dict[str, DictConfig | None]) -> dict[str, Any]:
+def networks_of(cfg: DictConfig, sam: Sam, nodes: dict[str, DictConfig | None]) -> dict[str, Any]:
     """The networks of a run as it records them, the model with the image encoder that it was built with."""
     networks: dict[str, Any] = {name: described(node) for name, node in nodes.items()}
     networks["model"]["encoder"] = sam.encoder_name
+    if cfg.onnx_encoder:
+        networks["model"] |= {"onnx_encoder": cfg.onnx_encoder, "onnx_encoder_sha256": _hash_of(Path(cfg.onnx_encoder))}
     return networks
 
 
@@ -273,7 +279,7 @@ def run_task(
     return task, run | {"device": now["device"], "earlier_environments": shards.earlier_environments}
 
 
-PATHS = ("annotations", "images", "boxes", "checkpoint")
+PATHS = ("annotations", "images", "boxes", "checkpoint", "onnx_encoder")
 """Two names of one file are one result; its hash counts."""
 
 

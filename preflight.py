@@ -36,9 +36,9 @@ def sentences() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, InstantiationException) as error:
+    except (OSError, ValueError, ImportError, InstantiationException) as error:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
-        if not isinstance(reason, OSError | ValueError) or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if not isinstance(reason, OSError | ValueError | ImportError) or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         raise SystemExit(f"error: {reason}") from error
 

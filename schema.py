@@ -16,6 +16,7 @@ class EvaluateConfig:
     paths: Any = MISSING
     model: Any = MISSING
     encoder: Any = None
+    onnx_encoder: str | None = None
     detector: Any = None
     prompt_sampler: Any = MISSING
     dataset: Any = MISSING

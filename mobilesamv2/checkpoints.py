@@ -7,6 +7,7 @@ three parts. Written: ``mobile_sam.pt`` as the official package loads it, and sa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.released import require_released
@@ -123,6 +124,15 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             f"{path} does not say which model it is of; only safetensors written by mobilesamv2 do. "
             "For another format pass the model's name: build_sam(name, checkpoint=path)."
         ) from error
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 of the names and values of a module's weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_weights(sam: Sam, path: str | Path) -> None:

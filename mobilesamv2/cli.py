@@ -1,4 +1,4 @@
-"""The command line ``mobilesamv2``: models, drawn scenes, conversion, and reports of evaluations."""
+"""The command line ``mobilesamv2``: models, export, drawn scenes, conversion, and reports of evaluations."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
 from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.data.yolo_layout import write_data_yaml, write_yolo
 from mobilesamv2.downloads import download_released, released_files
+from mobilesamv2.export import DECODER_CONVENTION, ENCODER_CONVENTION, check_export, export_onnx
 from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.models.object_detector import build_detector
 from mobilesamv2.pretrained import load_pretrained
 from mobilesamv2.prompts import Grid, GridProposals, Hierarchical, ObjectAware, PromptSampler
+from mobilesamv2.quantize import photos_of, quantize_encoder
 from mobilesamv2.registry import MODELS, build_sam
 from mobilesamv2.released import FILES, RELEASED
 from mobilesamv2.reports.claims import as_lines, write_claims
@@ -36,6 +38,13 @@ from mobilesamv2.segment_photos import find_photos, segment_photos
 REPORTS = ("sweep", "table", "picture", "compare", "claims")
 
 
+class Paragraphs(argparse.HelpFormatter):
+    """Keeps blank lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(Paragraphs, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -44,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(given)
     try:
         args.run(args)
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
+    except (ValueError, FileNotFoundError, ConnectionError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -56,6 +65,23 @@ def build_parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list the models that build_sam takes, with their sizes")
     models.add_argument("names", nargs="*", help="only these; timm/<backbone> works too (default: all)")
     models.set_defaults(run=lambda args: print(models_table(args.names or list(MODELS))))
+
+    export = commands.add_parser(
+        "export",
+        help="write a model as ONNX: encoder.onnx and decoder.onnx",
+        description="Writes encoder.onnx and decoder.onnx, which serves points, boxes and segmenting everything, and "
+        "compares them with torch. mean, std, sizes and the hash of the weights are in their metadata.",
+        epilog=f"encoder.onnx: {ENCODER_CONVENTION}\n\ndecoder.onnx: {DECODER_CONVENTION}",
+        formatter_class=Paragraphs,
+    )
+    export.add_argument("model", help="a name of mobilesamv2 models, or timm/<backbone>")
+    export.add_argument("-o", "--output", type=Path, required=True, help="the folder to write into")
+    export.add_argument("--checkpoint", nargs="+", help="weight files that hold the model (default: random weights)")
+    export.add_argument("--int8", action="store_true", help="encoder.int8.onnx too, and what it costs")
+    export.add_argument("--calibration", type=Path, help="with --int8: a folder of photos; the first 64 are taken")
+    export.add_argument("--opset", type=int, help="of ONNX (default: what the installed torch recommends)")
+    export.add_argument("--no-check", action="store_true", help="don't compare with torch")
+    export.set_defaults(run=export_model)
 
     draw = commands.add_parser("draw", help="write scenes of drawn shapes with exact masks, to train and evaluate on")
     draw.add_argument("output", type=Path, help="a .tar for SA-1B's layout, else a folder for LVIS's")
@@ -189,6 +215,26 @@ def download_weights(args: argparse.Namespace) -> None:
         return
     for name in released_files(args.names):
         print(f"written: {download_released(name, args.output)}")
+
+
+def export_model(args: argparse.Namespace) -> None:
+    """Writes a model as ONNX, and says how far it is from torch and what eight bits cost."""
+    if args.calibration and not args.int8:
+        raise ValueError("--calibration FOLDER goes with --int8.")
+    photos = photos_of(args.calibration) if args.calibration else []
+    sam = build_sam(args.model, args.checkpoint, allow_partial=False)
+    if not args.checkpoint:
+        print(f"There is no --checkpoint: the weights of {args.model} are random.", file=sys.stderr)
+    for path in export_onnx(sam, args.output, args.opset):
+        print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    if not args.no_check:
+        for name, difference in check_export(sam, args.output).items():
+            print(f"{name}: differs from torch by {difference:.1e} of the largest value")
+    if args.int8:
+        int8 = quantize_encoder(args.output, photos)
+        print(f"written: {int8.path} ({int8.nbytes / 1e6:.1f} MB, in float32 {int8.nbytes_float / 1e6:.1f} MB)")
+        print(f"image_embedding: cosine similarity with float32 {int8.cosine:.5f}, on {int8.measured_on}")
+        print(f"what it costs in AR: python evaluate.py model={args.model} onnx_encoder={int8.path} ...")
 
 
 def draw_scenes(args: argparse.Namespace) -> None:

@@ -143,15 +143,28 @@ class MaskDecoder(nn.Module):
             kept=torch.cat([part.kept + i * chunk * num_masks for i, part in enumerate(parts)]),
         )
 
+    def decode_at_once(self, side: ImageSide, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        """All four masks of N prompts on one image, in one piece, which no number of prompts changes: for export.
+
+        Args:
+            side: of ``of_image``, of one image.
+            sparse: (N, ., C).
+
+        Returns:
+            low-res logits (N, 4, S/4, S/4) and predicted IoU (N, 4): the single mask, then the three.
+        """
+        tokens, image = self.transformer(self._with_output_tokens(sparse), side.image, side)
+        weights = self._hypernetworks(tokens, slice(None))
+        return _as_maps(self._upscale_cells(image, weights), side.grid), self.iou_prediction_head(tokens[:, 0])
+
     def _decode_chunks(
         self, side: ImageSide, sparse: Tensor, multimask: bool, iou_above: float | None, chunk: int
     ) -> Iterator[Decoded]:
         kept = slice(1, None) if multimask else slice(0, 1)
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         images = side.image.split(chunk) if len(side.image) > 1 else None
         for i, prompts in enumerate(sparse.split(chunk)):
-            tokens = torch.cat([output_tokens.expand(len(prompts), -1, -1), prompts], dim=1)
-            tokens, image = self.transformer(tokens, side.image if images is None else images[i], side)
+            own = side.image if images is None else images[i]
+            tokens, image = self.transformer(self._with_output_tokens(prompts), own, side)
             predicted_iou = self.iou_prediction_head(tokens[:, 0])[:, kept]  # (N, M)
             weights = self._hypernetworks(tokens, kept)  # (N, M, C/8)
             masks = torch.arange(predicted_iou.numel(), device=sparse.device)
@@ -169,8 +182,19 @@ class MaskDecoder(nn.Module):
         which = range(len(self.output_hypernetworks_mlps))[kept]
         return torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in which], dim=1)
 
+    def _with_output_tokens(self, sparse: Tensor) -> Tensor:
+        """Prompts (N, ., C) to tokens (N, ., C): that of the IoU, those of the masks, the prompts."""
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        return torch.cat([output_tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
+
     def _upscale(self, image: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Image (N, cells, C) and weights (N, M, C/8) to logits (N, M, S/4, S/4).
+        """Image (N, cells, C) and weights (N, M, C/8) to logits (N, M, S/4, S/4)."""
+        at_a_time = UPSCALED_CPU_CELLS if image.device.type == "cpu" else DEVICE_CELLS
+        parts = image.split(max(1, at_a_time // max(1, len(image))), dim=1)
+        return _as_maps(torch.cat([self._upscale_cells(cells, weights) for cells in parts], dim=2), grid)
+
+    def _upscale_cells(self, cells: Tensor, weights: Tensor) -> Tensor:
+        """Some cells (N, ., C) of the image to their logits (N, M, . * 16).
 
         The transposed convolutions do not overlap: each cell becomes 2 x 2, each of these 2 x 2 again, channels last.
         """
@@ -178,16 +202,16 @@ class MaskDecoder(nn.Module):
         assert isinstance(first, nn.ConvTranspose2d)
         assert isinstance(norm, LayerNorm2d)
         assert isinstance(second, nn.ConvTranspose2d)
-        at_a_time = UPSCALED_CPU_CELLS if image.device.type == "cpu" else DEVICE_CELLS
-        parts = []
-        for cells in image.split(max(1, at_a_time // max(1, len(image))), dim=1):
-            x = _each_to_four(cells, first)  # (N, ., 4, C/4)
-            x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-            x = F.gelu(_each_to_four(x, second))  # (N, ., 4, 4, C/8)
-            parts.append(weights @ x.flatten(1, 3).mT)  # (N, M, . * 16)
-        logits = torch.cat(parts, dim=2)
-        logits = logits.unflatten(2, (*grid, 2, 2, 2, 2))  # (N, M, y, x, y/2, x/2, y/4, x/4)
-        return logits.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)
+        x = _each_to_four(cells, first)  # (N, ., 4, C/4)
+        x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
+        x = F.gelu(_each_to_four(x, second))  # (N, ., 4, 4, C/8)
+        return weights @ x.flatten(1, 3).mT
+
+
+def _as_maps(logits: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Logits (N, M, cells * 16), cell by cell, to (N, M, S/4, S/4)."""
+    logits = logits.unflatten(2, (*grid, 2, 2, 2, 2))  # (N, M, y, x, y/2, x/2, y/4, x/4)
+    return logits.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)
 
 
 def _each_to_four(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:

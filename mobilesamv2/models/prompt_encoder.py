@@ -102,12 +102,29 @@ class PromptEncoder(nn.Module):
             sparse.append(dense.new_zeros(len(dense), 0, self.embed_dim))
         return torch.cat(sparse, dim=1), dense
 
+    def embed_labelled(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Embeds points and corners of boxes by their labels alone, without padding: for export.
+
+        Args:
+            points: (N, P, 2) xy, pixels of the model's input.
+            labels: (N, P) int64, 1 foreground, 0 background, -1 padding, 2 and 3 upper left and lower right of a box.
+
+        Returns:
+            Sparse embeddings (N, P, C).
+        """
+        table = torch.cat([self.not_a_point_embed.weight, self._embeddings(0, 1, 2, 3)])
+        return self._with_positions(points, labels, table)
+
     def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
         if pad:  # without a box SAM appends a point that is none
             points = torch.cat([points, points.new_zeros(len(points), 1, 2)], dim=1)
             labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1)
-        positions = self.pe_layer((points + 0.5) / self.image_size)  # (N, P, C)
+        # corners are not in it, so that a batch of points alone leaves them without a gradient
         table = torch.cat([self.not_a_point_embed.weight, self._embeddings(0, 1)])
+        return self._with_positions(points, labels, table)
+
+    def _with_positions(self, points: Tensor, labels: Tensor, table: Tensor) -> Tensor:
+        positions = self.pe_layer((points + 0.5) / self.image_size)  # (N, P, C)
         is_point = (labels >= 0)[..., None]
         return torch.where(is_point, positions, 0.0) + table[labels.long() + 1]
 

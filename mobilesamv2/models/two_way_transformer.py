@@ -88,7 +88,7 @@ class Attention(nn.Module):
         Returns:
             (N, heads, ., cells).
         """
-        num_prompts, num_tokens = len(tokens), tokens.shape[2]
+        num_prompts, _, num_tokens, _ = tokens.shape
         scores = tokens.transpose(0, 1).flatten(1, 2) @ shared.mT  # (heads, N * ., cells)
         scores = scores.unflatten(1, (num_prompts, num_tokens)).transpose(0, 1)
         if own is None:
@@ -205,7 +205,7 @@ class TwoWayBlock(nn.Module):
         tokens = self.norm1(tokens)
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, keys, own))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = image.expand(len(tokens), -1, -1)
+        image = image.expand(tokens.shape[0], -1, -1)
         image = self.norm4(self.cross_attn_image_to_token(image, queries, own, tokens + token_pe, tokens))
         return tokens, image
 

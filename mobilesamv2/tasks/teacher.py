@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mobilesamv2.checkpoints import weights_sha256
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
@@ -95,13 +95,9 @@ def cells_of(resized: Tensor) -> Tensor:
 
 def teacher_identity(teacher: Sam, precision: str = "fp32") -> dict[str, str | int]:
     """What the teacher's embeddings depend on: name, hash of the image encoder's weights, preprocessing, precision."""
-    digest = hashlib.sha256()
-    for key, value in sorted(teacher.image_encoder.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return {
         "teacher": teacher.name or "unnamed",
-        "weights_sha256": digest.hexdigest(),
+        "weights_sha256": weights_sha256(teacher.image_encoder),
         "image_size": teacher.image_size,
         "preprocessing": PREPROCESSING,
         "precision": precision,
