@@ -32,6 +32,8 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "efficientvit_l1": partial(efficientvit_sam, "efficientvit_l1", neck_depth=8),
     "efficientvit_l2": partial(efficientvit_sam, "efficientvit_l2", neck_depth=12),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
+    "mini_conv": partial(timm_encoder, "mobilenetv4_conv_small_050", finest_stride=4),
+    "micro_conv": partial(timm_encoder, "mobilenetv4_conv_small_035", finest_stride=4),
 }
 """Image encoders by name; ``timm/<backbone>`` is one too."""
 
@@ -70,8 +72,8 @@ MODELS: dict[str, SamSpec] = {
     "repvit": SamSpec("repvit"),
     "mini": _mini("tiny_vit_mini"),
     "sam_vit_mini": _mini("sam_vit_mini"),
-    "mini_conv": _mini("timm/mobilenetv4_conv_small_050"),
-    "micro_conv": _mini("timm/mobilenetv4_conv_small_035"),
+    "mini_conv": _mini("mini_conv"),
+    "micro_conv": _mini("micro_conv"),
 }
 """Models by name; ``timm/<backbone>`` is one too, of full size."""
 

@@ -5,6 +5,7 @@ import torch
 from random_weights import stir
 
 from mobilesamv2 import build_sam, list_models
+from mobilesamv2.models.image_encoder import TimmBackbone
 from mobilesamv2.registry import ENCODERS, build_encoder
 
 # Millions of parameters as reported: SAM, MobileSAM and EfficientViT-SAM (tables of the EfficientViT-SAM paper).
@@ -64,6 +65,22 @@ def test_every_parameter_of_a_sam_gets_a_gradient() -> None:
             total = total + logits.square().sum() + iou.square().sum()
     total.backward()
     assert [n for n, p in sam.named_parameters() if p.grad is None] == []
+
+
+def test_finer_maps_keep_all_that_they_have() -> None:
+    """Map of stride 4: 16 cells of it are the channels of one of the embedding, and nothing is averaged."""
+    torch.manual_seed(0)
+    backbone = TimmBackbone("mobilenetv4_conv_small_050", 64, finest_stride=4).eval()
+    assert backbone.folds == [4, 2, 1, 1]
+    images = torch.randn(1, 3, 64, 64)
+    fine, middle, *_ = backbone.body(images)
+    features = backbone.forward_features(images)
+    assert features.shape == (1, backbone.channels, 4, 4)
+    first, second = features.split([16 * fine.shape[1], features.shape[1] - 16 * fine.shape[1]], dim=1)
+    assert torch.equal(torch.nn.functional.pixel_shuffle(first, 4), fine)
+    assert torch.equal(torch.nn.functional.pixel_shuffle(second[:, : 4 * middle.shape[1]], 2), middle)
+    # as before where no finer map is asked for
+    assert TimmBackbone("mobilenetv4_conv_small_050", 64).folds == [1, 1]
 
 
 def test_another_encoder_fits_into_a_model() -> None:

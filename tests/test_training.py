@@ -1,5 +1,6 @@
 """Losses, samples, and the training tasks under a Trainer."""
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mobilesamv2.data.samples import EncoderSamples, PromptSamples
 from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.tasks.distill import DistillDecoupled
 from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
-from mobilesamv2.tasks.losses import dice_loss, focal_loss, mask_iou
+from mobilesamv2.tasks.losses import bce_loss, dice_loss, focal_loss, mask_iou
 from mobilesamv2.tasks.teacher import Teacher, teacher_identity
 
 ADAMW = partial(torch.optim.AdamW, lr=2e-3)
@@ -34,6 +35,7 @@ def test_losses_by_hand() -> None:
     sure = torch.tensor([[[50.0, 50.0], [-50.0, -50.0]]])
     target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     assert dice_loss(sure, target).item() == pytest.approx(1 - (2 + 1) / (2 + 1 + 1))
+    assert bce_loss(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[1.0, 0.0]]])).item() == pytest.approx(math.log(2))
     assert mask_iou(sure, target).item() == 0.5
     assert mask_iou(-sure.abs(), target * 0).item() == 0.0
 

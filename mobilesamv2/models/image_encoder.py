@@ -208,17 +208,20 @@ def efficientvit_sam(
 
 
 class TimmBackbone(nn.Module):
-    """Any timm backbone: its coarsest map of stride 16 or less and every coarser one, concatenated at S/16.
+    """Any timm backbone: its maps from one of stride 16 or less to the coarsest, concatenated at S/16.
+
+    Maps of finer strides keep their detail as channels: a cell holds all that they have of it.
 
     Args:
         variant: timm's name of the backbone.
         image_size: S, pixels.
+        finest_stride: of the maps, 16 or less; the coarsest map of no more begins where the backbone has none of it.
 
     Raises:
         ValueError: timm has no such backbone, or gives no feature maps for it.
     """
 
-    def __init__(self, variant: str, image_size: int) -> None:
+    def __init__(self, variant: str, image_size: int, finest_stride: int = EMBEDDING_STRIDE) -> None:
         super().__init__()
         if not timm.is_model(variant):
             raise ValueError(f"timm has no backbone '{variant}'; timm.list_models('*{variant[:5]}*') lists like ones.")
@@ -228,32 +231,39 @@ class TimmBackbone(nn.Module):
             with torch.device("meta"):
                 probe: Any = timm.create_model(variant, features_only=True, **size)
             strides: list[int] = probe.feature_info.reduction()
-            finest = max((i for i, stride in enumerate(strides) if stride <= EMBEDDING_STRIDE), default=0)
+            finest = max((i for i, stride in enumerate(strides) if stride <= finest_stride), default=0)
             indices = tuple(range(finest, len(strides)))
             self.body: Any = timm.create_model(variant, features_only=True, out_indices=indices, **size)
         except RuntimeError as error:  # how timm refuses feature maps
             raise ValueError(f"timm's '{variant}' gives no feature maps, so it can't be an encoder: {error}") from error
         self.grid = image_size // EMBEDDING_STRIDE
-        self.channels = sum(self.body.feature_info.channels())
+        # pixels of a finer map for each cell of the embedding, along an axis
+        self.folds = [max(1, EMBEDDING_STRIDE // stride) for stride in self.body.feature_info.reduction()]
+        widths = self.body.feature_info.channels()
+        self.channels = sum(width * fold**2 for width, fold in zip(widths, self.folds, strict=True))
         # A hierarchical timm transformer may give its maps channels-last.
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) images to (B, channels, S/16, S/16)."""
         maps = [m.permute(0, 3, 1, 2) if self.channels_last else m for m in self.body(images)]
+        maps = [F.pixel_unshuffle(m, fold) for m, fold in zip(maps, self.folds, strict=True)]
         size = (self.grid, self.grid)
         return torch.cat(
             [m if m.shape[-2:] == size else F.interpolate(m, size=size, mode="bilinear") for m in maps], dim=1
         )
 
 
-def timm_encoder(variant: str, *, image_size: int, out_channels: int) -> ImageEncoder:
+def timm_encoder(
+    variant: str, *, image_size: int, out_channels: int, finest_stride: int = EMBEDDING_STRIDE
+) -> ImageEncoder:
     """Any timm backbone with SAM's neck.
 
     Args:
         variant: timm's name of the backbone.
         image_size: S, pixels.
         out_channels: C.
+        finest_stride: of the maps that the neck sees, see ``TimmBackbone``.
     """
-    backbone = TimmBackbone(variant, image_size)
+    backbone = TimmBackbone(variant, image_size, finest_stride)
     return ImageEncoder(backbone, sam_neck(backbone.channels, out_channels))

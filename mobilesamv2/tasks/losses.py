@@ -44,6 +44,19 @@ def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: floa
     return (weight * error**gamma * cross_entropy).mean((-2, -1))
 
 
+def bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of each mask, averaged over its pixels.
+
+    Args:
+        logits: (..., h, w).
+        targets: (..., h, w) of 0 and 1.
+
+    Returns:
+        (...) losses.
+    """
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((-2, -1))
+
+
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """1 - Dice coefficient of each mask, smoothed by one pixel.
 
