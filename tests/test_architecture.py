@@ -25,6 +25,8 @@ ALLOWED: dict[str, tuple[str, ...] | None] = {
     "segany": (*BASE, *ROOMS, "registry", "checkpoints", "pretrained"),
     "segevery": (*BASE, *ROOMS, "registry", "checkpoints", "pretrained", "segany", "run_lengths"),
     "segment_photos": (*BASE, *ROOMS),
+    "interactive": (*BASE, *ROOMS, "pretrained", "segany", "segevery"),
+    "app": (*BASE, "interactive"),
     "tasks": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "segevery"),
     "reports": (*BASE, *ROOMS),
     "cli": None,
@@ -36,6 +38,7 @@ OUTSIDE = {
     "hydra": set(),
     "omegaconf": set(),
     "wandb": set(),
+    "gradio": {"app"},
     "ultralytics": {"models/object_detector", "tasks/detect"},
 }
 
