@@ -19,6 +19,7 @@ from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.data.yolo_layout import write_data_yaml, write_yolo
 from mobilesamv2.downloads import download_released, released_files
 from mobilesamv2.export import DECODER_CONVENTION, ENCODER_CONVENTION, check_export, export_onnx
+from mobilesamv2.interactive import open_playground
 from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.models.object_detector import build_detector
 from mobilesamv2.pretrained import load_pretrained
@@ -112,11 +113,24 @@ def build_parser() -> argparse.ArgumentParser:
     detector_help = "of object_aware: an ultralytics .pt (default: ObjectAwareModel.pt in --weights)"
     segment.add_argument("--detector", type=Path, help=detector_help)
     segment.add_argument("--confidence", type=float, default=0.4, help="of its boxes (default: %(default)s)")
-    segment.add_argument(
-        "--detector-size", type=int, default=1024, help="longest side of its input, pixels (default: %(default)s)"
-    )
-    segment.add_argument("--device", help="cpu, cuda, mps (default: a GPU where there is one)")
+    size_help = "longest side of its input, pixels (default: %(default)s)"
+    segment.add_argument("--detector-size", type=int, default=1024, help=size_help)
+    device_help = "cpu, cuda, mps (default: a GPU where there is one)"
+    segment.add_argument("--device", help=device_help)
     segment.set_defaults(run=segment_folder)
+
+    app = commands.add_parser("app", help="a page to play with: points, boxes and everything on photos of one's own")
+    app.add_argument(
+        "--model", help="as of segment (default: mobile_sam if its file lies in --weights, else mini_conv)"
+    )
+    app.add_argument("--weights", type=Path, default=Path("weights"), help=weights_help)
+    app.add_argument("--detector", type=Path, help="an ultralytics .pt (default: ObjectAwareModel.pt in --weights)")
+    app.add_argument("--confidence", type=float, default=0.4, help="of its boxes (default: %(default)s)")
+    app.add_argument("--detector-size", type=int, default=1024, help=size_help)
+    app.add_argument("--device", help=device_help)
+    app.add_argument("--port", type=int, help="of the page on this computer (default: the first free one from 7860)")
+    app.add_argument("--share", action="store_true", help="also a public address, by a tunnel of Gradio's")
+    app.set_defaults(run=run_app)
 
     downloading = commands.add_parser("download", help="download weights that others released, checked by SHA-256")
     downloading.add_argument("names", nargs="*", help=f"models or files; none lists them: {', '.join(FILES)}")
@@ -205,6 +219,22 @@ def build_sampler(args: argparse.Namespace, device: str) -> PromptSampler:
         raise ValueError(f"--detector goes with --sampler object_aware; {args.sampler} asks without one.")
     points = {} if args.points_per_side is None else {"points_per_side": args.points_per_side}
     return SAMPLERS[args.sampler](**points)
+
+
+def run_app(args: argparse.Namespace) -> None:
+    """Serves the page to play with until it is stopped."""
+    try:
+        from mobilesamv2.app import build_page, serve  # Gradio is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ValueError(
+            "The page is built with Gradio, which isn't installed: pip install 'mobilesamv2[app]'"
+        ) from error
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    playground = open_playground(args.model, args.weights, args.detector, args.detector_size, device)
+    print(*filter(None, (playground.about, playground.no_detector)), sep="\n")
+    serve(build_page(playground, args.confidence), args.port, args.share)
 
 
 def download_weights(args: argparse.Namespace) -> None:

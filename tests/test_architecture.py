@@ -28,6 +28,8 @@ ALLOWED: dict[str, tuple[str, ...] | None] = {
     "exported": (*BASE, *ROOMS, "checkpoints"),
     "export": (*BASE, *ROOMS, "checkpoints", "exported"),
     "quantize": (*BASE, *ROOMS, "exported", "export"),
+    "interactive": (*BASE, *ROOMS, "pretrained", "segany", "segevery"),
+    "app": (*BASE, "interactive"),
     "tasks": (*BASE, *ROOMS, "registry", "checkpoints", "segany", "segevery"),
     "reports": (*BASE, *ROOMS),
     "cli": None,
@@ -40,6 +42,7 @@ OUTSIDE = {
     "hydra": set(),
     "omegaconf": set(),
     "wandb": set(),
+    "gradio": {"app"},
     "ultralytics": {"models/object_detector", "tasks/detect"},
 }
 
