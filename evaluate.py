@@ -26,14 +26,17 @@ from preflight import (
 
 schema.register()
 
+SEGMENT_EVERYTHING = ("EvaluateProposals", "EvaluateMasks")
+"""Evaluations of a model with a prompt sampler."""
+
 READ_BY = {
     "predictions": {"EvaluateProposals", "predictions"},
     "skip_images_without_results": {"predictions"},
-    "save_masks": {"EvaluateProposals", "EvaluatePromptFree"},
+    "save_masks": {*SEGMENT_EVERYTHING, "EvaluatePromptFree"},
     "teacher": {"EvaluatePrompts"},
     "boxes": {"EvaluateBoxes"},
     "max_boxes": {"EvaluateBoxes"},
-    "compile": {"EvaluateProposals", "EvaluatePrompts", "EvaluateBoxes"},
+    "compile": {*SEGMENT_EVERYTHING, "EvaluatePrompts", "EvaluateBoxes"},
 }
 """Options that only some evaluations read."""
 
@@ -65,13 +68,13 @@ def evaluation_name(cfg: DictConfig) -> str:
     task = cfg.task._target_.rsplit(".", 1)[1] if cfg.task else None
     if task not in EVALUATIONS:
         tasks = ", ".join(f"task=evaluate_{name}" for name in ("proposals", "prompt_free", "prompts", "boxes"))
-        raise ValueError(f"evaluate.py runs {tasks}; got {task}.")
+        raise ValueError(f"evaluate.py runs {tasks}, and those of a metric; got {task}.")
     name = "predictions" if cfg.predictions and task == "EvaluateProposals" else task
     for option, readers in READ_BY.items():
         if cfg[option] and name not in readers:
             raise ValueError(f"{option} is set, and {name} does not read it; it is of {', '.join(sorted(readers))}.")
-    if cfg.batch_size > 1 and name != "EvaluateProposals":
-        raise ValueError("batch_size is of task=evaluate_proposals; other evaluations take an image at a time.")
+    if cfg.batch_size > 1 and name not in SEGMENT_EVERYTHING:
+        raise ValueError("batch_size is of task=evaluate_proposals and of metrics; others take an image at a time.")
     if name == "EvaluateBoxes" and not cfg.boxes:
         raise ValueError("task=evaluate_boxes wants a detector's boxes, a COCO-results file: boxes=FILE.")
     if name == "EvaluatePromptFree" and not cfg.detector:
@@ -86,7 +89,7 @@ def require_files(cfg: DictConfig, name: str) -> None:
     if name == "EvaluatePromptFree":
         checks += weight_checks(cfg.detector)
     elif name != "predictions":
-        detector = cfg.detector if name == "EvaluateProposals" and needs_detector(cfg) else None
+        detector = cfg.detector if name in SEGMENT_EVERYTHING and needs_detector(cfg) else None
         checks += weight_checks(cfg.model, detector, cfg.teacher)
     checks += [partial(require_file, file) for file in (cfg.predictions, cfg.boxes) if file]
     require_all(checks)
