@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install lint test demo bench
+.PHONY: install lint test demo bench docs
 
 # The environment, made anew when pyproject.toml changes.
 $(VENV)/installed: pyproject.toml
@@ -27,6 +27,10 @@ bench: install
 	$(BIN)/python benchmarks/mask_decoder.py
 	$(BIN)/python benchmarks/segevery.py
 	$(BIN)/python benchmarks/encoder.py
+
+# The docstrings as pages of HTML.
+docs: install
+	$(BIN)/python docs/render.py outputs/docs
 
 # The whole chain on drawn scenes with small models: teacher, student, detector, and what they find.
 DEMO := outputs/demo
