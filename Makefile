@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install lint test bench demo
+.PHONY: install lint test bench demo docs
 
 # The environment, made anew when pyproject.toml changes.
 $(VENV)/installed: pyproject.toml
@@ -27,6 +27,10 @@ bench: install
 	$(BIN)/python benchmarks/mask_decoder.py
 	$(BIN)/python benchmarks/segevery.py
 	$(BIN)/python benchmarks/encoder.py
+
+# The docstrings as pages of HTML.
+docs: install
+	$(BIN)/python docs/render.py outputs/docs
 
 # The papers in miniature, on drawn scenes: a student and a detector are trained, and teacher and student are measured on
 # scenes of shapes and textures that no training saw. Two jobs run at a time, a thread each; a run that was stopped goes on,

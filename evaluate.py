@@ -26,15 +26,18 @@ from preflight import (
 
 schema.register()
 
+SEGMENT_EVERYTHING = ("EvaluateProposals", "EvaluateMasks")
+"""Evaluations of a model with a prompt sampler."""
+
 READ_BY = {
     "predictions": {"EvaluateProposals", "predictions"},
     "skip_images_without_results": {"predictions"},
-    "save_masks": {"EvaluateProposals", "EvaluatePromptFree"},
+    "save_masks": {*SEGMENT_EVERYTHING, "EvaluatePromptFree"},
     "teacher": {"EvaluatePrompts"},
     "boxes": {"EvaluateBoxes"},
     "max_boxes": {"EvaluateBoxes"},
-    "compile": {"EvaluateProposals", "EvaluatePrompts", "EvaluateBoxes"},
-    "onnx_encoder": {"EvaluateProposals", "EvaluatePrompts", "EvaluateBoxes"},
+    "compile": {*SEGMENT_EVERYTHING, "EvaluatePrompts", "EvaluateBoxes"},
+    "onnx_encoder": {*SEGMENT_EVERYTHING, "EvaluatePrompts", "EvaluateBoxes"},
 }
 """Options that only some evaluations read."""
 
@@ -66,19 +69,17 @@ def evaluation_name(cfg: DictConfig) -> str:
     task = cfg.task._target_.rsplit(".", 1)[1] if cfg.task else None
     if task not in EVALUATIONS:
         tasks = ", ".join(f"task=evaluate_{name}" for name in ("proposals", "prompt_free", "prompts", "boxes"))
-        raise ValueError(f"evaluate.py runs {tasks}; got {task}.")
+        raise ValueError(f"evaluate.py runs {tasks}, and those of a metric; got {task}.")
     name = "predictions" if cfg.predictions and task == "EvaluateProposals" else task
     for option, readers in READ_BY.items():
         if cfg[option] and name not in readers:
             raise ValueError(f"{option} is set, and {name} does not read it; it is of {', '.join(sorted(readers))}.")
-    if cfg.batch_size > 1 and name != "EvaluateProposals":
-        raise ValueError("batch_size is of task=evaluate_proposals; other evaluations take an image at a time.")
+    if cfg.batch_size > 1 and name not in SEGMENT_EVERYTHING:
+        raise ValueError("batch_size is of task=evaluate_proposals and of metrics; others take an image at a time.")
     if name == "EvaluateBoxes" and not cfg.boxes:
         raise ValueError("task=evaluate_boxes wants a detector's boxes, a COCO-results file: boxes=FILE.")
     if name == "EvaluatePromptFree" and not cfg.detector:
         raise ValueError("task=evaluate_prompt_free wants the network whose masks are counted: detector=fastsam_x.")
-    if cfg.onnx_encoder and name in ("predictions", "EvaluatePromptFree"):
-        raise ValueError("onnx_encoder stands in for a SAM's image encoder, and this evaluation runs none.")
     if cfg.compile and cfg.onnx_encoder:
         raise ValueError("compile is of torch, and onnx_encoder runs in its place: set one of the two.")
     refuse_sweep_of_processes(cfg)
@@ -91,7 +92,7 @@ def require_files(cfg: DictConfig, name: str) -> None:
     if name == "EvaluatePromptFree":
         checks += weight_checks(cfg.detector)
     elif name != "predictions":
-        detector = cfg.detector if name == "EvaluateProposals" and needs_detector(cfg) else None
+        detector = cfg.detector if name in SEGMENT_EVERYTHING and needs_detector(cfg) else None
         checks += weight_checks(cfg.model, detector, cfg.teacher)
     checks += [partial(require_file, file) for file in (cfg.predictions, cfg.boxes, cfg.onnx_encoder) if file]
     require_all(checks)

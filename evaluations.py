@@ -9,7 +9,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from mobilesamv2 import SegEvery
@@ -22,6 +22,7 @@ from mobilesamv2.data.results_files import read_boxes, read_results
 from mobilesamv2.exported import OnnxEncoder
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.metrics.average_recall import AverageRecall, ImageCounts, count_matches
+from mobilesamv2.metrics.mask_metric import bootstrap_metrics, format_metrics
 from mobilesamv2.metrics.prompt_iou import GROUPS as SIZE_GROUPS
 from mobilesamv2.metrics.prompt_iou import bootstrap_mean_ious, format_ious, mean_ious
 from mobilesamv2.metrics.proposal_report import format_table, per_image_arrays, proposal_results
@@ -111,12 +112,10 @@ def encoder_cost_of(sam: Sam) -> dict[str, int]:
 
 def score_proposals(cfg: DictConfig) -> Evaluation:
     """Segments everything in each image and counts its masks: AR@K."""
-    dataset, sam = build_dataset(cfg), inference_model(cfg)
-    parts = {"detector": instantiate(cfg.detector, _convert_="all")} if needs_detector(cfg) else {}
-    sampler = instantiate(cfg.prompt_sampler, **parts, _convert_="all")
-    networks = networks_of(cfg, sam, {"model": cfg.model, "detector": cfg.detector if parts else None})
+    dataset = build_dataset(cfg)
+    segevery, networks = build_segevery(cfg)
     protocol = {
-        **sampler.settings,
+        **segevery.sampler.settings,
         "k_caps": cfg.task.k_caps,
         "mask_threshold": MASK_THRESHOLD,
         "nms_score": "predicted IoU",
@@ -124,12 +123,54 @@ def score_proposals(cfg: DictConfig) -> Evaluation:
     }
 
     def build(shards: ResultShards) -> EvaluateImages:
-        return instantiate(cfg.task, segevery=SegEvery(sam, sampler), shards=shards, _convert_="all")
+        return instantiate(cfg.task, segevery=segevery, shards=shards, _convert_="all")
 
     task, run = run_task(cfg, dataset, build, protocol | {"ks": list(cfg.task.ks)}, networks, cfg.save_masks)
-    run["encoder_cost"] = encoder_cost_of(sam)
+    run["encoder_cost"] = encoder_cost_of(segevery.segany.sam)
     results = proposal_results(task.recall, task.images, cfg.seed, protocol, run, task.results)
     return Evaluation(results, format_table(results), per_image_arrays(task.images, task.recall.ks))
+
+
+def score_masks(cfg: DictConfig) -> Evaluation:
+    """Segments everything in each image and measures its masks by the task's metric."""
+    dataset = build_dataset(cfg)
+    segevery, networks = build_segevery(cfg)
+    protocol = {
+        **segevery.sampler.settings,
+        "metric": OmegaConf.to_container(cfg.task.metric, resolve=True),
+        "mask_threshold": MASK_THRESHOLD,
+        "nms_score": "predicted IoU",
+        **images_of(dataset, range(len(dataset))),
+    }
+
+    def build(shards: ResultShards) -> EvaluateImages:
+        return instantiate(cfg.task, segevery=segevery, shards=shards, _convert_="all")
+
+    task, run = run_task(cfg, dataset, build, protocol, networks, cfg.save_masks)
+    run["encoder_cost"] = encoder_cost_of(segevery.segany.sam)
+    images: list[ImageResult] = task.results
+    arrays = {name: np.stack([image.values[name] for image in images]) for name in images[0].values}
+    results = result_record(
+        task.metric.summarize({name: each.sum(0) for name, each in arrays.items()}),
+        bootstrap_metrics(task.metric, arrays, cfg.seed),
+        {"all": int(arrays["n_gt"].sum())},
+        {"num_images": len(images), **protocol},
+        run,
+        cfg.seed,
+        images,
+    )
+    arrays["image_ids"] = np.array([image.image_id for image in images])
+    return Evaluation(results, format_metrics(results), arrays)
+
+
+def build_segevery(cfg: DictConfig) -> tuple[SegEvery, dict[str, Any]]:
+    """The model with its prompt sampler, and their networks as they are recorded."""
+    sam = inference_model(cfg)
+    parts = {"detector": instantiate(cfg.detector, _convert_="all")} if needs_detector(cfg) else {}
+    sampler = instantiate(cfg.prompt_sampler, **parts, _convert_="all")
+    return SegEvery(sam, sampler), networks_of(
+        cfg, sam, {"model": cfg.model, "detector": cfg.detector if parts else None}
+    )
 
 
 def score_prompt_free(cfg: DictConfig) -> Evaluation:
@@ -320,6 +361,7 @@ def device_name(trainer: pl.Trainer) -> str:
 EVALUATIONS: dict[str, Callable[[DictConfig], Evaluation]] = {
     "predictions": score_predictions,
     "EvaluateProposals": score_proposals,
+    "EvaluateMasks": score_masks,
     "EvaluatePromptFree": score_prompt_free,
     "EvaluatePrompts": score_prompts,
     "EvaluateBoxes": score_boxes,

@@ -23,7 +23,6 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from mobilesamv2.data.provenance import sha256_of
-from mobilesamv2.data.sa1b import require_tars
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.released import require_released
 
@@ -140,18 +139,16 @@ def weight_checks(*nodes: DictConfig | None) -> list[Callable[[], Any]]:
 
 def weight_files(node: DictConfig) -> list[str]:
     """The files that a node names under ``checkpoint``: none, one or several."""
-    checkpoint: Any = node.checkpoint
+    checkpoint: Any = node.get("checkpoint")
     return list(checkpoint) if OmegaConf.is_list(checkpoint) else [checkpoint] if checkpoint else []
 
 
 def dataset_checks(node: DictConfig, with_images: bool = True) -> list[Callable[[], Any]]:
     """A check of the files that a data set of conf/dataset names."""
-    if "tars" in node:
-        return [partial(require_tars, node.tars)]
-    if "annotations" in node:
-        images = node.images if with_images else None
-        return [partial(get_class(node._target_).require_files, node.annotations, images)]
-    return []
+    settings: Any = OmegaConf.to_container(node, resolve=True)
+    if not with_images and "images" in settings:
+        settings["images"] = None
+    return [partial(get_class(node._target_).require_files, settings)]
 
 
 def described(node: DictConfig | None) -> dict[str, Any] | None:
@@ -166,7 +163,7 @@ def described(node: DictConfig | None) -> dict[str, Any] | None:
 def warn_of_random_weights(nodes: Mapping[str, Any]) -> None:
     """Says on stderr which models have no checkpoint, of nodes of conf/ or their descriptions, by name."""
     for name, node in nodes.items():
-        if node is not None and node["checkpoint"] is None:
+        if node is not None and "checkpoint" in node and node["checkpoint"] is None:
             print(f"{name}.checkpoint is null: its weights are random, and so is the result.", file=sys.stderr)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,17 @@ from mobilesamv2.structures import GroundTruth
 
 class AnnotatedImages(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
     """Images with their annotated objects, in a fixed order."""
+
+    @classmethod
+    def require_files(cls, settings: Mapping[str, Any]) -> None:
+        """Nothing, if the files that a data set would read are there; asked before any model is built.
+
+        Args:
+            settings: what the data set is to be built with, by name.
+
+        Raises:
+            FileNotFoundError: naming what is missing, and where it is published.
+        """
 
     @property
     @abstractmethod

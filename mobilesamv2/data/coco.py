@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class CocoDataset(AnnotatedImages):
         subset_seed: int | None = None,
         image_list: str | Path | None = None,
     ) -> None:
-        self.require_files(annotations, images)
+        self.require_files({"annotations": annotations, "images": images})
         self.annotations = Path(annotations)
         self.images = None if images is None else Path(images)
         content = read_json(self.annotations)
@@ -57,12 +58,16 @@ class CocoDataset(AnnotatedImages):
         self._objects = self._checked_objects(content["annotations"], {r["id"] for r in content["images"]})
 
     @classmethod
-    def require_files(cls, annotations: str | Path, images: str | Path | None) -> None:
+    def require_files(cls, settings: Mapping[str, Any]) -> None:
         """Nothing, if the annotation file and the folder of images are there.
+
+        Args:
+            settings: what the data set is to be built with; images may be None.
 
         Raises:
             FileNotFoundError: naming what is missing, and where it is published.
         """
+        annotations, images = settings["annotations"], settings.get("images")
         missing = [] if Path(annotations).is_file() else [f"There is no annotation file {annotations}."]
         if images is not None and not Path(images).is_dir():
             missing.append(f"There is no folder of images {images}.")

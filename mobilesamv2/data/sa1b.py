@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,18 @@ class SA1BDataset(AnnotatedImages):
         self._table = table[choose_images(table[:, 1].tolist(), limit, subset_seed, image_list)]
         self._image_ids: list[int] = self._table[:, 1].tolist()
         self._files: dict[tuple[int, Path], int] = {}
+
+    @classmethod
+    def require_files(cls, settings: Mapping[str, Any]) -> None:
+        """Nothing, if the tars are there.
+
+        Args:
+            settings: what the data set is to be built with.
+
+        Raises:
+            FileNotFoundError: a tar or folder is not there, or a folder has no tar.
+        """
+        require_tars(settings["tars"])
 
     @property
     def image_ids(self) -> list[int]:
