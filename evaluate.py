@@ -41,6 +41,15 @@ READ_BY = {
 }
 """Options that only some evaluations read."""
 
+GROUPS = {
+    "predictions": ("dataset",),
+    "EvaluateProposals": ("dataset", "model", "prompt_sampler", "trainer"),
+    "EvaluatePromptFree": ("dataset", "detector", "trainer"),
+    "EvaluatePrompts": ("dataset", "model", "trainer"),
+    "EvaluateBoxes": ("dataset", "model", "trainer"),
+}
+"""Groups of conf/ that each evaluation can't do without."""
+
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
@@ -49,13 +58,16 @@ def main(cfg: DictConfig) -> None:
     folder, known = output_folder(cfg), environment(cfg.seed)
     with sentences():
         name = evaluation_name(cfg)
+        schema.require_settings(cfg, GROUPS[name])
+        if name == "EvaluateProposals" and needs_detector(cfg) and cfg.detector is None:
+            raise ValueError("prompt_sampler=object_aware asks with a detector's boxes, and detector is null.")
         require_files(cfg, name)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         results, table, per_image = EVALUATIONS[name](cfg)
-    if pl.utilities.rank_zero_only.rank != 0:  # pyright: ignore
-        return
-    results["run"] |= known
-    written = write_record(results, folder, **per_image)
+        if pl.utilities.rank_zero_only.rank != 0:  # pyright: ignore
+            return
+        results["run"] |= known
+        written = write_record(results, folder, **per_image)
     print(table)
     print(f"\nwritten: {' and '.join(map(str, written))}")
 

@@ -63,6 +63,7 @@ def main(cfg: DictConfig) -> float | None:
     without_noise()
     folder = output_folder(cfg)
     with sentences():
+        schema.require_settings(cfg, required_groups(cfg))
         refuse_sweep_of_processes(cfg)
         refuse_half_weights(cfg)
         require_files(cfg)
@@ -87,9 +88,8 @@ def main(cfg: DictConfig) -> float | None:
             task.backbone.compile()
         # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
         trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.is_global_zero:
-        print(f"written: {', '.join(map(str, write_weights(task, folder)))}")
-    with sentences():
+        if trainer.is_global_zero:
+            print(f"written: {', '.join(map(str, write_weights(task, folder)))}")
         return objective(cfg.objective, trainer)
 
 
@@ -199,10 +199,23 @@ def task_name(cfg: DictConfig) -> str:
     Raises:
         ValueError: no task of this program.
     """
-    name = cfg.task._target_.rsplit(".", 1)[1]
+    name = cfg.task._target_.rsplit(".", 1)[1] if cfg.task else None
     if name not in BUILDERS:
         raise ValueError(f"train.py does not run {name}; its tasks: {', '.join(BUILDERS)}. evaluate.py runs others.")
     return name
+
+
+def required_groups(cfg: DictConfig) -> list[str]:
+    """Groups of conf/ that the task can't do without.
+
+    Raises:
+        ValueError: it wants a teacher, and there is none.
+    """
+    name = task_name(cfg)
+    if name in (*DISTILLATIONS, "CacheTeacher"):
+        teacher_node(cfg)
+    model = ["model"] if name in (*DISTILLATIONS, "FinetuneDecoder") else []
+    return ["dataset", "samples", "optimizer", "trainer", *model]
 
 
 def build_trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> pl.Trainer:
@@ -286,7 +299,16 @@ def write_weights(task: pl.LightningModule, folder: Path) -> list[Path]:
     """What was trained, in the formats that other tools read.
 
     A detector becomes an ultralytics ``.pt``, a SAM safetensors and, where it is of that shape, ``mobile_sam.pt`` too.
+
+    Raises:
+        ValueError: the run diverged, and weights are NaN or infinite; nothing is written.
+        OSError: a file can't be written.
     """
+    if not all(torch.isfinite(parameter).all() for parameter in task.parameters()):
+        raise ValueError(
+            "The run diverged: its weights are NaN or infinite, and none are written. Lower optimizer.lr and begin "
+            f"anew with resume=null; checkpoints are in {folder}."
+        )
     if isinstance(task, DetectObjects):
         save_detector(task.detector, folder / "detector.pt")
         return [folder / "detector.pt"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.released import require_released
+from mobilesamv2.released import BROKEN_PICKLE, require_released
+from mobilesamv2.whole_files import save_whole, whole_file
 
 PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
 """The three parts of a SAM; a file holds all of them or some."""
@@ -85,17 +85,21 @@ def load_weights(sam: Sam, path: str | Path) -> tuple[str, ...]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file can't be read safely, holds no part of a SAM, or its keys or shapes disagree with the
-            model's; the sentence names them.
+        ValueError: the file can't be read safely, holds no part of a SAM or numbers that are not finite, or its keys
+            or shapes disagree with the model's; the sentence names them.
     """
     path = Path(path)
     parts = _split(_read(path), path)
     modules = {part: getattr(sam, part) for part in parts}
     complaints: list[str] = []
+    spoilt: list[str] = []
     for part, state in parts.items():
         complaints += _disagreements(part, modules[part].state_dict(), state)
+        spoilt += [f"{part}.{key}" for key, value in state.items() if not torch.isfinite(value).all()]
     if complaints:
         raise ValueError(f"{path} does not fit {sam.name or 'this model'}: {'; '.join(complaints)}.")
+    if spoilt:
+        raise ValueError(f"{path} holds NaN or infinity in {_some(spoilt)}: the run that wrote it had diverged.")
     modes = {module: module.training for module in sam.modules()}
     for part, state in parts.items():
         modules[part].load_state_dict(state)
@@ -106,8 +110,8 @@ def load_weights(sam: Sam, path: str | Path) -> tuple[str, ...]:
     return tuple(part for part in PARTS if part in parts)
 
 
-def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What a safetensors file written by ``save_weights`` says of its model: ``name``, ``encoder`` and the like.
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What a safetensors file written by ``save_weights`` says of its model: ``name`` and ``encoder``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -118,8 +122,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return json.loads(metadata["mobilesamv2"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        content = json.loads(metadata["mobilesamv2"])
+        return {"name": str(content["name"]), "encoder": str(content["encoder"])}
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} does not say which model it is of; only safetensors written by mobilesamv2 do. "
             "For another format pass the model's name: build_sam(name, checkpoint=path)."
@@ -140,6 +145,7 @@ def save_weights(sam: Sam, path: str | Path) -> None:
 
     Raises:
         ValueError: the model has no registry name, so that no one could build it again, or is a copy for inference.
+        OSError: the file can't be written.
     """
     if sam.name is None or sam.encoder_name is None:
         raise ValueError("Only a model built by name can be saved; build it with build_sam(name).")
@@ -147,7 +153,8 @@ def save_weights(sam: Sam, path: str | Path) -> None:
         raise ValueError("A copy for inference cannot be saved; save the model that it is a copy of.")
     metadata = {"name": sam.name, "encoder": sam.encoder_name}
     state = {key: value.detach().cpu().contiguous() for key, value in sam.state_dict().items()}
-    save_file(state, Path(path), metadata={"mobilesamv2": json.dumps(metadata)})
+    with whole_file(path) as partial:
+        save_file(state, partial, metadata={"mobilesamv2": json.dumps(metadata)})
 
 
 def save_mobile_sam(sam: Sam, path: str | Path) -> None:
@@ -157,6 +164,7 @@ def save_mobile_sam(sam: Sam, path: str | Path) -> None:
 
     Raises:
         ValueError: the model is not of ``mobile_sam``'s shape.
+        OSError: the file can't be written.
     """
     if (sam.name, sam.encoder_name) != ("mobile_sam", "tiny_vit_5m") or sam.is_for_inference:
         raise ValueError(
@@ -171,7 +179,7 @@ def save_mobile_sam(sam: Sam, path: str | Path) -> None:
     width = state["image_encoder.neck.0.weight"].shape[1]
     state.update({f"image_encoder.norm_head.{name}": torch.zeros(width) for name in ("weight", "bias")})
     state.update({"image_encoder.head.weight": torch.zeros(1000, width), "image_encoder.head.bias": torch.zeros(1000)})
-    torch.save(state, Path(path))
+    save_whole(state, path)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -182,7 +190,7 @@ def _read(path: Path) -> dict[str, Any]:
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (SafetensorError, *BROKEN_PICKLE) as error:
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"{path} can't be read as weights alone: it is truncated, of another format, or holds pickled code "
@@ -199,17 +207,20 @@ def _read(path: Path) -> dict[str, Any]:
 def _split(content: dict[str, Any], path: Path) -> dict[str, StateDict]:
     """The parts of a SAM in a file, under this project's names."""
     if all(isinstance(content.get(key), dict) for key in ("PromtEncoder", "MaskDecoder")):  # sic
-        return {"prompt_encoder": content["PromtEncoder"], "mask_decoder": content["MaskDecoder"]}
+        halves = {"prompt_encoder": content["PromtEncoder"], "mask_decoder": content["MaskDecoder"]}
+        content = {f"{part}.{key}": value for part, half in halves.items() for key, value in half.items()}
     parts: dict[str, StateDict] = {}
     strangers: list[str] = []
     for key, value in content.items():
-        found = re.match(rf"(?:.*\.)?({'|'.join(PARTS)})\.(.+)$", key) if isinstance(value, Tensor) else None
+        found = re.match(rf"(?:.*\.)?({'|'.join(PARTS)})\.(.+)$", str(key)) if isinstance(value, Tensor) else None
         if found:
             parts.setdefault(found[1], {})[found[2]] = value
         else:
             strangers.append(str(key))
     if not parts and any(re.search(pattern, key) for pattern, _ in _ENCODER_FORMATS for key in strangers):
-        parts["image_encoder"], strangers = dict(content), []  # an image encoder alone, without a prefix
+        # an image encoder alone, without a prefix
+        parts["image_encoder"] = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        strangers = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if not parts:
         raise ValueError(f"{path} holds no part of a SAM: its keys begin with {_some(strangers)}.")
     if strangers:

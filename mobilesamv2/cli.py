@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -35,6 +37,7 @@ from mobilesamv2.reports.sweep import as_latex, as_markdown, cells, failed_jobs,
 from mobilesamv2.reports.table import read_result, result_table
 from mobilesamv2.segevery import SegEvery
 from mobilesamv2.segment_photos import find_photos, segment_photos
+from mobilesamv2.whole_files import whole_file
 
 REPORTS = ("sweep", "table", "picture", "compare", "claims")
 
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(given)
     try:
         args.run(args)
-    except (ValueError, FileNotFoundError, ConnectionError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -196,6 +199,10 @@ def segment_folder(args: argparse.Namespace) -> None:
     """Segments everything in photos; a photo that can't be read is an error once the others are done."""
     photos = find_photos(args.photos)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device} can't be used here: {str(error).splitlines()[0]}") from error
     sam = load_pretrained(args.model, args.weights).for_inference().to(device)
     done = segment_photos(photos, SegEvery(sam, build_sampler(args, device)), args.output)
     print(f"{sum(done.masks)} masks on {len(done.masks)} photos; written: {done.written} and the pictures beside it")
@@ -274,7 +281,6 @@ def draw_scenes(args: argparse.Namespace) -> None:
     scenes = ShapesDataset(args.scenes, (args.size, args.size), args.seed, args.world)
     ahead = DataLoader(scenes, batch_size=None, collate_fn=_as_it_is, num_workers=args.workers)
     progress = tqdm(ahead, total=args.scenes, desc=f"drawing {args.output}", unit="scene", disable=None)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     write = write_sa1b_tar if args.output.suffix == ".tar" else write_lvis
     write(progress, args.output)
 
@@ -327,9 +333,14 @@ def report_claims(args: argparse.Namespace) -> None:
 
 def write_picture(args: argparse.Namespace) -> None:
     """Writes a picture of evaluations."""
+    kind = Image.registered_extensions().get(args.output.suffix.lower())
+    if kind is None:
+        raise ValueError(f"{args.output} is to be a picture: name it .png or .jpg.")
     picture = result_picture(_named(args.runs), args.images)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(args.output)
+    content = io.BytesIO()  # Pillow does not notice where the end of a JPEG finds no room
+    picture.save(content, kind)
+    with whole_file(args.output) as partial:
+        partial.write_bytes(content.getvalue())
     print(f"written: {args.output}")
 
 

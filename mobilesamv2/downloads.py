@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import time
@@ -19,6 +20,9 @@ BLOCK = 1 << 20
 
 TIMEOUT_S = 30.0
 """A connection that says nothing for so long is taken to be lost."""
+
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+"""Errors that no other attempt would mend."""
 
 
 def released_files(names: list[str]) -> list[str]:
@@ -64,6 +68,7 @@ def download(url: str, path: str | Path, sha256: str | None = None, attempts: in
     Raises:
         ValueError: the bytes give another hash; a file that was there is left alone.
         ConnectionError: the server can't be reached, refuses, or was lost each time.
+        OSError: the disk is full, or can't be written to; what came is kept.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
@@ -76,6 +81,9 @@ def download(url: str, path: str | Path, sha256: str | None = None, attempts: in
             except urllib.error.HTTPError as error:
                 raise ConnectionError(f"{url} answers {error.code}, {error.reason}; {_by_hand(path)}") from error
             except (OSError, http.client.HTTPException) as error:
+                if getattr(error, "errno", None) in OF_THE_DISK:
+                    message = f"{part} can't be written: {error}. The same command goes on from what came."
+                    raise OSError(message) from error
                 if attempt + 1 == attempts:
                     reason = getattr(error, "reason", error)
                     message = f"{url} can't be had: {reason}. The same command goes on from what came; {_by_hand(path)}"

@@ -87,8 +87,10 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
             runs = np.asarray(rle["counts"], dtype=np.int64)
             sound = (runs >= 0).all() and runs.sum() == stated[0] * stated[1]
             rle = coco_mask.frPyObjects(rle, *stated) if sound else rle
-        else:
+        elif isinstance(rle["counts"], str | bytes):
             sound = _are_sound([rle["counts"]], stated[0] * stated[1])
+        else:
+            raise TypeError(f"counts are a {type(rle['counts']).__name__}")
         # pycocotools would run on for ever, or past the end, where they do not
         if not sound:
             raise ValueError(f"the run lengths of an RLE do not add up to its size {stated}")
@@ -106,7 +108,7 @@ def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
     bound = 10 * max(size)
     for polygon in polygons:
         points = np.asarray(polygon, dtype=np.float64)
-        if points.ndim != 1 or len(points) < 4 or len(points) % 2:
+        if points.ndim != 1 or len(points) < 6 or len(points) % 2:
             raise ValueError("a polygon is a list of x, y, x, y and so on, of three points or more")
         if not (np.abs(points) <= bound).all():
             raise ValueError(f"a polygon has coordinates that are not finite, or beyond {bound} pixels")

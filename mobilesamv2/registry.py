@@ -102,7 +102,7 @@ def build_sam(
         The model.
 
     Raises:
-        ValueError: an unknown name, or a file that does not fit (see ``load_weights``).
+        ValueError: an unknown name, an empty list of files, or a file that does not fit (see ``load_weights``).
         FileNotFoundError: a weight file is not there.
     """
     spec = _spec(name)
@@ -118,6 +118,8 @@ def build_sam(
         encoder_name=encoder_name,
     ).eval()
     files = [] if checkpoint is None else [checkpoint] if isinstance(checkpoint, str | Path) else list(checkpoint)
+    if checkpoint is not None and not files:
+        raise ValueError(f"The checkpoint of {name} is an empty list: name files, or null for random weights.")
     loaded = {part for file in files for part in load_weights(sam, file)}
     missing = [part for part in PARTS if part not in loaded]
     if files and missing:

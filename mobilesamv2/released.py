@@ -1,5 +1,7 @@
 """Weight files that others released: where they are published, and their checksums."""
 
+import pickle
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +63,16 @@ FILES = {
     "efficientvit_l2": ("l2.pt", "Prompt_guided_Mask_Decoder.pt"),
 }
 """The files that hold a model of the registry, by its name."""
+
+
+BROKEN_PICKLE = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError),
+    *(AttributeError, AssertionError, ImportError, LookupError, struct.error),
+)
+"""What torch raises on a weight file that is truncated, has changed bytes, or holds more than weights.
+
+Its reader looks bytes up in tables without checking them, so that a changed one ends in any of these.
+"""
 
 
 def require_released(path: str | Path) -> None:

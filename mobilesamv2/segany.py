@@ -60,12 +60,12 @@ class SegAny:
             images: RGB uint8 (H, W, 3) each.
 
         Raises:
-            ValueError: one is not such an array.
+            ValueError: one is not such an array, or the encoder gives NaN.
         """
         sam = self.sam
         mean, std = sam.pixel_mean.float(), sam.pixel_std.float()
         pixels = torch.cat([to_model_input(check_image(image), sam.image_size, mean, std) for image in images])
-        return sam.image_encoder(pixels.to(sam.pixel_mean.dtype))
+        return _finite(sam.image_encoder(pixels.to(sam.pixel_mean.dtype)), "image encoder")
 
     def set_image(self, image: np.ndarray, embedding: Tensor | None = None) -> None:
         """Encodes an image; prompts refer to it until the next one is set.
@@ -150,7 +150,8 @@ class SegAny:
                 inputs = {} if batch is None else self._in_model_frame(batch)
                 if mask_input is not None:
                     inputs["mask_input"] = mask_input[chosen].to(self.sam.device)
-                parts.append(self.sam.decode(self.image_embedding, **inputs, multimask=multimask))
+                decoded = self.sam.decode(self.image_embedding, **inputs, multimask=multimask)
+                parts.append((_finite(decoded[0], "mask decoder"), _finite(decoded[1], "mask decoder")))
         logits, predicted_iou = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(predicted_iou)
 
@@ -162,11 +163,18 @@ class SegAny:
             prompts: in pixels of the image.
             multimask: three masks a prompt instead of one.
             iou_above: what is rejected costs no upscaling.
+
+        Raises:
+            ValueError: the decoder gives NaN, which would be no mask, silently.
         """
         if self._image_side is None:
             self._image_side = self.sam.image_side(self.image_embedding)
         inputs = self._in_model_frame(prompts)
-        return self.sam.decode_kept(self._image_side, **inputs, multimask=multimask, iou_above=iou_above)
+        decoded = self.sam.decode_kept(self._image_side, **inputs, multimask=multimask, iou_above=iou_above)
+        _finite(decoded.predicted_iou, "mask decoder")
+        if len(decoded.logits):
+            _finite(torch.stack(decoded.logits.aminmax()), "mask decoder")  # NaN anywhere is NaN in both
+        return decoded
 
     def _in_model_frame(self, prompts: Prompts) -> dict[str, Tensor]:
         """Arguments of ``Sam.decode``."""
@@ -211,6 +219,16 @@ class SegAny:
         if len(prompts if prompts is not None else mask_tensor) == 0:  # pyright: ignore[reportArgumentType]
             raise ValueError("Nothing to segment: there are 0 prompts.")
         return prompts, mask_tensor
+
+
+def _finite(values: Tensor, network: str) -> Tensor:
+    """The values themselves, if none is NaN or infinite: what follows would take NaN for "no mask"."""
+    if not torch.isfinite(values).all():
+        raise ValueError(
+            f"The {network} gives NaN or infinity in {values.dtype}: its weights are broken, or half precision can't "
+            "hold its values (bfloat16 and float32 can)."
+        )
+    return values
 
 
 def _shaped(name: str, value: Any, shape: tuple[int | None, ...], dtype: torch.dtype) -> Tensor:

@@ -16,6 +16,7 @@ from mobilesamv2.data.images import read_rgb
 from mobilesamv2.masks import areas
 from mobilesamv2.structures import Masks
 from mobilesamv2.visualize import overlay
+from mobilesamv2.whole_files import whole_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Of the photos that are taken from a folder."""
@@ -71,10 +72,12 @@ def segment_photos(photos: Sequence[Path], segment: Callable[[np.ndarray], Masks
         output: folder to write into.
 
     Raises:
-        ValueError: two photos would be written as one picture, or a picture over its photo.
+        ValueError: two photos would be written as one picture, a picture over its photo, or all into a file.
+        OSError: a file can't be written.
     """
     pictures = _picture_paths(photos, output)
-    output.mkdir(parents=True, exist_ok=True)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; the pictures want a folder.")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     counts, broken = [], []
@@ -85,14 +88,16 @@ def segment_photos(photos: Sequence[Path], segment: Callable[[np.ndarray], Masks
             broken.append(str(error))
             continue
         masks = segment(image)
-        Image.fromarray(overlay(image, masks.rles)).save(pictures[photo])
+        with whole_file(pictures[photo]) as partial:
+            Image.fromarray(overlay(image, masks.rles)).save(partial, "PNG")
         image_id = len(images) + 1
         images.append({"id": image_id, "file_name": str(photo), "height": masks.size[0], "width": masks.size[1]})
         annotations += _annotations(masks, image_id, len(annotations))
         counts.append(len(masks))
     written = output / "masks.json"
     categories = [{"id": 1, "name": "object"}]
-    written.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    with whole_file(written) as partial:
+        partial.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return Segmented(counts, broken, written)
 
 

@@ -9,7 +9,6 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 import pytorch_lightning as pl
@@ -189,14 +188,15 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
     files = checkpointing.WholeCheckpoints()
     files.save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
 
-    def breaks(content: object, file: BinaryIO) -> None:
-        file.write(b"half")
+    def breaks(content: object, path: Path) -> None:
+        path.write_bytes(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", breaks)
     with pytest.raises(OSError, match="No space left"):
         files.save_checkpoint({"step": 2}, tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "last.ckpt") == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 @pytest.mark.slow

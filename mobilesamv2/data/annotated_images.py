@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -101,7 +102,7 @@ def choose_images(
         if subset_seed is not None:
             raise ValueError("subset_seed draws as many images as limit says, and limit is null.")
         return indices
-    if limit <= 0 or (limit > 1 and limit != int(limit)):
+    if not 0 < limit < math.inf or (limit > 1 and limit != int(limit)):
         raise ValueError(f"limit is a number of images, a share of them below 1, or null for all; got {limit}.")
     count = max(1, round(limit * len(indices))) if limit < 1 else int(limit)
     if subset_seed is not None and count < len(indices):
@@ -113,7 +114,11 @@ def _listed(image_ids: Sequence[int], path: Path) -> list[int]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no list of images {path}.")
     known = {str(image_id): i for i, image_id in enumerate(image_ids)}
-    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The list of images {path} is no text of one id a line.") from error
+    names = [line.strip() for line in lines if line.strip()]
     for number, name in enumerate(names, start=1):
         if name not in known:
             raise ValueError(f"Line {number} of {path} is '{name}', which is the id of no image of the data set.")

@@ -18,6 +18,9 @@ from mobilesamv2.data.provenance import sha256_of
 from mobilesamv2.masks import to_rles
 from mobilesamv2.structures import GroundTruth
 
+MOST_PIXELS = 2**31 - 1
+"""Of an image: run lengths are numbers of 32 bits."""
+
 
 class CocoDataset(AnnotatedImages):
     """Images with their annotated objects, in the order of the annotation file.
@@ -51,10 +54,15 @@ class CocoDataset(AnnotatedImages):
         content = read_json(self.annotations)
         if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
             raise ValueError(f"{self.annotations} is not in COCO's layout: it has no 'images' and 'annotations'.")
+        lists = {key: content[key] for key in ("images", "annotations")}
+        lists["categories"] = content.get("categories") or []
+        for key, entries in lists.items():
+            if not isinstance(entries, list):
+                raise ValueError(f"{self.annotations} is not in COCO's layout: its '{key}' are no list.")
         records = self._checked_images(content["images"])
         self.records = [records[i] for i in choose_images([r["id"] for r in records], limit, subset_seed, image_list)]
-        self.category_ids = {c.get("id") for c in content.get("categories") or []}
-        self._frequencies = {c.get("id"): c.get("frequency") for c in content.get("categories") or []}
+        self._frequencies = self._checked_categories(lists["categories"])
+        self.category_ids = set(self._frequencies)
         self._objects = self._checked_objects(content["annotations"], {r["id"] for r in content["images"]})
 
     @classmethod
@@ -176,10 +184,25 @@ class CocoDataset(AnnotatedImages):
                 value = record.get(key)
                 if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
                     raise ValueError(f"{name} has no {key}, or one that is no such number: {value}.")
+            for key in ("file_name", "coco_url"):
+                if not isinstance(record.get(key, ""), str):
+                    raise ValueError(f"{name} has a {key} that is no text: {record[key]}.")
+            if record["height"] * record["width"] > MOST_PIXELS:
+                size = f"{record['height']} x {record['width']}"
+                raise ValueError(f"{name} is {size} pixels, more than a mask can count.")
             if record["id"] in seen:
                 raise ValueError(f"{self.annotations} has two images of id {record['id']}.")
             seen.add(record["id"])
         return records
+
+    def _checked_categories(self, categories: list[Any]) -> dict[int | None, str | None]:
+        """The frequency of each category by its id; None where it is not said."""
+        frequencies: dict[int | None, str | None] = {}
+        for i, category in enumerate(categories):
+            if not isinstance(category, dict) or not isinstance(category.get("id"), int):
+                raise ValueError(f"Category number {i} of {self.annotations} has no id that is a number: {category}.")
+            frequencies[category["id"]] = category.get("frequency")
+        return frequencies
 
     def _checked_objects(self, objects: list[dict[str, Any]], known: set[int]) -> dict[int, list[dict[str, Any]]]:
         by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -192,8 +215,10 @@ class CocoDataset(AnnotatedImages):
                 raise ValueError(f"{name} has no {missing[0]}.")
             if not isinstance(annotation["image_id"], int) or annotation["image_id"] not in known:
                 raise ValueError(f"{name} is on image {annotation['image_id']}, which the file does not list.")
-            if not is_finite_number(annotation["area"]):
-                raise ValueError(f"{name} has an area that is not a finite number: {annotation['area']}.")
+            if not is_finite_number(annotation["area"]) or annotation["area"] < 0:
+                raise ValueError(f"{name} has an area that is no number of pixels: {annotation['area']}.")
+            if not isinstance(annotation.get("category_id"), int | None):
+                raise ValueError(f"{name} has a category_id that is no number: {annotation['category_id']}.")
             by_image[annotation["image_id"]].append(annotation)
         return by_image
 
@@ -217,5 +242,5 @@ def read_json(path: Path) -> Any:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         return json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise ValueError(f"{path} is not valid JSON: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import IO
 
@@ -10,6 +11,10 @@ from PIL import Image, ImageOps
 
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 """Pillow's modes of more than 8 bits, which its own conversion would cut off at 255."""
+
+
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, struct.error)
+"""What Pillow's decoders raise on bytes that are no photo; some read them as numbers and places without a check."""
 
 
 def read_rgb(file: Path | IO[bytes], name: str, upright: bool = False) -> np.ndarray:
@@ -25,12 +30,21 @@ def read_rgb(file: Path | IO[bytes], name: str, upright: bool = False) -> np.nda
     """
     try:
         with Image.open(file) as image:
-            turned = ImageOps.exif_transpose(image) if upright else image
+            turned = _upright(image) if upright else image
             return _eight_bits(turned) if turned.mode in DEEP_MODES else np.asarray(turned.convert("RGB"))
-    except (OSError, ImportError, ValueError, Image.DecompressionBombError) as error:
+    except (*BROKEN, ImportError, Image.DecompressionBombError) as error:
         # ultralytics, once imported, makes Pillow look for a HEIF decoder where it knows no format
         reason = error.__context__ if isinstance(error, ImportError) else error
         raise ValueError(f"{name} can't be decoded: {reason}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A photo turned as its EXIF data says; as it is where they are broken, since its pixels need not be."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except BROKEN:
+        return image
 
 
 def _eight_bits(image: Image.Image) -> np.ndarray:

@@ -14,6 +14,7 @@ from PIL import Image
 from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.masks import boxes_from_rles
 from mobilesamv2.structures import GroundTruth
+from mobilesamv2.whole_files import whole_file
 
 
 class LvisDataset(CocoDataset):
@@ -49,13 +50,13 @@ def write_lvis(samples: Iterable[tuple[np.ndarray, GroundTruth]], folder: Path) 
         samples: RGB uint8 images and their objects.
         folder: where to; created if need be.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     for image, truth in samples:
         height, width = truth.size
         name = f"{truth.image_id}.png"
-        Image.fromarray(image).save(folder / "images" / name)
+        with whole_file(folder / "images" / name) as partial:
+            Image.fromarray(image).save(partial, "PNG")
         images.append({"id": truth.image_id, "height": height, "width": width, "file_name": name} | _NOTHING_SAID)
         for rle, area in zip(truth.rles, truth.areas, strict=True):
             x0, y0, x1, y1 = boxes_from_rles([rle])[0].tolist()
@@ -71,7 +72,8 @@ def write_lvis(samples: Iterable[tuple[np.ndarray, GroundTruth]], folder: Path) 
             )
     category = {"id": 1, "name": "object", "frequency": "f"}
     content = {"images": images, "annotations": objects, "categories": [category]}
-    (folder / "annotations.json").write_text(json.dumps(content))
+    with whole_file(folder / "annotations.json") as partial:
+        partial.write_text(json.dumps(content))
 
 
 _NOTHING_SAID: dict[str, Any] = {"neg_category_ids": [], "not_exhaustive_category_ids": []}

@@ -74,7 +74,7 @@ def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = N
 def _box(path: Path, i: int, box: Any) -> list[float]:
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite_number, box)) or min(box[2:]) < 0:
         raise ValueError(f"Result number {i} of {path} has a bbox of {box}; boxes are x, y, width and height.")
-    return box
+    return [float(value) for value in box]
 
 
 def read_results(

@@ -18,10 +18,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from mobilesamv2.data.annotated_images import AnnotatedImages, choose_images
+from mobilesamv2.data.coco import is_finite_number
 from mobilesamv2.data.images import read_rgb
 from mobilesamv2.data.tar_index import cached_index
 from mobilesamv2.masks import boxes_from_rles, to_rles
 from mobilesamv2.structures import GroundTruth
+from mobilesamv2.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -156,10 +158,10 @@ class SA1BDataset(AnnotatedImages):
                 image_id=self.image_ids[index],
                 size=size,
                 rles=to_rles([o["segmentation"] for o in objects], size, lambda i: f"mask number {i}"),
-                areas=[float(o["area"]) for o in objects],
+                areas=[_area(o["area"]) for o in objects],
                 frequencies=[None] * len(objects),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"The annotations of {self._name(index)} are broken: {error!r}") from error
 
     def _name(self, index: int) -> str:
@@ -183,6 +185,13 @@ class SA1BDataset(AnnotatedImages):
         if len(content) != length:
             raise ValueError(f"{tar} ends before sa_{self.image_ids[index]}: it is truncated.")
         return content
+
+
+def _area(value: Any) -> float:
+    """An annotation's area, if it is one."""
+    if not is_finite_number(value) or value < 0:
+        raise ValueError(f"an area is a number of pixels, and not {value}")
+    return float(value)
 
 
 def _tolerate(broken: list[str], what: str, total: int, max_broken: float) -> None:
@@ -210,6 +219,8 @@ def require_tars(tars: str | Path | Sequence[str | Path]) -> list[Path]:
             if not file.is_file():
                 raise FileNotFoundError(f"There is no tar or folder of tars {path}. {PUBLISHED}")
         files += found
+    if not files:
+        raise FileNotFoundError(f"The list of tars is empty. {PUBLISHED}")
     return files
 
 
@@ -220,7 +231,7 @@ def write_sa1b_tar(samples: Iterable[tuple[np.ndarray, GroundTruth]], path: Path
         samples: RGB uint8 images and their objects.
         path: the tar to write.
     """
-    with tarfile.open(path, "w") as tar:
+    with whole_file(path) as partial, tarfile.open(partial, "w") as tar:
         for image, truth in samples:
             height, width = truth.size
             name = f"sa_{truth.image_id}"

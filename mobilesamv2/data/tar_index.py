@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tarfile
 import uuid
 from pathlib import Path
@@ -53,7 +54,7 @@ def cached_index(path: Path, folder: Path | None) -> TarIndex:
             notes = json.loads(str(file["notes"]))
             if notes["stamp"] == stamp:
                 return TarIndex(file["entries"], notes["alone"], notes["truncated"])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, BadZipFile):
         pass  # there is none, or what a killed or another program left
     index = index_tar(path)
     notes = json.dumps({"stamp": stamp, "alone": index.alone, "truncated": index.truncated})
@@ -77,7 +78,7 @@ def index_tar(path: Path) -> TarIndex:
     found: dict[str, dict[str, tuple[int, int]]] = {}
     size, truncated = path.stat().st_size, None
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:") as tar:  # a compressed one has no places to read from
             for member in tar:
                 stem, suffix = os.path.splitext(os.path.basename(member.name))
                 if member.isfile() and suffix in (".jpg", ".json"):
@@ -92,10 +93,14 @@ def index_tar(path: Path) -> TarIndex:
                 truncated = f"it does not end after byte {end}"
     except tarfile.TarError as error:
         if not found:
-            raise ValueError(f"{path} is not a tar, or is truncated: {error}.") from error
+            raise ValueError(f"{path} is not a tar, or is truncated or compressed: {error}.") from error
         truncated = str(error)
     ids = {stem: stem.removeprefix("sa_") for stem in found}
-    whole = {stem: parts for stem, parts in found.items() if parts.keys() == {".jpg", ".json"} and ids[stem].isdigit()}
+    whole = {
+        stem: parts
+        for stem, parts in found.items()
+        if parts.keys() == {".jpg", ".json"} and re.fullmatch("[0-9]{1,18}", ids[stem])
+    }
     if not whole:
         raise ValueError(f"{path} holds no pair of sa_ID.jpg and sa_ID.json.")
     rows = [(int(ids[stem]), *parts[".jpg"], *parts[".json"]) for stem, parts in whole.items()]

@@ -12,6 +12,7 @@ import numpy as np
 from mobilesamv2.metrics.average_recall import RESAMPLES
 from mobilesamv2.metrics.result_shards import ImageResult
 from mobilesamv2.metrics.stage_time import summarize
+from mobilesamv2.whole_files import whole_file
 
 Results = dict[str, Any]
 
@@ -56,10 +57,11 @@ def result_record(
 
 def write_record(results: Results, folder: Path, **per_image: np.ndarray) -> list[Path]:
     """Writes ``results.json`` and ``per_image.npz``, and returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "results.json", folder / "per_image.npz"]
-    np.savez_compressed(paths[1], allow_pickle=False, **per_image)  # pyright: ignore
-    paths[0].write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    with whole_file(paths[1]) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **per_image)  # pyright: ignore
+    with whole_file(paths[0]) as partial:
+        partial.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
     return paths
 
 

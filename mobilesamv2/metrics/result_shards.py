@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from zipfile import BadZipFile
 
 import numpy as np
+
+from mobilesamv2.whole_files import whole_file
 
 SHARD_SIZE, SECONDS_AT_RISK = 50, 60.0
 """Images, and work, that a killed run may lose; whichever comes first."""
@@ -121,7 +124,10 @@ class ResultShards:
                     "Name another output_dir, or delete it."
                 )
             return
-        theirs = json.loads(self._identity_path.read_text())
+        try:
+            theirs = dict(json.loads(self._identity_path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self._identity_path} can't be read ({error}). Name another output_dir.") from error
         differs = [k for k in sorted(theirs.keys() | self._identity.keys()) if theirs.get(k) != self._identity.get(k)]
         if differs:
             changes = "; ".join(f"{k} was {theirs.get(k)} and is {self._identity.get(k)}" for k in differs)
@@ -132,13 +138,8 @@ class ResultShards:
 
 def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """A file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{uuid.uuid4().hex}.partial")
-    with temporary.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
 
 
 def _arrays(results: Sequence[ImageResult]) -> dict[str, np.ndarray]:
@@ -151,10 +152,22 @@ def _arrays(results: Sequence[ImageResult]) -> dict[str, np.ndarray]:
     }
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file by their names.
+
+    Raises:
+        ValueError: it can't be read; the sentence names it.
+    """
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"The results in {path} can't be read ({error}); delete that file.") from error
+
+
 def _read(path: Path) -> tuple[list[ImageResult], str]:
     """The images of a file, and the environment that it was written in."""
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file.files}
+    arrays = read_arrays(path)
     values, ms = (
         {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
         for kind in ("value/", "ms/")

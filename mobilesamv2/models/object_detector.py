@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilesamv2.released import require_released
+from mobilesamv2.released import BROKEN_PICKLE, require_released
 from mobilesamv2.transforms import check_image
+from mobilesamv2.whole_files import save_whole
 
 logger = logging.getLogger(__name__)
 
@@ -263,7 +264,7 @@ def save_detector(detector: ObjectDetector, path: str | Path) -> None:
     model.criterion = None  # training leaves its loss there
     model.task = "segment" if hasattr(list(model.model.children())[-1], "proto") else "detect"
     model.args = {"imgsz": detector.image_size, "task": model.task}
-    torch.save({"model": model, "train_args": model.args}, Path(path))
+    save_whole({"model": model, "train_args": model.args}, path)
 
 
 def mask_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -293,12 +294,14 @@ def _load(path: Path) -> nn.Module:
     tasks = ultralytics_module("nn.tasks")
     try:
         content, _ = tasks.torch_safe_load(str(path), safe_only=True)
-    except (TypeError, RuntimeError, OSError, ModuleNotFoundError, AssertionError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except BROKEN_PICKLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is not an ultralytics checkpoint that can be read safely: {reason}") from error
     model: Any = content.get("ema") or content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, nn.Module) or not hasattr(model, "names"):
         raise ValueError(f"{path} holds no ultralytics model.")
+    if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
+        raise ValueError(f"{path} holds NaN or infinity among its weights: the run that wrote it had diverged.")
     head: Any = list(model.model.children())[-1]  # pyright: ignore
     if hasattr(head, "cv4") and not hasattr(head, "proto"):
         # ObjectAwareModel.pt has a segmentation head without prototypes; its boxes are a detection head's.

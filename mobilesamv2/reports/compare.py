@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilesamv2.metrics.average_recall import RESAMPLES, average_recall, named, paired_intervals
+from mobilesamv2.metrics.result_shards import read_arrays
 from mobilesamv2.reports.table import check_alike, read_result
 
 
@@ -78,5 +79,4 @@ def _counts(path: str | Path) -> dict[str, np.ndarray]:
     file = folder / "per_image.npz"
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file}, which evaluate.py writes beside results.json.")
-    with np.load(file) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    return read_arrays(file)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.results_files import Scored, read_results
+from mobilesamv2.metrics.result_shards import read_arrays
 from mobilesamv2.reports.table import check_alike, read_result
 from mobilesamv2.visualize import overlay, panels
 
@@ -34,8 +34,7 @@ def result_picture(runs: dict[str, Path], num_images: int = 4) -> Image.Image:
     if not protocol.get("images"):
         raise ValueError("Pictures are made of evaluations on images in COCO's or LVIS's layout.")
     dataset = LvisDataset(protocol["annotations"], protocol["images"])
-    with np.load(first / "per_image.npz") as arrays:
-        image_ids = arrays["image_ids"][:num_images].tolist()
+    image_ids = read_arrays(first / "per_image.npz")["image_ids"][:num_images].tolist()
     columns = [_kept(run, dataset, image_ids) for run in runs.values()]
     rows = []
     for i in (dataset.image_ids.index(image_id) for image_id in image_ids):

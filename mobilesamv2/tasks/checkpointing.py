@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from mobilesamv2.whole_files import save_whole
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -25,14 +26,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Writes it; ``storage_options`` are not read, as in the class above."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
+        save_whole(checkpoint, path)
 
 
 class CheckpointAfterSteps(ModelCheckpoint):

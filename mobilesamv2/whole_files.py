@@ -1,0 +1,50 @@
+"""Files that are there whole or not at all, whatever ends the program or fills the disk."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A name to write under, beside a file, whose name it gets once all is written and synchronised.
+
+    Where that fails nothing is left of it, and an earlier file of that name stays.
+
+    Raises:
+        OSError: the folder can't be made or written to, or the disk is full; the sentence names the file.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{uuid.uuid4().hex}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:  # safetensors has no other word for a full disk
+        raise OSError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)
+
+
+def save_whole(content: Any, path: str | Path) -> None:
+    """``torch.save`` by ``whole_file``.
+
+    Raises:
+        OSError: the file can't be written; the sentence names it.
+    """
+    with whole_file(path) as partial:
+        try:
+            torch.save(content, partial)
+        except RuntimeError as error:  # what torch's writer makes of a full disk; its words speak of positions
+            raise OSError(f"the disk is full, or out of reach ({error})") from error
