@@ -43,7 +43,7 @@ READ_BY = {
 
 GROUPS = {
     "predictions": ("dataset",),
-    "EvaluateProposals": ("dataset", "model", "prompt_sampler", "trainer"),
+    **dict.fromkeys(SEGMENT_EVERYTHING, ("dataset", "model", "prompt_sampler", "trainer")),
     "EvaluatePromptFree": ("dataset", "detector", "trainer"),
     "EvaluatePrompts": ("dataset", "model", "trainer"),
     "EvaluateBoxes": ("dataset", "model", "trainer"),
@@ -59,7 +59,7 @@ def main(cfg: DictConfig) -> None:
     with sentences():
         name = evaluation_name(cfg)
         schema.require_settings(cfg, GROUPS[name])
-        if name == "EvaluateProposals" and needs_detector(cfg) and cfg.detector is None:
+        if name in SEGMENT_EVERYTHING and needs_detector(cfg) and cfg.detector is None:
             raise ValueError("prompt_sampler=object_aware asks with a detector's boxes, and detector is null.")
         require_files(cfg, name)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
