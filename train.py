@@ -26,7 +26,13 @@ from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.models.object_detector import save_detector
 from mobilesamv2.tasks.cache_teacher import CacheTeacher
-from mobilesamv2.tasks.checkpointing import AveragedWeights, CheckpointAfterSteps, SaveAndRequeue, WholeCheckpoints
+from mobilesamv2.tasks.checkpointing import (
+    AveragedWeights,
+    CheckpointAfterSteps,
+    SaveAndRequeue,
+    WholeCheckpoints,
+    require_same_model,
+)
 from mobilesamv2.tasks.detect import DetectObjects
 from mobilesamv2.tasks.distill import Distill
 from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
@@ -86,6 +92,8 @@ def main(cfg: DictConfig) -> float | None:
             task.backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if cfg.compile:
             task.backbone.compile()
+        if resume is not None and resume.is_file():
+            require_same_model(resume, task)
         # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
         trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
         if trainer.is_global_zero:

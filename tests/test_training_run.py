@@ -104,6 +104,13 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
             train(*given, "trainer.max_epochs=2", other)
     with pytest.raises(SystemExit, match="images of a step 2 then, 4 now"):
         train(*given, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2")
+    with pytest.raises(SystemExit, match=r"is of another model: student.image_encoder.* now. resume=null starts anew"):
+        train(*given, "trainer.max_epochs=2", "encoder=repvit")
+    [checkpoint] = (tmp_path / "checkpoints").glob("last.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:9999])
+    os.utime(checkpoint)
+    with pytest.raises(SystemExit, match=r"last.ckpt can't be read: .*resume=null starts anew"):
+        train(*given, "trainer.max_epochs=2")
     train(*given, "trainer.max_epochs=2", "seed=3", "resume=null")
 
 

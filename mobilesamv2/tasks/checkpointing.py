@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -27,6 +29,25 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Writes it; ``storage_options`` are not read, as in the class above."""
         save_whole(checkpoint, path)
+
+
+def require_same_model(path: Path, task: pl.LightningModule) -> None:
+    """Nothing, if a checkpoint is of the model that a task trains.
+
+    Raises:
+        ValueError: it can't be read, or a weight is missing or of another shape.
+    """
+    way_out = "resume=null starts anew, and another output_dir leaves this run as it is."
+    try:
+        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"The checkpoint {path} can't be read: {reason} {way_out}") from error
+    shapes = {key: tuple(value.shape) for key, value in saved.items()}
+    for key, value in task.state_dict().items():
+        if shapes.get(key) != tuple(value.shape):
+            then = shapes.get(key, "not there")
+            raise ValueError(f"{path} is of another model: {key} is {then}, and {tuple(value.shape)} now. {way_out}")
 
 
 class CheckpointAfterSteps(ModelCheckpoint):
