@@ -24,7 +24,7 @@ from mobilesamv2.export import DECODER_CONVENTION, ENCODER_CONVENTION, check_exp
 from mobilesamv2.interactive import open_playground
 from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.models.object_detector import build_detector
-from mobilesamv2.pretrained import load_pretrained
+from mobilesamv2.pretrained import load_pretrained, shipped_models
 from mobilesamv2.prompts import Grid, GridProposals, Hierarchical, ObjectAware, PromptSampler
 from mobilesamv2.quantize import photos_of, quantize_encoder
 from mobilesamv2.registry import MODELS, build_sam
@@ -182,16 +182,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def models_table(names: Sequence[str]) -> str:
-    """A line for each model: its encoder, input side, millions of parameters, and billions of MACs of the encoder."""
-    head = f"{'model':<20}{'encoder':<20}{'input (px)':>12}{'encoder (M)':>14}{'whole (M)':>12}{'G MACs':>10}"
+    """A line for each model: its encoder, input side, millions of parameters, billions of MACs, and known weights."""
+    head = f"{'model':<20}{'encoder':<20}{'input (px)':>12}{'encoder (M)':>14}{'whole (M)':>12}{'G MACs':>10}   weights"
     lines = [head]
+    shipped = shipped_models()
     for name in names:
         with torch.device("meta"):  # shapes without memory
             sam = build_sam(name)
         encoder, whole = (sum(p.numel() for p in module.parameters()) / 1e6 for module in (sam.image_encoder, sam))
         macs = encoder_cost(sam.image_encoder, sam.image_size).macs / 1e9
+        weights = "in this package" if name in shipped else ", ".join(FILES.get(name, ("-",)))
         line = f"{name:<20}{sam.encoder_name:<20}{sam.image_size:>12}{encoder:>14.2f}{whole:>12.2f}{macs:>10.1f}"
-        lines.append(line)
+        lines.append(f"{line}   {weights}")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from mobilesamv2 import SegEvery, build_sam, load_pretrained, push_to_hub, save_pretrained
 from mobilesamv2.checkpoints import save_mobile_sam
+from mobilesamv2.cli import main
 from mobilesamv2.pretrained import shipped_models
 from mobilesamv2.prompts import GridProposals
 
@@ -87,3 +88,9 @@ def test_pushing_uploads_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert push_to_hub(sam, "someone/small-sam", private=True) == "https://hub/someone/small-sam"
     assert told == {"repo_id": "someone/small-sam", "private": True, "exist_ok": True}
     assert same_weights(sam, load_pretrained(tmp_path))
+
+
+def test_the_table_of_models_says_whose_weights_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models", "mini_conv", "mobile_sam", "mini"])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split("   ")[-1] for line in lines] == ["in this package", "mobile_sam.pt", "-"]
