@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 
@@ -48,3 +51,16 @@ def save_whole(content: Any, path: str | Path) -> None:
             torch.save(content, partial)
         except RuntimeError as error:  # what torch's writer makes of a full disk; its words speak of positions
             raise OSError(f"the disk is full, or out of reach ({error})") from error
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file by their names.
+
+    Raises:
+        ValueError: it can't be read; the sentence names it.
+    """
+    try:  # each of these is what NumPy and zipfile raise for damage of some kind; they have no error of their own
+        with np.load(path) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"What is in {path} can't be read ({error}); delete that file.") from error

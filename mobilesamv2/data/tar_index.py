@@ -11,9 +11,10 @@ import tarfile
 import uuid
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
+
+from mobilesamv2.whole_files import read_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +51,12 @@ def cached_index(path: Path, folder: Path | None) -> TarIndex:
     kept, stat = folder / f"{path.stem}-{place}.npz", path.stat()
     stamp = [stat.st_size, stat.st_mtime_ns]
     try:
-        with np.load(kept) as file:
-            notes = json.loads(str(file["notes"]))
-            if notes["stamp"] == stamp:
-                return TarIndex(file["entries"], notes["alone"], notes["truncated"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, BadZipFile):
-        pass  # there is none, or what a killed or another program left
+        arrays = read_arrays(kept)
+        notes = json.loads(str(arrays["notes"]))
+        if notes["stamp"] == stamp:
+            return TarIndex(arrays["entries"], notes["alone"], notes["truncated"])
+    except (ValueError, KeyError, TypeError):
+        pass  # there is none, or what a killed or another program left, and it is made anew
     index = index_tar(path)
     notes = json.dumps({"stamp": stamp, "alone": index.alone, "truncated": index.truncated})
     temporary = kept.with_name(f"{uuid.uuid4().hex}.partial")

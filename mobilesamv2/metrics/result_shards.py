@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import time
 import uuid
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from mobilesamv2.whole_files import whole_file
+from mobilesamv2.whole_files import read_arrays, whole_file
 
 SHARD_SIZE, SECONDS_AT_RISK = 50, 60.0
 """Images, and work, that a killed run may lose; whichever comes first."""
@@ -150,19 +148,6 @@ def _arrays(results: Sequence[ImageResult]) -> dict[str, np.ndarray]:
         "num_prompts": np.array([r.num_prompts for r in results]),
         **{f"value/{name}": np.stack([r.values[name] for r in results]) for name in results[0].values},
     }
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file by their names.
-
-    Raises:
-        ValueError: it can't be read; the sentence names it.
-    """
-    try:
-        with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, BadZipFile, zlib.error) as error:
-        raise ValueError(f"The results in {path} can't be read ({error}); delete that file.") from error
 
 
 def _read(path: Path) -> tuple[list[ImageResult], str]:

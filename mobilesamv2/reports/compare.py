@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mobilesamv2.metrics.average_recall import RESAMPLES, average_recall, named, paired_intervals
-from mobilesamv2.metrics.result_shards import read_arrays
 from mobilesamv2.reports.table import check_alike, read_result
+from mobilesamv2.whole_files import read_arrays
 
 
 def compare_results(first: str | Path, second: str | Path, seed: int = 0) -> str:

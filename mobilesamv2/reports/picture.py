@@ -9,9 +9,9 @@ from PIL import Image
 
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.results_files import Scored, read_results
-from mobilesamv2.metrics.result_shards import read_arrays
 from mobilesamv2.reports.table import check_alike, read_result
 from mobilesamv2.visualize import overlay, panels
+from mobilesamv2.whole_files import read_arrays
 
 MASKS_DRAWN = 30
 """Of an image, the best; more would hide it."""
