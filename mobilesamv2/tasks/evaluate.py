@@ -14,6 +14,7 @@ from torch import distributed
 from mobilesamv2.data.datamodule import EvaluationSample
 from mobilesamv2.metrics.result_shards import ImageResult, ResultShards
 from mobilesamv2.metrics.stage_time import StageTimer
+from mobilesamv2.structures import GroundTruth
 
 
 class ImageOutcome(NamedTuple):
@@ -50,9 +51,17 @@ class EvaluateImages(pl.LightningModule):
     def timer(self) -> StageTimer:
         """Of the image that was evaluated last."""
 
-    @abstractmethod
     def evaluate_images(self, samples: Sequence[EvaluationSample]) -> Iterator[ImageOutcome]:
-        """Runs the model on images that came together, in order; ``timer`` is then that of the last outcome."""
+        """Runs the model on images that came together, in order; ``timer`` is then that of the last outcome.
+
+        One after the other, unless a task takes them together.
+        """
+        for image, truth in samples:
+            yield self.evaluate_image(image, truth)
+
+    def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
+        """Runs the model on an image, RGB uint8 (H, W, 3); of a task that takes them one after the other."""
+        raise NotImplementedError
 
     def on_test_epoch_start(self) -> None:
         """Begins with this process's share of what an interrupted run has left."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
-from mobilesamv2.data.datamodule import EvaluationSample
 from mobilesamv2.data.results_files import Boxes
 from mobilesamv2.masks import MASK_THRESHOLD, encode
 from mobilesamv2.metrics.result_shards import ResultShards
@@ -48,12 +47,7 @@ class EvaluateBoxes(EvaluateImages):
         """Of the image that was evaluated last."""
         return self._timer
 
-    def evaluate_images(self, samples: Sequence[EvaluationSample]) -> Iterator[ImageOutcome]:
-        """Runs the model on images that came together, in order."""
-        for image, truth in samples:
-            yield self._evaluate_image(image, truth)
-
-    def _evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
+    def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
         """One mask for each box."""
         timer = self._timer
         timer.device = self.sam.device

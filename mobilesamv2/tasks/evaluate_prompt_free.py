@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mobilesamv2.data.datamodule import EvaluationSample
 from mobilesamv2.masks import boxes_from_rles
 from mobilesamv2.metrics.average_recall import DEFAULT_KS
 from mobilesamv2.metrics.result_shards import ResultShards
@@ -52,12 +51,7 @@ class EvaluatePromptFree(EvaluateRecall):
         """Of the image that was evaluated last."""
         return self._timer
 
-    def evaluate_images(self, samples: Sequence[EvaluationSample]) -> Iterator[ImageOutcome]:
-        """Segments everything in images that came together, in order, and counts."""
-        for image, truth in samples:
-            yield self._evaluate_image(image, truth)
-
-    def _evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
+    def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
         """The counts of an image, and its masks if they are kept."""
         self._timer.device = self.device
         self._timer.start_image()

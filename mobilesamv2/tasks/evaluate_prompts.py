@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from mobilesamv2.data.datamodule import EvaluationSample
 from mobilesamv2.masks import MASK_THRESHOLD, areas, decode
 from mobilesamv2.metrics.average_recall import group_members
 from mobilesamv2.metrics.prompt_iou import GROUPS, KINDS, ObjectPrompts, object_prompts
@@ -61,12 +60,7 @@ class EvaluatePrompts(EvaluateImages):
         """Of the image that was evaluated last; the teacher's time is not in it."""
         return self._timer
 
-    def evaluate_images(self, samples: Sequence[EvaluationSample]) -> Iterator[ImageOutcome]:
-        """Runs the model on images that came together, in order."""
-        for image, truth in samples:
-            yield self._evaluate_image(image, truth)
-
-    def _evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
+    def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
         """``iou_sums`` (kinds, groups) and ``n_gt`` (groups,) of an image."""
         self._timer.device = self.sam.device
         self._timer.start_image()
