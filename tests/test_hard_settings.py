@@ -1,0 +1,69 @@
+"""Settings that make no sense, and the table in docs/hard_knocks.md."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hard_cases import RESULTS, coco_content
+from test_conf import composed
+
+import schema
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("dataset.limit=abc", "dataset.limit is 'abc'; LvisDataset takes float | None."),
+        ("dataset.limit=true", "dataset.limit is True; LvisDataset takes float | None."),
+        ("dataset.annotations=null", "dataset.annotations is null; LvisDataset takes str | Path."),
+        ("prompt_sampler.points_per_side=1.5", "prompt_sampler.points_per_side is 1.5; GridProposals takes int."),
+        ("prompt_sampler.multimask=1", "prompt_sampler.multimask is 1; GridProposals takes bool."),
+        ("task.ks=3", "task.ks is 3; EvaluateProposals takes"),
+        ("task.ks=[10,a]", "task.ks is [10, 'a']; EvaluateProposals takes"),
+        ("model.checkpoint=3", "model.checkpoint is 3; build_sam takes"),
+        ("dataset=shapes dataset.size=[256]", "dataset.size is [256]; ShapesDataset takes tuple[int, int]."),
+        ("+prompt_sampler.typo=1", "There is no prompt_sampler.typo; GridProposals has points_per_side,"),
+        ("+dataset.imgs=x", "There is no dataset.imgs; LvisDataset has annotations,"),
+        ("model=by_name", "model.name has no value yet: model.name=VALUE."),
+        ("~dataset", "dataset is not chosen, and this run reads it: dataset=NAME, one of conf/dataset."),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_a_sentence(override: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        schema.require_settings(composed(*override.split()), ["dataset", "model"])
+
+
+@pytest.mark.parametrize("override", ["prompt_sampler.predicted_iou=1", "model.checkpoint=[a,b]", "trainer.devices=2"])
+def test_settings_of_other_types_that_do_fit(override: str) -> None:
+    schema.require_settings(composed(override), ["dataset", "model"])
+
+
+def test_a_data_set_without_objects_has_no_recall_and_no_error(tmp_path: Path) -> None:
+    from test_evaluate import evaluate_here
+
+    content = coco_content() | {"annotations": []}
+    (tmp_path / "file.json").write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS[:1]))
+    given = [f"dataset.annotations={tmp_path / 'file.json'}", f"predictions={tmp_path / 'results.json'}"]
+    evaluate_here("dataset=coco", *given, f"output_dir={tmp_path / 'out'}")
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert result["metrics"]["mAR"] is None
+    assert result["n_gt"]["all"] == 0
+    without = ["prompt_sampler=object_aware", "~detector", f"output_dir={tmp_path / 'out'}"]
+    with pytest.raises(SystemExit, match=r"error: prompt_sampler=object_aware .* detector is null"):
+        evaluate_here("dataset=coco", given[0], *without)
+    with pytest.raises(SystemExit, match=r"error: dataset\.limit is 'abc'"):
+        evaluate_here("dataset=coco", "dataset.limit=abc", *given, f"output_dir={tmp_path / 'out'}")
+
+
+def test_the_table_names_tests_that_exist() -> None:
+    table = (ROOT / "docs" / "hard_knocks.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", table)
+    assert len(named) > 80
+    assert [name for name in named if f"def {name}(" not in sources] == []
+    hard = "".join(path.read_text() for path in sorted((ROOT / "tests").glob("test_hard_*.py")))
+    own = set(re.findall(r"^def (test_\w+)", hard, re.MULTILINE)) - {"test_the_table_names_tests_that_exist"}
+    assert own <= set(named), own - set(named)
