@@ -16,15 +16,9 @@ from mobilesamv2.data.sa1b import write_sa1b_tar
 from mobilesamv2.data.samples import EncoderSamples, PromptSamples
 from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.tasks.distill import DistillDecoupled, valid_cells
-from mobilesamv2.tasks.distill_masks import (
-    DistillCoupled,
-    DistillPromptInLoop,
-    DistillSemiCoupled,
-    disagreement,
-    with_point,
-)
-from mobilesamv2.tasks.first_prompts import first_prompts
+from mobilesamv2.tasks.distill_masks import DistillCoupled, DistillPromptInLoop, DistillSemiCoupled
 from mobilesamv2.tasks.losses import embedding_losses
+from mobilesamv2.tasks.mask_prompts import disagreement, first_prompts, with_point
 from mobilesamv2.tasks.teacher import Teacher, teacher_identity
 
 WAYS = [DistillSemiCoupled, DistillCoupled, DistillPromptInLoop]

@@ -178,6 +178,34 @@ def test_finetuning_trains_what_it_should(tmp_path: Path, freeze: bool) -> None:
         assert torch.isfinite(runner.callback_metrics[name])
 
 
+def test_rounds_add_points_where_masks_are_wrong(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    scenes = PromptSamples(ShapesDataset(10), 256, prompts_per_image=3)
+    task = FinetuneDecoder(build_sam("mini"), ADAMW, rounds=2)
+    runner = trainer(tmp_path, max_steps=1)
+    runner.fit(task, datamodule=TrainingData(scenes, batch_size=4, validation_images=2))
+    for kind in ("box", "point", "box_corrected", "point_corrected"):
+        assert 0 <= runner.callback_metrics[f"train/miou_{kind}"] <= 1
+    asked: list[dict[str, torch.Tensor]] = []
+    decode = task.sam.decode
+    task.sam.decode = lambda embeddings, **prompt: asked.append(prompt) or decode(embeddings, **prompt)
+    batch = scenes.collate([scenes[0], scenes[1]])
+    with torch.no_grad():
+        task.eval()._loss(batch)
+    assert [(prompt["multimask"], prompt.get("points", torch.empty(6, 0, 2)).shape[1]) for prompt in asked] == [
+        *((False, n) for n in (0, 1, 2)),
+        *((n == 1, n) for n in (1, 2, 3)),
+    ]
+    masks = batch["masks"].flatten(0, 1) > 0.5
+    for prompt in (asked[2], asked[5]):  # each added point says whether the object is where it lies
+        x, y = ((prompt["points"][:, -2:] - 1.5) / 4).long().unbind(-1)
+        on_object = masks[torch.arange(len(masks))[:, None], y, x].long()
+        labels = prompt["labels"][:, -2:]
+        assert (labels == on_object)[labels >= 0].all()
+    with pytest.raises(ValueError, match="rounds is a number of points, 0 or more, and is -1"):
+        FinetuneDecoder(build_sam("mini"), ADAMW, rounds=-1)
+
+
 @pytest.mark.slow
 def test_overfits_one_scene(tmp_path: Path) -> None:
     """The gradient points the right way: the loss of one scene falls."""

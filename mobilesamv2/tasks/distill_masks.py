@@ -10,8 +10,8 @@ from torch import Tensor
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.tasks.distill import Distill
-from mobilesamv2.tasks.first_prompts import PADDING, Prompt, first_prompts
 from mobilesamv2.tasks.losses import dice_loss, focal_loss, mask_iou
+from mobilesamv2.tasks.mask_prompts import Prompt, disagreement, first_prompts, points_generator, with_point
 from mobilesamv2.tasks.schedule import OptimizerFactory
 from mobilesamv2.tasks.teacher import Teacher
 
@@ -149,8 +149,7 @@ class DistillPromptInLoop(DistillCoupled):
     def _of_prompt(self, student: Tensor, teacher: Tensor, prompt: Prompt, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of the first masks and of those of each round; the IoU of the last."""
         losses, iou = [], torch.zeros(())
-        # of the step alone, so that a resumed run draws the same points
-        generator = torch.Generator(self.device).manual_seed(self.global_step if self.training else 0)
+        generator = points_generator(self)
         for i in range(self._rounds + 1):
             with torch.no_grad():
                 wanted, wanted_iou = self.teacher.sam.decode(teacher, **prompt)
@@ -162,31 +161,3 @@ class DistillPromptInLoop(DistillCoupled):
                 pair = (masks.detach().gather(1, best)[:, 0] > 0 for masks in (logits, wanted))
                 prompt = with_point(prompt, *disagreement(*pair, generator))
         return torch.stack(losses).mean(), iou
-
-
-def disagreement(student: Tensor, teacher: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A point for each pair of masks, drawn uniformly among the cells where they differ.
-
-    Args:
-        student: (N, S/4, S/4) bool.
-        teacher: (N, S/4, S/4) bool.
-        generator: draws the cells.
-
-    Returns:
-        points (N, 1, 2) xy in pixels of the model's input, at the centres of cells; and labels (N, 1): foreground where
-        the teacher has the cell, background where the student has it, padding where the masks are equal.
-    """
-    differs = (student ^ teacher).flatten(1)
-    none = ~differs.any(1)
-    cell = torch.multinomial(differs.float() + none[:, None], 1, generator=generator)[:, 0]
-    width = student.shape[-1]
-    points = torch.stack([cell % width, cell // width], dim=1) * 4.0 + 1.5
-    labels = teacher.flatten(1).gather(1, cell[:, None])[:, 0].long()  # 1 foreground, 0 background
-    return points[:, None], labels.masked_fill(none, PADDING)[:, None]
-
-
-def with_point(prompt: Prompt, points: Tensor, labels: Tensor) -> Prompt:
-    """A prompt with one more point, asked for one mask: it is no longer ambiguous."""
-    if "points" in prompt:
-        points, labels = torch.cat([prompt["points"], points], 1), torch.cat([prompt["labels"], labels], 1)
-    return prompt | {"points": points, "labels": labels, "multimask": False}
