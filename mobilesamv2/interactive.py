@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
 from mobilesamv2.data.drawing import draw_scene
 from mobilesamv2.data.images import read_rgb
-from mobilesamv2.masks import encode
 from mobilesamv2.metrics.stage_time import STAGES, StageTimer
 from mobilesamv2.models.object_detector import build_detector
 from mobilesamv2.models.sam import Sam
@@ -29,7 +27,7 @@ from mobilesamv2.transforms import check_image
 from mobilesamv2.visualize import overlay
 
 LONGEST = 1280
-"""Pixels; a longer photo is shrunk to this: to draw hundreds of masks at full size takes longer than to find them."""
+"""Pixels; a longer photo is shrunk to this, since its picture goes to the page anew with every click."""
 
 NO_PHOTO = "Drop a photo first, or have a scene drawn."
 """What is said where there is nothing to point at."""
@@ -154,7 +152,7 @@ class Sitting:
         """The photo with the mask over it, RGB uint8 (H, W, 3)."""
         if answer is None:
             return self.image
-        return overlay(self.image, encode(torch.from_numpy(answer.mask).T[None]))
+        return overlay(self.image, answer.mask[None])
 
 
 def add_gesture(

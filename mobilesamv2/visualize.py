@@ -6,9 +6,10 @@ import colorsys
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from mobilesamv2.masks import areas, decode
+from mobilesamv2.masks import areas, boxes_from_rles, decode, encode
 from mobilesamv2.structures import RLE
 
 GOLDEN = 0.618034
@@ -18,23 +19,28 @@ _MARGIN, _TITLE = 8, 22
 """Pixels between panels, and for a title above each."""
 
 
-def overlay(image: np.ndarray, rles: Sequence[RLE], alpha: float = 0.5) -> np.ndarray:
+def overlay(image: np.ndarray, masks: Sequence[RLE] | np.ndarray, alpha: float = 0.5) -> np.ndarray:
     """Masks over a photo, each in a colour of its own with an outline, the largest first.
 
     Args:
         image: RGB uint8 (H, W, 3).
-        rles: masks at (H, W).
+        masks: D masks at (H, W), as RLE or as bool (D, H, W).
         alpha: opacity of the colour.
 
     Returns:
         RGB uint8 (H, W, 3).
     """
+    rles = encode(torch.from_numpy(masks).transpose(1, 2)) if isinstance(masks, np.ndarray) else list(masks)
+    sizes, boxes = areas(rles), boxes_from_rles(rles).int().tolist()
     canvas = image.astype(np.float32)
-    for rank, i in enumerate(np.argsort(-areas(list(rles)).numpy(), kind="stable").tolist()):
-        mask = decode(rles[i])
+    drawn = [i for i in sizes.argsort(descending=True, stable=True).tolist() if sizes[i]]
+    for rank, i in enumerate(drawn):
+        x0, y0, x1, y1 = boxes[i]
+        place = np.s_[y0 : y1 + 1, x0 : x1 + 1]  # a photo has many masks, most of them a small part of it
+        mask, part = decode(rles[i])[place], canvas[place]
         colour = 255 * np.array(colorsys.hsv_to_rgb(rank * GOLDEN % 1, 0.75, 1.0), dtype=np.float32)
-        canvas[mask] = (1 - alpha) * canvas[mask] + alpha * colour
-        canvas[_outline(mask)] = 0.6 * colour
+        part[mask] = (1 - alpha) * part[mask] + alpha * colour
+        part[_outline(mask)] = 0.6 * colour
     return canvas.round().astype(np.uint8)
 
 

@@ -122,3 +122,11 @@ def test_overlay_colours_masks_alone() -> None:
     assert (drawn[~covered] == photo[~covered]).all()
     assert (drawn[covered] != photo[covered]).any(1).mean() > 0.9
     assert (overlay(image, []) == image).all()
+    pixels = np.stack([decode(rle) for rle in objects.rles])
+    assert (overlay(photo, pixels) == drawn).all()
+    nothing = np.zeros((1, 64, 64), dtype=bool)
+    assert (overlay(photo, np.concatenate([nothing, pixels])) == drawn).all()
+    half = overlay(image, np.arange(600).reshape(1, 20, 30) % 30 < 10)  # half red, its edge darker
+    assert half[10, 5].tolist() == [round(v) for v in (50 + 127.5, 50 + 127.5 / 4, 50 + 127.5 / 4)]
+    assert half[10, 9].tolist() == [153, 38, 38]
+    assert half[10, 10].tolist() == [100] * 3
