@@ -25,6 +25,7 @@ from mobilesamv2.exported import labelled_points, open_session, require_export_p
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, PREPROCESSING
+from mobilesamv2.whole_files import whole_file
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 
@@ -83,9 +84,9 @@ def export_onnx(sam: Sam, folder: str | Path, opset: int | None = None) -> list[
         ImportError: a package of the extra ``export`` is not installed.
         ValueError: the model is in training mode, a copy for inference or not on the CPU, or torch can't write that
             opset.
+        OSError: a file can't be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     return [export_encoder(sam, folder / ENCODER_FILE, opset), export_decoder(sam, folder / DECODER_FILE, opset)]
 
 
@@ -172,10 +173,15 @@ def _graph(
 
 
 def _save(program: Any, path: Path, convention: str, sam: Sam, module: nn.Module) -> Path:
+    from onnxscript import ir
+
     program.model.doc_string = convention
     program.model.metadata_props["mobilesamv2"] = json.dumps(export_metadata(sam))
     weights = sum(value.nbytes for value in module.state_dict().values())
-    program.save(path, external_data=weights > BYTES_IN_ONE_FILE)
+    beside = path.with_name(f"{path.name}.data")
+    beside.unlink(missing_ok=True)  # of a larger model before
+    with whole_file(path) as partial:
+        ir.save(program.model, partial, external_data=beside.name if weights > BYTES_IN_ONE_FILE else None)
     return path
 
 

@@ -15,6 +15,7 @@ from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.export import BYTES_IN_ONE_FILE, ENCODER_FILE
 from mobilesamv2.exported import open_session, read_export_metadata
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, to_model_input
+from mobilesamv2.whole_files import whole_file
 
 INT8_FILE = "encoder.int8.onnx"
 
@@ -87,7 +88,8 @@ def quantize_encoder(folder: str | Path, photos: Sequence[Path] = ()) -> Quantiz
     if source.with_name(f"{ENCODER_FILE}.data").exists() or source.stat().st_size > BYTES_IN_ONE_FILE:
         raise ValueError(f"{source} is of more than {BYTES_IN_ONE_FILE / 1e9} GB, which onnxruntime can't quantise.")
     held_out = list(photos[::HELD_OUT])
-    _write_int8(source, target, [path for path in photos if path not in held_out], side)
+    with whole_file(target) as partial:
+        _write_int8(source, partial, [path for path in photos if path not in held_out], side)
     if held_out:
         tests = (read_rgb(path, str(path)) for path in held_out)
     else:

@@ -68,6 +68,25 @@ def test_every_kind_of_encoder_gives_what_torch_gives(name: str, tmp_path: Path)
     assert relative_difference(encoder(images), expected) < 2e-5
 
 
+def test_large_weights_stand_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of SAM ViT-H do, which are beyond the 2 GiB of a protobuf."""
+    monkeypatch.setattr("mobilesamv2.export.BYTES_IN_ONE_FILE", 1_000_000)
+    sam = build_sam("mini_conv", WEIGHTS)
+    export_encoder(sam, tmp_path / "first" / "encoder.onnx")
+    files = {path.name: path.stat().st_size for path in (tmp_path / "first").iterdir()}
+    assert files.keys() == {"encoder.onnx", "encoder.onnx.data"}
+    assert files["encoder.onnx"] < 500_000 < files["encoder.onnx.data"]
+    moved = (tmp_path / "first").rename(tmp_path / "moved") / "encoder.onnx"
+    image = torch.randn(1, 3, 256, 256)
+    with torch.inference_mode():
+        assert relative_difference(OnnxEncoder(moved, sam)(image), sam.image_encoder(image)) < 1e-5
+    with pytest.raises(ValueError, match="GB, which onnxruntime can't quantise"):
+        quantize_encoder(moved.parent)
+    monkeypatch.undo()
+    export_encoder(sam, moved)
+    assert [path.name for path in moved.parent.iterdir()] == ["encoder.onnx"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobile_sam", "sam_vit_b", "efficientvit_l0", "repvit", "timm/convnext_atto"])
 def test_full_size(name: str, tmp_path: Path) -> None:

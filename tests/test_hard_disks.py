@@ -116,6 +116,12 @@ def test_segmenting_onto_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
         main(["segment", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), *FAST])
 
 
+def test_exporting_onto_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    with small_disk(), pytest.raises(SystemExit, match=r"error: .*out/encoder\.onnx can't be written: File too large"):
+        main(["export", "micro_conv", "-o", str(tmp_path / "out")])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PHOTOS["rgba.png"])
     for device in ("toaster", "cuda:99"):
