@@ -187,16 +187,18 @@ def _save(program: Any, path: Path, convention: str, sam: Sam, module: nn.Module
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what the exporter says of axes that share a name and of what it leaves unfolded."""
-    log = logging.getLogger("onnxscript")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Without what the exporter says of axes that share a name, of what it leaves unfolded, and of torchvision."""
+    logs = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx._internal.exporter._schemas")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def check_export(sam: Sam, folder: str | Path, tolerance: float = TOLERANCE, seed: int = 0) -> dict[str, float]:

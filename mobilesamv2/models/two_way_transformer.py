@@ -134,7 +134,7 @@ class ImageToTokenAttention(Attention):
         k, v = self._split(self.k_proj(k) * self.scale), self._split(self.v_proj(v))  # (N, heads, ., C/heads)
         weights = self._scores(k, queries, own, self.q_proj.weight).softmax(2)  # (N, heads, ., cells)
         # a head's weights sum to 1, so each head can carry its share of the bias
-        share = self.out_proj.bias / self.num_heads
+        share = self.out_proj.bias * (1 / self.num_heads)  # torch 2.9 can't export the division
         said = v @ self.out_proj.weight.T.unflatten(0, (self.num_heads, -1)) + share  # (N, heads, ., C)
         return torch.baddbmm(image, weights.flatten(1, 2).mT, said.flatten(1, 2))
 
