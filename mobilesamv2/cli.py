@@ -24,7 +24,7 @@ from mobilesamv2.export import DECODER_CONVENTION, ENCODER_CONVENTION, check_exp
 from mobilesamv2.interactive import open_playground
 from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.models.object_detector import build_detector
-from mobilesamv2.pretrained import load_pretrained, shipped_models
+from mobilesamv2.pretrained import default_grid, load_pretrained, shipped_models
 from mobilesamv2.prompts import Grid, GridProposals, Hierarchical, ObjectAware, PromptSampler
 from mobilesamv2.quantize import photos_of, quantize_encoder
 from mobilesamv2.registry import MODELS, build_sam
@@ -113,6 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--weights", type=Path, default=Path("weights"), help=weights_help)
     segment.add_argument("--sampler", choices=list(SAMPLERS), default="grid", help="prompts (default: %(default)s)")
     segment.add_argument("--points-per-side", type=int, help="of a grid (default: the sampler's own, 32 or 64)")
+    threshold_help = "masks of a grid are kept {} it (default: the sampler's own; lower for mini_conv)"
+    segment.add_argument("--predicted-iou", type=float, help=threshold_help.format("above"))
+    segment.add_argument("--stability", type=float, help=threshold_help.format("from"))
     detector_help = "of object_aware: an ultralytics .pt (default: ObjectAwareModel.pt in --weights)"
     segment.add_argument("--detector", type=Path, help=detector_help)
     segment.add_argument("--confidence", type=float, default=0.4, help="of its boxes (default: %(default)s)")
@@ -208,6 +211,9 @@ def segment_folder(args: argparse.Namespace) -> None:
     sam = load_pretrained(args.model, args.weights).for_inference().to(device)
     done = segment_photos(photos, SegEvery(sam, build_sampler(args, device)), args.output)
     print(f"{sum(done.masks)} masks on {len(done.masks)} photos; written: {done.written} and the pictures beside it")
+    if done.masks and not any(done.masks):
+        lower = "--confidence" if args.sampler == "object_aware" else "--predicted-iou and --stability"
+        print(f"No mask passed the thresholds; {lower} set lower ones.", file=sys.stderr)
     if done.broken:
         raise ValueError(f"{len(done.broken)} of {len(photos)} photos were left out. " + " ".join(done.broken))
 
@@ -218,16 +224,23 @@ SAMPLERS = {"grid": Grid, "grid_proposals": GridProposals, "hierarchical": Hiera
 
 def build_sampler(args: argparse.Namespace, device: str) -> PromptSampler:
     """The prompt sampler of ``segment``'s options."""
+    names = ("points_per_side", "predicted_iou", "stability")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.sampler == "object_aware":
-        if args.points_per_side is not None:
-            raise ValueError("--points-per-side is of grids; object_aware asks with a detector's boxes.")
+        if given:
+            options = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise ValueError(f"{options}: of grids; object_aware asks with a detector's boxes, and keeps every mask.")
         checkpoint = args.detector or args.weights / "ObjectAwareModel.pt"
         detector = build_detector(checkpoint=checkpoint, image_size=args.detector_size)
         return ObjectAware(detector.to(device), confidence=args.confidence)
     if args.detector:
         raise ValueError(f"--detector goes with --sampler object_aware; {args.sampler} asks without one.")
-    points = {} if args.points_per_side is None else {"points_per_side": args.points_per_side}
-    return SAMPLERS[args.sampler](**points)
+    if args.sampler != "grid_proposals":  # which filters nothing
+        default = default_grid(args.model)
+        given = {"predicted_iou": default.predicted_iou, "stability": default.stability} | given
+    if args.sampler == "hierarchical":
+        given["confident_iou"] = given["predicted_iou"]
+    return SAMPLERS[args.sampler](**given)
 
 
 def run_app(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from mobilesamv2.data.images import read_rgb
 from mobilesamv2.metrics.stage_time import STAGES, StageTimer
 from mobilesamv2.models.object_detector import build_detector
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.pretrained import load_pretrained, shipped_models
+from mobilesamv2.pretrained import default_grid, load_pretrained
 from mobilesamv2.prompts.grid import Grid
 from mobilesamv2.prompts.object_aware import Detector, ObjectAware
 from mobilesamv2.prompts.sampler import PromptSampler
@@ -34,9 +34,6 @@ NO_PHOTO = "Drop a photo first, or have a scene drawn."
 
 SAM_FILTERS = Grid().filters
 """Predicted IoU and stability of SAM's mask generator."""
-
-SHIPPED_FILTERS = Filters(predicted_iou=0.25, stability=0.6)
-"""For the models that ship, which think less of their own masks: SAM's would leave none."""
 
 DETECTOR_FILE = "ObjectAwareModel.pt"
 """MobileSAMv2's detector, looked for in the folder of weights."""
@@ -272,8 +269,7 @@ def open_playground(
             f"Object-aware prompts need a detector, and there is no {file}. {DETECTOR_FILE} is published at "
             f"{RELEASED[DETECTOR_FILE].where}; any detector of ultralytics will do: `mobilesamv2 app --detector FILE`"
         )
-    filters = SHIPPED_FILTERS if name in shipped_models() else SAM_FILTERS
-    playground = Playground(sam, found, about, no_detector, filters)
+    playground = Playground(sam, found, about, no_detector, default_grid(name).filters)
     scene = drawn_scene(0)
     playground.by_grid(scene, points_per_side=8)
     if found is not None:

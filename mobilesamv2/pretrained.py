@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.prompts.grid import Grid
 from mobilesamv2.registry import build_sam, list_models, load_sam
 from mobilesamv2.released import FILES
 
@@ -54,6 +55,18 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
 def shipped_models() -> list[str]:
     """Names of the models whose weights come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def default_grid(name: str | Path) -> Grid:
+    """SAM's grid of points for a model by name.
+
+    Models that ship think less of their own masks than SAM does of its: SAM's thresholds would leave none of them, and
+    lower ones are taken.
+
+    Args:
+        name: what ``load_pretrained`` takes.
+    """
+    return Grid(predicted_iou=0.25, stability=0.6) if str(name) in shipped_models() else Grid()
 
 
 def save_pretrained(sam: Sam, folder: str | Path) -> Path:

@@ -14,8 +14,7 @@ from mobilesamv2 import masks as mask_ops
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.mask_decoder import Decoded
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.pretrained import load_pretrained
-from mobilesamv2.prompts.grid import Grid
+from mobilesamv2.pretrained import default_grid, load_pretrained
 from mobilesamv2.prompts.sampler import PromptSampler
 from mobilesamv2.run_lengths import MaskEncoder
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
@@ -58,10 +57,10 @@ class SegEvery:
         Args:
             name: what ``load_pretrained`` takes, with its errors: ``mini_conv``, ``mobile_sam``, a file, a folder, or
                 owner/repository.
-            sampler: None takes SAM's grid of points.
+            sampler: None takes SAM's grid of points (``pretrained.default_grid``).
             weights: folder of released files.
         """
-        return cls(load_pretrained(name, weights).for_inference(), sampler or Grid())
+        return cls(load_pretrained(name, weights).for_inference(), sampler or default_grid(name))
 
     def __call__(self, image: np.ndarray) -> Masks:
         """Every mask of an image, best predicted IoU first where the sampler asks for NMS, else in the prompts' order.

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from mobilesamv2 import SegEvery
 from mobilesamv2.cli import main
+from mobilesamv2.data.drawing import draw_scene
 from mobilesamv2.data.images import read_rgb
 from mobilesamv2.segment_photos import find_photos
 
@@ -90,7 +92,7 @@ def test_a_broken_photo_is_named_and_the_others_are_done(tmp_path: Path) -> None
     assert (tmp_path / "out" / "good.png").is_file()
 
 
-def test_object_aware_boxes(tmp_path: Path) -> None:
+def test_object_aware_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from mobilesamv2.models.object_detector import build_detector, save_detector
 
     save_detector(build_detector("yolov8n"), tmp_path / "detector.pt")
@@ -99,10 +101,29 @@ def test_object_aware_boxes(tmp_path: Path) -> None:
     main(["segment", str(photo(tmp_path / "a.jpg")), "-o", str(tmp_path / "out"), *given])
     # no box is as sure as that
     assert json.loads((tmp_path / "out" / "masks.json").read_text())["annotations"] == []
-    with pytest.raises(SystemExit, match=r"--points-per-side is of grids"):
+    assert "No mask passed the thresholds; --confidence set lower ones." in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"--points-per-side: of grids"):
         main(["segment", str(tmp_path / "a.jpg"), "-o", str(tmp_path / "out"), *given, "--points-per-side", "4"])
     with pytest.raises(SystemExit, match=r"--detector goes with --sampler object_aware"):
         main(["segment", str(tmp_path / "a.jpg"), "-o", str(tmp_path / "out"), *FAST, "--detector", "x.pt"])
+
+
+def test_thresholds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model that ships has masks with its own thresholds, and none with SAM's."""
+    drawn = tmp_path / "scene.png"
+    Image.fromarray(draw_scene(0)[0]).save(drawn)
+    given = ["segment", str(drawn), "-o", str(tmp_path), "--model", "mini_conv", "--points-per-side", "16"]
+    counts = []
+    for options in ([], ["--predicted-iou", "0.88", "--stability", "0.95"], ["--predicted-iou", "0.1"]):
+        for sampler in ("grid", "hierarchical"):
+            out = tmp_path / "out"
+            main([*given[:3], str(out), *given[4:], "--sampler", sampler, *options])
+            counts.append(len(json.loads((out / "masks.json").read_text())["annotations"]))
+    own, own_hierarchical, of_sam, _, lower, _ = counts
+    assert 0 == of_sam < own < lower
+    assert 0 < own_hierarchical <= own
+    assert "--predicted-iou and --stability set lower ones" in capsys.readouterr().err
+    assert len(SegEvery.from_pretrained("mini_conv")(draw_scene(0)[0])) > 0
 
 
 def test_mistakes(tmp_path: Path) -> None:
