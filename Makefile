@@ -1,5 +1,7 @@
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+# Further requirements, versions for example: PINS="torch==2.9.1 torchvision==0.24.1"
+PINS ?=
 BIN := $(VENV)/bin
 
 .PHONY: install lint test bench demo docs
@@ -8,7 +10,7 @@ BIN := $(VENV)/bin
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test]' $(PINS)
 	touch $@
 
 install: $(VENV)/installed
