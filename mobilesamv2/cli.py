@@ -138,7 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     app.add_argument("--share", action="store_true", help="also a public address, by a tunnel of Gradio's")
     app.set_defaults(run=run_app)
 
-    downloading = commands.add_parser("download", help="download weights that others released, checked by SHA-256")
+    downloading = commands.add_parser("download", help="download weights that others released, checked by SHA-256 where one is known")
     downloading.add_argument("names", nargs="*", help=f"models or files; none lists them: {', '.join(FILES)}")
     downloading.add_argument("-o", "--output", type=Path, default=Path("weights"), help=weights_help)
     downloading.set_defaults(run=download_weights)

@@ -138,11 +138,10 @@ def test_metadata_say_how_the_graphs_are_fed(exported: Exported) -> None:
     assert axes == {"image_embedding": [1, 64, 16, 16], "points": ["N", "P", 2], "labels": ["N", "P"]}
 
 
-def test_the_readmes_example_finds_what_segany_finds(
+def test_the_guides_example_finds_what_segany_finds(
     exported: Exported, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    section = (ROOT / "README.md").read_text().split("## Export")[1].split("\n## ")[0]
-    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    found = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
     assert found
     enlarged = Image.fromarray(photo).resize((390, 270))
     enlarged.save(tmp_path / "photo.png")
