@@ -55,6 +55,7 @@ def test_each_claim_is_judged(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert (
         "160.0 times less, by the same code: 20 ms for 40 boxes with one mask each, 3200 ms for 4096 points" in printed
     )
+    assert "with three; 10.0 times less than grid_16" in printed
     assert "HELD   Object-aware boxes have a higher mean AR" in printed
     assert "points against the best grid, grid_64" in printed
     assert "FAILED The distilled student keeps 86%" in printed

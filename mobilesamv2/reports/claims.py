@@ -15,7 +15,12 @@ from mobilesamv2.reports.picture import result_picture
 from mobilesamv2.reports.sweep import Run, as_markdown, gather
 
 TIMES_LESS = 16.0
-"""Less mask-decoder time than the grid: 1616 against 97 ms. Source: MobileSAMv2, table 2."""
+"""Less time than the grid.
+
+Source: MobileSAMv2, table 2: 1616 ms of prompts and decoding for 32 x 32 points, by SAM's code, against 97 ms for 320
+boxes. Deviation: here the same code decodes both, and the grid is that of 64 x 64, whose AR the paper sets beside the
+boxes' (tables 3 and 4); the other grids are printed too.
+"""
 
 KEPT = 0.86
 """Share of the teacher's AR@1000 that TinyViT keeps: 51.1 of 59.3. Source: MobileSAMv2, table 5."""
@@ -96,6 +101,7 @@ def judge(mini: Miniature) -> list[Claim]:
     """What became of each claim."""
     dense, boxes = (run.result["ms"]["mask_decoder"] for run in (mini.dense, mini.boxes))
     prompts = [run.result["protocol"]["mean_prompts_decoded"] for run in (mini.dense, mini.boxes)]
+    others = {run.name: run.result["ms"]["mask_decoder"] for run in mini.grids if run is not mini.dense}
     best = mini.best_grid
     change, low, high = mean_ar_change(best.folder, mini.boxes.folder)
     of_teacher, of_student = (run.result["metrics"]["mAR"] or 0.0 for run in (mini.boxes, mini.student))
@@ -106,7 +112,8 @@ def judge(mini: Miniature) -> list[Claim]:
             f"Object-aware boxes take at least {TIMES_LESS:g} times less mask-decoder time than a grid of 64 x 64.",
             dense >= TIMES_LESS * boxes,
             f"{dense / boxes:.1f} times less, by the same code: {boxes:.0f} ms for {prompts[1]:.0f} boxes with one "
-            f"mask each, {dense:.0f} ms for {prompts[0]:.0f} points with three",
+            f"mask each, {dense:.0f} ms for {prompts[0]:.0f} points with three"
+            + "".join(f"; {ms / boxes:.1f} times less than {name}" for name, ms in others.items()),
         ),
         Claim(
             "Object-aware boxes have a higher mean AR over K than any grid.",
