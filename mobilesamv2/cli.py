@@ -37,7 +37,7 @@ from mobilesamv2.reports.sweep import as_latex, as_markdown, cells, failed_jobs,
 from mobilesamv2.reports.table import read_result, result_table
 from mobilesamv2.segevery import SegEvery
 from mobilesamv2.segment_photos import find_photos, segment_photos
-from mobilesamv2.whole_files import whole_file
+from mobilesamv2.whole_files import whole_file, write_whole
 
 REPORTS = ("sweep", "table", "picture", "compare", "claims")
 
@@ -138,7 +138,9 @@ def build_parser() -> argparse.ArgumentParser:
     app.add_argument("--share", action="store_true", help="also a public address, by a tunnel of Gradio's")
     app.set_defaults(run=run_app)
 
-    downloading = commands.add_parser("download", help="download weights that others released, checked by SHA-256 where one is known")
+    downloading = commands.add_parser(
+        "download", help="download weights that others released, checked by SHA-256 where one is known"
+    )
     downloading.add_argument("names", nargs="*", help=f"models or files; none lists them: {', '.join(FILES)}")
     downloading.add_argument("-o", "--output", type=Path, default=Path("weights"), help=weights_help)
     downloading.set_defaults(run=download_weights)
@@ -330,8 +332,8 @@ def report_sweep(args: argparse.Namespace) -> None:
     output = args.output or args.folder / "report"
     output.mkdir(parents=True, exist_ok=True)
     write_csv(rows, output / "runs.csv")
-    (output / "table.md").write_text(as_markdown(table) + "\n")
-    (output / "table.tex").write_text(as_latex(table) + "\n")
+    write_whole(output / "table.md", as_markdown(table) + "\n")
+    write_whole(output / "table.tex", as_latex(table) + "\n")
     figures = write_figures(runs, output)
     print(as_markdown(table))
     print(f"\nwritten: {output}/runs.csv, table.md, table.tex, {', '.join(path.name for path in figures)}")

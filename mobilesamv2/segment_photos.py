@@ -16,7 +16,7 @@ from mobilesamv2.data.images import read_rgb
 from mobilesamv2.masks import areas
 from mobilesamv2.structures import Masks
 from mobilesamv2.visualize import overlay
-from mobilesamv2.whole_files import whole_file
+from mobilesamv2.whole_files import whole_file, write_whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Of the photos that are taken from a folder."""
@@ -96,8 +96,7 @@ def segment_photos(photos: Sequence[Path], segment: Callable[[np.ndarray], Masks
         counts.append(len(masks))
     written = output / "masks.json"
     categories = [{"id": 1, "name": "object"}]
-    with whole_file(written) as partial:
-        partial.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    write_whole(written, json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return Segmented(counts, broken, written)
 
 

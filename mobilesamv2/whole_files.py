@@ -28,16 +28,38 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f"{uuid.uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:  # safetensors has no other word for a full disk
-        raise OSError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
+        with named_in_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
     finally:
         if partial.parent.is_dir():
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """While a file is written: a full disk says only that it is full.
+
+    Raises:
+        OSError: the file can't be written; the sentence names it.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has no other word for a full disk
+        raise OSError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text by ``whole_file``.
+
+    Raises:
+        OSError: the file can't be written; the sentence names it.
+    """
+    with whole_file(path) as partial:
+        partial.write_text(text)
 
 
 def save_whole(content: Any, path: str | Path) -> None:

@@ -22,7 +22,7 @@ from mobilesamv2 import build_sam
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.cli import main
 from mobilesamv2.data.embeddings import EmbeddingCache
-from mobilesamv2.data.lvis import write_lvis
+from mobilesamv2.data.lvis import LvisDataset, write_lvis
 from mobilesamv2.data.sa1b import write_sa1b_tar
 from mobilesamv2.data.shapes import ShapesDataset
 from mobilesamv2.data.tar_index import cached_index
@@ -114,6 +114,24 @@ def test_segmenting_onto_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(as_file(wide(), "PNG"))
     with small_disk(), pytest.raises(SystemExit, match=r"error: .*out/a\.png can't be written: File too large"):
         main(["segment", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), *FAST])
+
+
+def test_a_full_disk_under_a_report_or_yolos_data_is_a_sentence(tmp_path: Path) -> None:
+    from test_reports import write_run
+
+    main(["draw", str(tmp_path / "scenes"), "--scenes", "2", "--size", "64", "--workers", "0"])
+    dataset = LvisDataset(tmp_path / "scenes" / "annotations.json", tmp_path / "scenes" / "images")
+    for share in (0.5, 1.0):
+        write_run(dataset, tmp_path / "runs" / str(share), share)
+    tar = str(small_tar(tmp_path / "a.tar"))
+    for size, command, said in (
+        (100, ["report", str(tmp_path / "runs")], r"report/runs\.csv"),
+        (4096, ["report", str(tmp_path / "runs")], r"report/ar_against_k\.png"),
+        (100, ["yolo-data", str(tmp_path / "yolo"), "--tars", tar], r"images/train/5\.jpg"),
+    ):
+        with small_disk(size), pytest.raises(SystemExit, match=rf"error: .*{said} can't be written: File too large"):
+            main(command)
+        main(command)
 
 
 def test_exporting_onto_a_full_disk_is_a_sentence(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.masks import boxes_from_rles
 from mobilesamv2.structures import GroundTruth
-from mobilesamv2.whole_files import whole_file
+from mobilesamv2.whole_files import whole_file, write_whole
 
 
 class LvisDataset(CocoDataset):
@@ -72,8 +72,7 @@ def write_lvis(samples: Iterable[tuple[np.ndarray, GroundTruth]], folder: Path) 
             )
     category = {"id": 1, "name": "object", "frequency": "f"}
     content = {"images": images, "annotations": objects, "categories": [category]}
-    with whole_file(folder / "annotations.json") as partial:
-        partial.write_text(json.dumps(content))
+    write_whole(folder / "annotations.json", json.dumps(content))
 
 
 _NOTHING_SAID: dict[str, Any] = {"neg_category_ids": [], "not_exhaustive_category_ids": []}

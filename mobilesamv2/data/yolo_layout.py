@@ -15,6 +15,7 @@ from mobilesamv2.data.augment import upright
 from mobilesamv2.data.detection_samples import objects_in_sight
 from mobilesamv2.masks import boxes_from_rles, decode
 from mobilesamv2.structures import RLE, GroundTruth
+from mobilesamv2.whole_files import named_in_errors, write_whole
 
 
 class Written(NamedTuple):
@@ -46,10 +47,12 @@ def write_yolo(
     for index in indices:
         truth = dataset.ground_truth(index)
         suffix, content = dataset.stored_image(index)
-        (images / f"{truth.image_id}{suffix}").write_bytes(content)
+        with named_in_errors(photo := images / f"{truth.image_id}{suffix}"):
+            photo.write_bytes(content)
         found = objects_in_sight(truth, upright(truth.size, max(truth.size)))
         lines = [_line(truth, rle, masks) for rle in found.rles]
-        (labels / f"{truth.image_id}.txt").write_text("".join(lines))
+        with named_in_errors(label := labels / f"{truth.image_id}.txt"):
+            label.write_text("".join(lines))
         count, objects, merged = count + 1, objects + len(lines), merged + found.merged
     return Written(count, objects, merged)
 
@@ -58,9 +61,10 @@ def write_data_yaml(folder: Path, splits: Iterable[str]) -> Path:
     """Writes ``data.yaml``, which ``yolo train data=`` takes; without a split ``val`` it validates on ``train``."""
     known = set(splits)
     path = folder / "data.yaml"
-    path.write_text(
+    write_whole(
+        path,
         f"path: {json.dumps(str(folder.resolve()))}\ntrain: images/train\n"
-        f"val: images/{'val' if 'val' in known else 'train'}\nnames:\n  0: object\n"
+        f"val: images/{'val' if 'val' in known else 'train'}\nnames:\n  0: object\n",
     )
     return path
 

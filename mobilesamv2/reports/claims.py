@@ -13,6 +13,7 @@ from mobilesamv2.reports.compare import mean_ar_change
 from mobilesamv2.reports.figures import write_figures
 from mobilesamv2.reports.picture import result_picture
 from mobilesamv2.reports.sweep import Run, as_markdown, gather
+from mobilesamv2.whole_files import write_whole
 
 TIMES_LESS = 16.0
 """Less time than the grid.
@@ -178,8 +179,8 @@ def write_claims(folder: str | Path, teacher: str, student: str) -> tuple[list[C
     figures = [picture, *write_figures([*mini.grids, mini.boxes, mini.student], folder)]
     protocol, n_gt = mini.boxes.result["protocol"], mini.boxes.result["n_gt"]["all"]
     facts = f"{protocol['num_images']} images, {n_gt} objects, on {mini.boxes.result['run']['device']}."
-    (folder / "report.md").write_text(_markdown(claims, found, facts, figures))
-    (folder / "report.html").write_text(_html(claims, found, facts, figures))
+    write_whole(folder / "report.md", _markdown(claims, found, facts, figures))
+    write_whole(folder / "report.html", _html(claims, found, facts, figures))
     return claims, found
 
 

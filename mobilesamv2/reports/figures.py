@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from mobilesamv2.reports.sweep import Run, telling
+from mobilesamv2.whole_files import whole_file
 
 
 def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
@@ -111,6 +112,7 @@ def _number_or_text(value: Any) -> tuple[int, float, str]:
 
 def _save(figure: Any, path: Path) -> Path:
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=150, format="png")
     plt.close(figure)
     return path

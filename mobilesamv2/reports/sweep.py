@@ -14,6 +14,7 @@ import yaml
 from mobilesamv2.metrics.result_record import percent, percent_range
 from mobilesamv2.reports.compare import mean_ar_change
 from mobilesamv2.reports.table import check_alike, read_result
+from mobilesamv2.whole_files import whole_file
 
 OUTCOMES = {"mean_prompts_decoded", "mean_proposals", "images_without_proposals", "interval", "num_images", "ks"}
 """Keys of a protocol that say what came out, or that all runs of a report share."""
@@ -131,7 +132,7 @@ def telling(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Fractions, ms and counts as they are; what a run does not have stays empty."""
-    with path.open("w", newline="") as file:
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
