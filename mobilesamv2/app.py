@@ -144,7 +144,7 @@ def serve(page: gr.Blocks, port: int | None = None, share: bool = False, block: 
             ssr_mode=False,
             max_file_size="50mb",
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the latter of a port beyond 65535
         raise ValueError(f"The page can't be served: {error}") from error
     return address
 

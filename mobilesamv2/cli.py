@@ -6,6 +6,7 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from mobilesamv2.checkpoints import weights_sha256
 from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.lvis import write_lvis
 from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
@@ -24,6 +26,7 @@ from mobilesamv2.export import DECODER_CONVENTION, ENCODER_CONVENTION, check_exp
 from mobilesamv2.interactive import open_playground
 from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.models.object_detector import build_detector
+from mobilesamv2.models.sam import Sam
 from mobilesamv2.pretrained import default_grid, load_pretrained, shipped_models
 from mobilesamv2.prompts import Grid, GridProposals, Hierarchical, ObjectAware, PromptSampler
 from mobilesamv2.quantize import photos_of, quantize_encoder
@@ -57,13 +60,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(given)
     try:
         args.run(args)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, torch.OutOfMemoryError) as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("stopped") from None
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(prog="mobilesamv2", description="Small segment-anything models.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('mobilesamv2')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     models = commands.add_parser("models", help="list the models that build_sam takes, with their sizes")
@@ -78,9 +84,12 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"encoder.onnx: {ENCODER_CONVENTION}\n\ndecoder.onnx: {DECODER_CONVENTION}",
         formatter_class=Paragraphs,
     )
-    export.add_argument("model", help="a name of mobilesamv2 models, or timm/<backbone>")
+    export.add_argument("model", help="what segment takes, or with --checkpoint or --random any name that models lists")
     export.add_argument("-o", "--output", type=Path, required=True, help="the folder to write into")
-    export.add_argument("--checkpoint", nargs="+", help="weight files that hold the model (default: random weights)")
+    export.add_argument("--checkpoint", nargs="+", help="weight files that hold the model")
+    export.add_argument("--random", action="store_true", help="random weights, to try what loads the graphs")
+    weights_help = "folder of released weight files (default: %(default)s)"
+    export.add_argument("--weights", type=Path, default=Path("weights"), help=weights_help)
     export.add_argument("--int8", action="store_true", help="encoder.int8.onnx too, and what it costs")
     export.add_argument("--calibration", type=Path, help="with --int8: a folder of photos; the first 64 are taken")
     export.add_argument("--opset", type=int, help="of ONNX (default: what the installed torch recommends)")
@@ -109,7 +118,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="a model with weights, a safetensors file, a folder, or owner/repository of the Hugging Face Hub; "
         "mini_conv comes with this program but knows drawn scenes alone (default: %(default)s)",
     )
-    weights_help = "folder of released weight files (default: %(default)s)"
     segment.add_argument("--weights", type=Path, default=Path("weights"), help=weights_help)
     segment.add_argument("--sampler", choices=list(SAMPLERS), default="grid", help="prompts (default: %(default)s)")
     segment.add_argument("--points-per-side", type=int, help="of a grid (default: the sampler's own, 32 or 64)")
@@ -118,9 +126,9 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--stability", type=float, help=threshold_help.format("from"))
     detector_help = "of object_aware: an ultralytics .pt (default: ObjectAwareModel.pt in --weights)"
     segment.add_argument("--detector", type=Path, help=detector_help)
-    segment.add_argument("--confidence", type=float, default=0.4, help="of its boxes (default: %(default)s)")
-    size_help = "longest side of its input, pixels (default: %(default)s)"
-    segment.add_argument("--detector-size", type=int, default=1024, help=size_help)
+    segment.add_argument("--confidence", type=float, help="of its boxes (default: 0.4)")
+    size_help = "longest side of its input, pixels (default: 1024)"
+    segment.add_argument("--detector-size", type=int, help=size_help)
     device_help = "cpu, cuda, mps (default: a GPU where there is one)"
     segment.add_argument("--device", help=device_help)
     segment.set_defaults(run=segment_folder)
@@ -205,13 +213,13 @@ def models_table(names: Sequence[str]) -> str:
 def segment_folder(args: argparse.Namespace) -> None:
     """Segments everything in photos; a photo that can't be read is an error once the others are done."""
     photos = find_photos(args.photos)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device} can't be used here: {str(error).splitlines()[0]}") from error
-    sam = load_pretrained(args.model, args.weights).for_inference().to(device)
-    done = segment_photos(photos, SegEvery(sam, build_sampler(args, device)), args.output)
+    device = _device(args)
+    sam = load_pretrained(args.model, args.weights)
+    sampler = build_sampler(args, sam, device)
+    made_by = {"model": sam.name, "weights_sha256": weights_sha256(sam)} | sampler.settings
+    done = segment_photos(photos, SegEvery(sam.for_inference().to(device), sampler), args.output, made_by)
+    if done.kept:
+        print(f"{done.kept} photos were segmented so before, and are kept; --output elsewhere does them anew.")
     print(f"{sum(done.masks)} masks on {len(done.masks)} photos; written: {done.written} and the pictures beside it")
     if done.masks and not any(done.masks):
         lower = "--confidence" if args.sampler == "object_aware" else "--predicted-iou and --stability"
@@ -224,7 +232,17 @@ SAMPLERS = {"grid": Grid, "grid_proposals": GridProposals, "hierarchical": Hiera
 """Prompt samplers by the names of conf/prompt_sampler."""
 
 
-def build_sampler(args: argparse.Namespace, device: str) -> PromptSampler:
+def _device(args: argparse.Namespace) -> str:
+    """Where models run."""
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device} can't be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def build_sampler(args: argparse.Namespace, sam: Sam, device: str) -> PromptSampler:
     """The prompt sampler of ``segment``'s options."""
     names = ("points_per_side", "predicted_iou", "stability")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -233,12 +251,13 @@ def build_sampler(args: argparse.Namespace, device: str) -> PromptSampler:
             options = ", ".join("--" + name.replace("_", "-") for name in given)
             raise ValueError(f"{options}: of grids; object_aware asks with a detector's boxes, and keeps every mask.")
         checkpoint = args.detector or args.weights / "ObjectAwareModel.pt"
-        detector = build_detector(checkpoint=checkpoint, image_size=args.detector_size)
-        return ObjectAware(detector.to(device), confidence=args.confidence)
-    if args.detector:
-        raise ValueError(f"--detector goes with --sampler object_aware; {args.sampler} asks without one.")
+        detector = build_detector(checkpoint=checkpoint, image_size=args.detector_size or 1024)
+        return ObjectAware(detector.to(device), confidence=0.4 if args.confidence is None else args.confidence)
+    if args.detector or args.detector_size is not None or args.confidence is not None:
+        options = "--detector, --detector-size and --confidence go"
+        raise ValueError(f"{options} with --sampler object_aware; {args.sampler} asks without a detector.")
     if args.sampler != "grid_proposals":  # which filters nothing
-        default = default_grid(args.model)
+        default = default_grid(sam)
         given = {"predicted_iou": default.predicted_iou, "stability": default.stability} | given
     if args.sampler == "hierarchical":
         given["confident_iou"] = given["predicted_iou"]
@@ -255,8 +274,7 @@ def run_app(args: argparse.Namespace) -> None:
         raise ValueError(
             "The page is built with Gradio, which isn't installed: pip install 'mobilesamv2[app]'"
         ) from error
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    playground = open_playground(args.model, args.weights, args.detector, args.detector_size, device)
+    playground = open_playground(args.model, args.weights, args.detector, args.detector_size, _device(args))
     print(*filter(None, (playground.about, playground.no_detector)), sep="\n")
     serve(build_page(playground, args.confidence), args.port, args.share)
 
@@ -276,9 +294,12 @@ def export_model(args: argparse.Namespace) -> None:
     if args.calibration and not args.int8:
         raise ValueError("--calibration FOLDER goes with --int8.")
     photos = photos_of(args.calibration) if args.calibration else []
-    sam = build_sam(args.model, args.checkpoint, allow_partial=False)
-    if not args.checkpoint:
-        print(f"There is no --checkpoint: the weights of {args.model} are random.", file=sys.stderr)
+    if args.checkpoint and args.random:
+        raise ValueError("--checkpoint and --random exclude each other.")
+    if args.checkpoint or args.random:
+        sam = build_sam(args.model, args.checkpoint, allow_partial=False)
+    else:
+        sam = load_pretrained(args.model, args.weights)
     for path in export_onnx(sam, args.output, args.opset):
         print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if not args.no_check:
@@ -288,7 +309,7 @@ def export_model(args: argparse.Namespace) -> None:
         int8 = quantize_encoder(args.output, photos)
         print(f"written: {int8.path} ({int8.nbytes / 1e6:.1f} MB, in float32 {int8.nbytes_float / 1e6:.1f} MB)")
         print(f"image_embedding: cosine similarity with float32 {int8.cosine:.5f}, on {int8.measured_on}")
-        print(f"what it costs in AR: python evaluate.py model={args.model} onnx_encoder={int8.path} ...")
+        print(f"what it costs in AR: python evaluate.py model={sam.name} onnx_encoder={int8.path} ...")
 
 
 def draw_scenes(args: argparse.Namespace) -> None:

@@ -178,10 +178,11 @@ def _save(program: Any, path: Path, convention: str, sam: Sam, module: nn.Module
     program.model.doc_string = convention
     program.model.metadata_props["mobilesamv2"] = json.dumps(export_metadata(sam))
     weights = sum(value.nbytes for value in module.state_dict().values())
-    beside = path.with_name(f"{path.name}.data")
-    beside.unlink(missing_ok=True)  # of a larger model before
+    beside, is_large = path.with_name(f"{path.name}.data"), weights > BYTES_IN_ONE_FILE
     with whole_file(path) as partial:
-        ir.save(program.model, partial, external_data=beside.name if weights > BYTES_IN_ONE_FILE else None)
+        ir.save(program.model, partial, external_data=beside.name if is_large else None)
+    if not is_large:
+        beside.unlink(missing_ok=True)  # of a larger model before
     return path
 
 

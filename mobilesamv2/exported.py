@@ -73,7 +73,7 @@ def labelled_points(
 
     Args:
         points: (N, P, 2) xy, pixels of the model's input.
-        labels: (N, P), 1 foreground, 0 background, -1 padding.
+        labels: (N, P), 1 foreground, 0 background, -1 padding; None makes all foreground.
         boxes_xyxy: (N, 4), pixels of the model's input; they may come beside points.
 
     Returns:
@@ -89,7 +89,8 @@ def labelled_points(
     else:
         raise ValueError("Nothing to segment: give points or boxes_xyxy.")
     more_labels = np.tile(np.array(kinds), (len(more), 1))
-    if points is not None and labels is not None:
+    if points is not None:
+        labels = np.full(np.shape(points)[:2], FOREGROUND) if labels is None else labels
         more, more_labels = np.concatenate([points, more], 1), np.concatenate([labels, more_labels], 1)
     return more.astype(np.float32), more_labels.astype(np.int64)
 

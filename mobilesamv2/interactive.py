@@ -269,7 +269,7 @@ def open_playground(
             f"Object-aware prompts need a detector, and there is no {file}. {DETECTOR_FILE} is published at "
             f"{RELEASED[DETECTOR_FILE].where}; any detector of ultralytics will do: `mobilesamv2 app --detector FILE`"
         )
-    playground = Playground(sam, found, about, no_detector, default_grid(name).filters)
+    playground = Playground(sam, found, about, no_detector, default_grid(sam).filters)
     scene = drawn_scene(0)
     playground.by_grid(scene, points_per_side=8)
     if found is not None:

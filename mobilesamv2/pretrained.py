@@ -22,8 +22,9 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
 
     Args:
         name: a model that ships (``mini_conv``); one that others released (``mobile_sam``, ``sam_vit_b``,
-            ``sam_vit_l``, ``sam_vit_h``, ``efficientvit_l2``), whose files lie in ``weights``; a safetensors file of
-            this project; a folder with a ``model.safetensors``; or OWNER/REPOSITORY of the Hugging Face Hub.
+            ``sam_vit_l``, ``sam_vit_h``, ``efficientvit_l2``), whose files lie in ``weights``; the file of one of these
+            (``FOLDER/mobile_sam.pt``); a safetensors file of this project; a folder with a ``model.safetensors``; or
+            OWNER/REPOSITORY of the Hugging Face Hub.
         weights: folder of the released files; ``mobilesamv2 download NAME`` fills it.
 
     Raises:
@@ -31,17 +32,18 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
         ValueError: no weights are known by this name.
         ConnectionError: the Hub can't be reached, or has no such repository.
     """
-    path = Path(name)
-    if path.suffix == ".safetensors":
-        return load_sam(path)
-    if path.is_dir():
-        return load_sam(path / HUB_FILE)
-    name = str(name)
+    path, name = Path(name), str(name)
     if name in shipped_models():
         return load_sam(SHIPPED / f"{name}.safetensors")
     if name in FILES:
         return build_sam(name, [Path(weights) / file for file in FILES[name]], allow_partial=False)
-    if name.count("/") == 1 and not name.startswith("timm/"):
+    if path.suffix == ".safetensors":
+        return load_sam(path)
+    if path.suffix in (".pt", ".pth"):
+        return _of_released_file(path)
+    if path.is_dir():
+        return load_sam(path / HUB_FILE)
+    if name.count("/") == 1 and not name.startswith("timm/") and not path.parent.is_dir():
         return load_sam(_from_hub(name))
     known = ", ".join([*shipped_models(), *FILES])
     of_registry = (
@@ -52,21 +54,29 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
     )
 
 
+def _of_released_file(path: Path) -> Sam:
+    """The model that is released as one file of this name, from this one."""
+    for name, files in FILES.items():
+        if files == (path.name,):
+            return build_sam(name, path, allow_partial=False)
+    raise ValueError(f"{path} does not say which model it holds: build_sam(NAME, {str(path)!r}).")
+
+
 def shipped_models() -> list[str]:
     """Names of the models whose weights come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
 
-def default_grid(name: str | Path) -> Grid:
-    """SAM's grid of points for a model by name.
+def default_grid(sam: Sam) -> Grid:
+    """SAM's grid of points for a model.
 
-    Models that ship think less of their own masks than SAM does of its: SAM's thresholds would leave none of them, and
-    lower ones are taken.
+    Models of the kind that ships think less of their own masks than SAM does of its: SAM's thresholds would leave none
+    of them, and lower ones are taken.
 
     Args:
-        name: what ``load_pretrained`` takes.
+        sam: built by name.
     """
-    return Grid(predicted_iou=0.25, stability=0.6) if str(name) in shipped_models() else Grid()
+    return Grid(predicted_iou=0.25, stability=0.6) if sam.name in shipped_models() else Grid()
 
 
 def save_pretrained(sam: Sam, folder: str | Path) -> Path:

@@ -60,7 +60,8 @@ class SegEvery:
             sampler: None takes SAM's grid of points (``pretrained.default_grid``).
             weights: folder of released files.
         """
-        return cls(load_pretrained(name, weights).for_inference(), sampler or default_grid(name))
+        sam = load_pretrained(name, weights)
+        return cls(sam.for_inference(), sampler or default_grid(sam))
 
     def __call__(self, image: np.ndarray) -> Masks:
         """Every mask of an image, best predicted IoU first where the sampler asks for NMS, else in the prompts' order.

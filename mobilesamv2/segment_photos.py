@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from PIL import Image
@@ -29,11 +31,13 @@ class Segmented(NamedTuple):
         masks: number of masks of each photo.
         broken: a sentence for each photo that could not be read.
         written: the file in COCO's layout.
+        kept: how many photos an earlier run had segmented in the same way.
     """
 
     masks: list[int]
     broken: list[str]
     written: Path
+    kept: int
 
 
 def find_photos(given: Sequence[str]) -> list[Path]:
@@ -60,63 +64,109 @@ def find_photos(given: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def segment_photos(photos: Sequence[Path], segment: Callable[[np.ndarray], Masks], output: Path) -> Segmented:
-    """Writes ``NAME.png``, the masks over each photo, and ``masks.json``, all of them in COCO's layout, with scores.
+def segment_photos(
+    photos: Sequence[Path], segment: Callable[[np.ndarray], Masks], output: Path, made_by: Mapping[str, Any]
+) -> Segmented:
+    """Writes a picture of the masks over each photo, a JSON file beside it, and ``masks.json``, all of them together.
 
-    A photo whose EXIF data says that it was taken sideways is turned upright first; its masks are those of the upright
-    photo. A photo that can't be read is left out, and named in the result.
+    Each JSON file is in SA-1B's layout, one photo's ``image`` and ``annotations``; ``masks.json`` is in COCO's. Photos
+    of several folders keep these below ``output``. A photo whose EXIF data says that it was taken sideways is turned
+    upright first; its masks are those of the upright photo. A photo that can't be read is left out, and named in the
+    result. A run that was stopped goes on: a photo that has its JSON file, of the same ``made_by``, is kept as it is.
 
     Args:
         photos: their paths.
         segment: a photo, RGB uint8 (H, W, 3), to its masks; a ``SegEvery``.
         output: folder to write into.
+        made_by: what the masks depend on beside the photo, as plain values.
 
     Raises:
-        ValueError: two photos would be written as one picture, a picture over its photo, or all into a file.
+        ValueError: two photos would be written as one picture, pictures beside the photos, or all into a file.
         OSError: a file can't be written.
     """
     pictures = _picture_paths(photos, output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; the pictures want a folder.")
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    counts, broken = [], []
+    records: list[Path] = []
+    counts, broken, kept = [], [], 0
     for photo in tqdm(photos, desc="segmenting", unit="photo", disable=None):
-        try:
-            image = read_rgb(photo, str(photo), upright=True)
-        except ValueError as error:
-            broken.append(str(error))
-            continue
-        masks = segment(image)
-        with whole_file(pictures[photo]) as partial:
-            Image.fromarray(overlay(image, masks.rles)).save(partial, "PNG")
-        image_id = len(images) + 1
-        images.append({"id": image_id, "file_name": str(photo), "height": masks.size[0], "width": masks.size[1]})
-        annotations += _annotations(masks, image_id, len(annotations))
-        counts.append(len(masks))
+        picture, record = pictures[photo], pictures[photo].with_suffix(".json")
+        wanted = dict(made_by) | {"photo_bytes": photo.stat().st_size, "photo_changed_ns": photo.stat().st_mtime_ns}
+        count = _annotations_of(record, wanted) if picture.is_file() else None
+        if count is None:
+            try:
+                image = read_rgb(photo, str(photo), upright=True)
+            except ValueError as error:
+                broken.append(str(error))
+                continue
+            count = _segment_photo(image, str(photo), segment, picture, wanted)
+        else:
+            kept += 1
+        records.append(record)
+        counts.append(count)
     written = output / "masks.json"
-    categories = [{"id": 1, "name": "object"}]
-    write_whole(written, json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return Segmented(counts, broken, written)
+    with whole_file(written) as partial, partial.open("w") as file:
+        _gather(records, file)
+    return Segmented(counts, broken, written, kept)
+
+
+def _segment_photo(
+    image: np.ndarray, name: str, segment: Callable[[np.ndarray], Masks], picture: Path, made_by: Mapping[str, Any]
+) -> int:
+    """Writes a photo's picture and, last, its JSON file; the number of masks."""
+    masks = segment(image)
+    with whole_file(picture) as partial:
+        Image.fromarray(overlay(image, masks.rles)).save(partial, "PNG", compress_level=1)  # 6 takes four times as long
+    about = {"file_name": name, "height": masks.size[0], "width": masks.size[1]}
+    content = {"image": about, "annotations": _annotations(masks), "made_by": made_by}
+    write_whole(picture.with_suffix(".json"), json.dumps(content))
+    return len(masks)
+
+
+def _annotations_of(record: Path, made_by: Mapping[str, Any]) -> int | None:
+    """The number of masks in a photo's JSON file; None where it is not of this photo and these settings."""
+    try:
+        content = json.loads(record.read_text())
+        return len(content["annotations"]) if content["made_by"] == json.loads(json.dumps(made_by)) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _gather(records: Sequence[Path], file: TextIO) -> None:
+    """Writes COCO's layout from the files of the photos, one in memory at a time."""
+    images, number = [], 0
+    file.write('{"annotations": [')
+    for image_id, record in enumerate(records, 1):
+        content = json.loads(record.read_text())
+        images.append({"id": image_id} | content["image"])
+        for annotation in content["annotations"]:
+            file.write(", " if number else "")
+            number += 1
+            file.write(json.dumps(annotation | {"id": number, "image_id": image_id}))
+    file.write(f'], "images": {json.dumps(images)}, "categories": {json.dumps([{"id": 1, "name": "object"}])}}}')
 
 
 def _picture_paths(photos: Sequence[Path], output: Path) -> dict[Path, Path]:
-    taken: dict[Path, Path] = {}
-    for photo in photos:
-        picture = output / f"{photo.stem}.png"
-        if picture in taken:
-            raise ValueError(f"{taken[picture]} and {photo} would both be written to {picture}: segment them apart.")
-        if picture.resolve() == photo.resolve():
-            raise ValueError(f"The picture of {photo} would be written over it: choose another output folder.")
-        taken[picture] = photo
-    return {photo: picture for picture, photo in taken.items()}
+    """A picture for each photo: below ``output`` as the photo is below the folder that all share."""
+    folders = [photo.resolve().parent for photo in photos]
+    if output.resolve() in folders:
+        raise ValueError(f"The pictures would be written beside the photos of {output}: choose another output folder.")
+    root = Path(os.path.commonpath(folders))
+    names = [folder.relative_to(root) / photo.stem for folder, photo in zip(folders, photos, strict=True)]
+    times = Counter(names)
+    pictures: dict[Path, Path] = {}
+    for photo, name in zip(photos, names, strict=True):
+        # a photo of two formats keeps their names, and masks.json is the name of all together
+        whole = name.with_name(photo.name) if times[name] > 1 or name == Path("masks") else name
+        pictures[photo] = output / whole.with_name(f"{whole.name}.png")
+    if len(set(pictures.values())) < len(photos):
+        raise ValueError("Two of the photos would be written as one picture: segment them apart.")
+    return pictures
 
 
-def _annotations(masks: Masks, image_id: int, before: int) -> list[dict[str, Any]]:
-    """COCO annotations, the best first, numbered from ``before`` + 1."""
-    results = masks.to_coco(image_id)
+def _annotations(masks: Masks) -> list[dict[str, Any]]:
+    """COCO annotations of one image, the best first, numbered from 1."""
+    results = masks.to_coco(1)
     sizes = areas([result["segmentation"] for result in results]).tolist()
-    return [
-        {"id": before + i + 1, "area": size, "iscrowd": 0, **result}
-        for i, (result, size) in enumerate(zip(results, sizes, strict=True))
-    ]
+    numbered = enumerate(zip(results, sizes, strict=True), 1)
+    return [{"id": i, "area": size, "iscrowd": 0, **result} for i, (result, size) in numbered]

@@ -40,7 +40,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The small model with trained weights, by the command line."""
     folder = tmp_path_factory.mktemp("exported")
     with redirect_stdout(StringIO()) as printed:
-        cli(["export", "mini_conv", "-o", str(folder), "--checkpoint", str(WEIGHTS), "--int8"])
+        cli(["export", "mini_conv", "-o", str(folder), "--int8"])
     return Exported(build_sam("mini_conv", WEIGHTS), folder, printed.getvalue())
 
 
@@ -125,6 +125,12 @@ def test_any_number_of_prompts_and_points(
         np.testing.assert_allclose(predicted_iou[:, kept], our_iou, atol=1e-5)
 
 
+def test_points_without_labels_are_foreground() -> None:
+    points, labels = labelled_points(np.array([[[5, 6]]]))
+    assert points.tolist() == [[[5, 6], [0, 0]]]
+    assert labels.tolist() == [[1, -1]]
+
+
 def test_metadata_say_how_the_graphs_are_fed(exported: Exported) -> None:
     for name in ("encoder.onnx", "decoder.onnx"):
         told = read_export_metadata(open_session(exported.folder / name))
@@ -195,13 +201,15 @@ def test_a_graph_that_differs_is_refused(exported: Exported) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["mini_con"], "Did you mean 'mini_conv'"),
+        (["mini_con", "--random"], "Did you mean 'mini_conv'"),
         (["mini", "--checkpoint", str(WEIGHTS)], "does not fit mini: image_encoder"),
         (["mini", "--checkpoint", "none.pt"], r"no weight file none\.pt"),
-        (["mini", "--calibration", "photos"], "--calibration FOLDER goes with --int8"),
-        (["mini", "--int8", "--calibration", "none"], "no folder none"),
-        (["mini", "--int8", "--calibration", str(ROOT / "conf")], "holds 0 photos"),
+        (["mini", "--random", "--calibration", "photos"], "--calibration FOLDER goes with --int8"),
+        (["mini", "--random", "--int8", "--calibration", "none"], "no folder none"),
+        (["mini", "--random", "--int8", "--calibration", str(ROOT / "conf")], "holds 0 photos"),
         (["mini_conv", "--opset", "7"], "can't write 7"),
+        (["mini"], "No weights are known as 'mini'"),
+        (["mini", "--random", "--checkpoint", str(WEIGHTS)], "exclude each other"),
     ],
 )
 def test_mistakes_are_sentences(given: list[str], message: str, tmp_path: Path) -> None:
@@ -212,7 +220,7 @@ def test_mistakes_are_sentences(given: list[str], message: str, tmp_path: Path) 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(SystemExit, match=r"not installed: onnxruntime\. pip install 'mobilesamv2\[export\]'"):
-        cli(["export", "mini", "-o", str(tmp_path)])
+        cli(["export", "mini_conv", "-o", str(tmp_path)])
 
 
 def test_files_of_others_are_refused(exported: Exported, tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mobilesamv2 import SegEvery, build_sam, load_pretrained, push_to_hub, save_pretrained
+from mobilesamv2 import SegAny, SegEvery, build_sam, load_pretrained, push_to_hub, save_pretrained
 from mobilesamv2.checkpoints import save_mobile_sam
 from mobilesamv2.cli import main
-from mobilesamv2.pretrained import shipped_models
-from mobilesamv2.prompts import GridProposals
+from mobilesamv2.data.drawing import draw_scene
+from mobilesamv2.pretrained import default_grid, shipped_models
+from mobilesamv2.prompts import Grid, GridProposals
 
 
 def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
@@ -40,6 +41,9 @@ def test_released_files_of_a_folder(tmp_path: Path) -> None:
     sam = build_sam("mobile_sam")
     save_mobile_sam(sam, tmp_path / "mobile_sam.pt")
     assert same_weights(sam, load_pretrained("mobile_sam", tmp_path))
+    assert same_weights(sam, load_pretrained(tmp_path / "mobile_sam.pt"))
+    with pytest.raises(ValueError, match=r"mine\.pt does not say which model it holds: build_sam\(NAME, 'mine\.pt'\)"):
+        load_pretrained("mine.pt")
     with pytest.raises(
         FileNotFoundError, match=r"sam_vit_b_01ec64.pth.* or: mobilesamv2 download sam_vit_b_01ec64.pth"
     ):
@@ -53,6 +57,27 @@ def test_unknown_names() -> None:
         load_pretrained("mini")
     with pytest.raises(ValueError, match=r"No weights are known as 'sam9'; .*owner/repository\.$"):
         load_pretrained("sam9")
+
+
+def test_folders_come_after_names_and_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini_conv").mkdir()
+    assert load_pretrained("mini_conv").name == "mini_conv"
+    with pytest.raises(FileNotFoundError, match=r"mini_conv/model\.safetensors"):
+        load_pretrained(tmp_path / "mini_conv")
+    with pytest.raises(ValueError, match="No weights are known as 'mini_conv/other'"):  # and not asked of the Hub
+        load_pretrained("mini_conv/other")
+
+
+def test_the_default_grid_is_of_the_model(tmp_path: Path) -> None:
+    save_pretrained(load_pretrained("mini_conv"), tmp_path)
+    scene = draw_scene(0)[0]
+    by_name, by_folder = (SegEvery.from_pretrained(name)(scene) for name in ("mini_conv", tmp_path))
+    assert len(by_name) == len(by_folder) > 0
+    assert default_grid(build_sam("mini")) == Grid()
+    segany = SegAny.from_pretrained("mini_conv")
+    segany.set_image(scene)
+    assert segany.predict(points=[[[9, 9]]]).masks.shape == (1, 3, *scene.shape[:2])
 
 
 def test_the_hub_by_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mobilesamv2 import SegEvery
+from mobilesamv2 import SegEvery, load_pretrained
 from mobilesamv2.cli import main
 from mobilesamv2.data.drawing import draw_scene
 from mobilesamv2.data.images import read_rgb
-from mobilesamv2.segment_photos import find_photos
+from mobilesamv2.prompts import GridProposals
+from mobilesamv2.segment_photos import find_photos, segment_photos
+from mobilesamv2.structures import Masks
 
 FAST = ["--model", "mini_conv", "--sampler", "grid_proposals", "--points-per-side", "4"]
 
@@ -41,7 +43,9 @@ def test_a_folder_a_pattern_and_a_file(tmp_path: Path, capsys: pytest.CaptureFix
             *FAST,
         ]
     )
-    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png", "masks.json"]
+    found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    photos = [f"{name}.{kind}" for name in ("deep/er/c", "in/a", "in/b") for kind in ("json", "png")]
+    assert found == [*photos, "masks.json"]
     coco = COCO(str(out / "masks.json"))
     assert [Path(image["file_name"]).name for image in coco.dataset["images"]] == ["a.PNG", "b.jpg", "c.webp"]
     annotations = coco.dataset["annotations"]
@@ -51,7 +55,7 @@ def test_a_folder_a_pattern_and_a_file(tmp_path: Path, capsys: pytest.CaptureFix
         mask = coco.annToMask(annotation)
         assert mask.shape == (60, 90)
         assert mask.sum() == annotation["area"]
-    assert np.asarray(Image.open(out / "b.png")).shape == (60, 90, 3)
+    assert np.asarray(Image.open(out / "in" / "b.png")).shape == (60, 90, 3)
 
 
 def test_a_photo_taken_sideways_is_turned(tmp_path: Path) -> None:
@@ -62,6 +66,44 @@ def test_a_photo_taken_sideways_is_turned(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "out" / "masks.json").read_text())
     assert (written["images"][0]["height"], written["images"][0]["width"]) == (90, 60)
     assert read_rgb(tmp_path / "a.jpg", "a").shape == (60, 90, 3)
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = [photo(tmp_path / "in" / f"{i}.png", (40 + i, 60)) for i in range(4)]
+    asked: list[int] = []
+    every = SegEvery(load_pretrained("mini_conv"), GridProposals(points_per_side=2))
+
+    def segment(image: np.ndarray) -> Masks:
+        asked.append(len(image))
+        if asked == [40, 41, 42]:
+            raise KeyboardInterrupt
+        return every(image)
+
+    given = {"model": "x"}
+    with pytest.raises(KeyboardInterrupt):
+        segment_photos(photos, segment, tmp_path / "out", given)
+    assert not (tmp_path / "out" / "masks.json").exists()
+    done = segment_photos(photos, segment, tmp_path / "out", given)
+    assert asked == [40, 41, 42, 42, 43]
+    assert done.kept == 2
+    assert [image["height"] for image in json.loads(done.written.read_text())["images"]] == [40, 41, 42, 43]
+    photo(photos[0], (50, 60))  # another photo of that name
+    (tmp_path / "out" / "1.json").write_text("{")
+    assert segment_photos(photos, segment, tmp_path / "out", given).kept == 2
+    assert asked[5:] == [50, 41]
+    assert segment_photos(photos, segment, tmp_path / "out", {"model": "y"}).kept == 0
+    for said in ("", "4 photos were segmented so before, and are kept"):
+        main(["segment", str(tmp_path / "in"), "-o", str(tmp_path / "cli"), *FAST])
+        assert said in capsys.readouterr().out
+
+
+def test_names_that_meet(tmp_path: Path) -> None:
+    for name in ("x/1.jpg", "y/1.png", "y/2.jpg", "y/2.png", "masks.jpg"):
+        photo(tmp_path / "in" / name)
+    main(["segment", f"{tmp_path}/in/**/*.*", "-o", str(tmp_path / "out"), *FAST])
+    pictures = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
+    assert pictures == {"x/1.png", "y/1.png", "y/2.jpg.png", "y/2.png.png", "masks.jpg.png"}
+    assert len(json.loads((tmp_path / "out" / "masks.json").read_text())["images"]) == 5
 
 
 def test_modes_of_photos(tmp_path: Path) -> None:
@@ -104,7 +146,7 @@ def test_object_aware_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "No mask passed the thresholds; --confidence set lower ones." in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"--points-per-side: of grids"):
         main(["segment", str(tmp_path / "a.jpg"), "-o", str(tmp_path / "out"), *given, "--points-per-side", "4"])
-    with pytest.raises(SystemExit, match=r"--detector goes with --sampler object_aware"):
+    with pytest.raises(SystemExit, match=r"--detector, .* and --confidence go with --sampler object_aware"):
         main(["segment", str(tmp_path / "a.jpg"), "-o", str(tmp_path / "out"), *FAST, "--detector", "x.pt"])
 
 
@@ -135,9 +177,7 @@ def test_mistakes(tmp_path: Path) -> None:
         main(["segment", str(tmp_path / "empty"), *out])
     photo(tmp_path / "x" / "a.jpg")
     photo(tmp_path / "y" / "a.png")
-    with pytest.raises(SystemExit, match=r"would both be written to"):
-        main(["segment", str(tmp_path / "x"), str(tmp_path / "y"), *out])
-    with pytest.raises(SystemExit, match=r"would be written over it"):
+    with pytest.raises(SystemExit, match=r"would be written beside the photos of .*choose another output folder"):
         main(["segment", str(tmp_path / "y"), "-o", str(tmp_path / "y"), *FAST])
     with pytest.raises(SystemExit, match=r"no weight file .*mobile_sam.pt.* or: mobilesamv2 download mobile_sam.pt"):
         main(["segment", str(tmp_path / "x"), "-o", str(tmp_path / "out"), "--weights", str(tmp_path)])

@@ -99,6 +99,18 @@ def test_names_are_short_or_numbers_in_order(sweep: Path) -> None:
     assert [run.differs["points_per_side"] for run in gather(sweep)] == [16, 16, 32]
 
 
+def test_settings_may_be_lists(sweep: Path) -> None:
+    """As the files of a model are, where its parts come from several."""
+    for name, decoder in (("0", "a.pt"), ("2", "b.pt"), ("10", "b.pt")):
+        file = sweep / name / "results.json"
+        result = json.loads(file.read_text())
+        result["run"]["model"]["checkpoint"] = ["l2.pt", decoder]
+        file.write_text(json.dumps(result))
+    main(["report", str(sweep)])
+    with Image.open(sweep / "report" / "ablation.png") as figure:
+        assert figure.width > figure.height
+
+
 def test_tables_escape_what_would_break_them() -> None:
     table = [["run", "50%"], ["a|b_c", "1"]]
     assert as_markdown(table).splitlines()[2] == "| a/b_c | 1 |"

@@ -86,12 +86,13 @@ def _small_multiples(runs: Sequence[Run], settings: Sequence[str]) -> Any:
     """A panel for each setting: mean AR of all runs over its values."""
     figure, panels = plt.subplots(1, len(settings), figsize=(3 * len(settings), 3.2), sharey=True, squeeze=False)
     for axes, key in zip(panels[0], settings, strict=True):
-        values = sorted({run.differs[key] for run in runs}, key=_number_or_text)
+        shown = {str(run.differs[key]): run.differs[key] for run in runs}  # a list is a value too
+        values = sorted(shown, key=lambda text: _number_or_text(shown[text]))
         for run in runs:
             (ar,), (low,), (high,) = _percent(run, ["mAR"])
-            place = values.index(run.differs[key])
+            place = values.index(str(run.differs[key]))
             axes.errorbar(place, ar, yerr=[[ar - low], [high - ar]], marker="o", capsize=2, color="C0")
-        axes.set_xticks(range(len(values)), [str(value)[-18:] for value in values], rotation=30, ha="right", fontsize=7)
+        axes.set_xticks(range(len(values)), [value[-18:] for value in values], rotation=30, ha="right", fontsize=7)
         axes.set(xlabel=key)
     panels[0][0].set(ylabel="mean mask AR (%)")
     return figure
