@@ -24,6 +24,9 @@ TIMEOUT_S = 30.0
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 """Errors that no other attempt would mend."""
 
+BUSY = (429, 500, 502, 503, 504)
+"""Answers of a server that another attempt may mend."""
+
 
 def released_files(names: list[str]) -> list[str]:
     """The names of released files for names of files or of models.
@@ -62,7 +65,7 @@ def download(url: str, path: str | Path, sha256: str | None = None, attempts: in
         url: http or https.
         path: where to.
         sha256: what its bytes must give; None takes any.
-        attempts: how often a lost connection is tried.
+        attempts: how often a lost connection or a busy server is tried.
         pause_s: seconds before the second attempt, and twice as long before each further one.
 
     Raises:
@@ -79,7 +82,9 @@ def download(url: str, path: str | Path, sha256: str | None = None, attempts: in
                 _fetch(url, part)
                 break
             except urllib.error.HTTPError as error:
-                raise ConnectionError(f"{url} answers {error.code}, {error.reason}; {_by_hand(path)}") from error
+                if error.code not in BUSY or attempt + 1 == attempts:
+                    raise ConnectionError(f"{url} answers {error.code}, {error.reason}; {_by_hand(path)}") from error
+                time.sleep(pause_s * 2**attempt)
             except (OSError, http.client.HTTPException) as error:
                 if getattr(error, "errno", None) in OF_THE_DISK:
                     message = f"{part} can't be written: {error}. The same command goes on from what came."
@@ -116,6 +121,8 @@ def _fetch(url: str, part: Path) -> None:
             return
         raise
     with answer:
+        if "text/html" in answer.headers.get("Content-Type", ""):
+            raise ConnectionError("a page of HTML came instead of the file, as networks with a login give")
         if answer.status != 206:  # the server sends the file from its start
             have = 0
         _write(answer, part, have)

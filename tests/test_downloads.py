@@ -24,6 +24,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.to_lose = 0
+        self.busy = 0
+        self.kind = "application/octet-stream"
         self.takes_ranges = True
         self.asked: list[str | None] = []
 
@@ -41,6 +43,10 @@ class Handler(BaseHTTPRequestHandler):
         if "missing" in self.path:
             self.send_error(404)
             return
+        if server.busy:
+            server.busy -= 1
+            self.send_error(503)
+            return
         start = int(re.findall(r"\d+", asked)[0]) if asked and server.takes_ranges else 0
         if start >= len(CONTENT):
             self.send_error(416)
@@ -48,6 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         rest = CONTENT[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(rest)))
+        self.send_header("Content-Type", server.kind)
         self.end_headers()
         if server.to_lose:
             server.to_lose -= 1
@@ -120,6 +127,21 @@ def test_a_server_that_refuses_or_is_not_there(server: Server, tmp_path: Path) -
         downloads.download(server.url.replace("weights", "missing"), tmp_path / "weights.pt")
     with pytest.raises(ConnectionError, match=r"can't be had: \[Errno 111\] Connection refused"):
         downloads.download("http://127.0.0.1:9/weights.pt", tmp_path / "weights.pt", attempts=2, pause_s=0)
+
+
+def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
+    server.busy = 2
+    assert downloads.download(server.url, tmp_path / "weights.pt", pause_s=0) == SHA256
+    server.busy = 2
+    with pytest.raises(ConnectionError, match="answers 503, Service Unavailable"):
+        downloads.download(server.url, tmp_path / "other.pt", attempts=2, pause_s=0)
+
+
+def test_a_page_is_no_weight_file(server: Server, tmp_path: Path) -> None:
+    server.kind = "text/html; charset=utf-8"
+    with pytest.raises(ConnectionError, match="can't be had: a page of HTML came instead of the file"):
+        downloads.download(server.url, tmp_path / "weights.pt", pause_s=0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command(

@@ -101,7 +101,7 @@ def test_names_are_short_or_numbers_in_order(sweep: Path) -> None:
 
 def test_settings_may_be_lists(sweep: Path) -> None:
     """As the files of a model are, where its parts come from several."""
-    for name, decoder in (("0", "a.pt"), ("2", "b.pt"), ("10", "b.pt")):
+    for name, decoder in (("0", "a.pt"), ("2", "b.pt"), ("10", "a.pt")):
         file = sweep / name / "results.json"
         result = json.loads(file.read_text())
         result["run"]["model"]["checkpoint"] = ["l2.pt", decoder]
