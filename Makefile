@@ -4,7 +4,7 @@ VENV ?= .venv
 PINS ?=
 BIN := $(VENV)/bin
 
-.PHONY: install lint test bench demo docs
+.PHONY: install lint test bench demo docs notebooks
 
 # The environment, made anew when pyproject.toml changes.
 $(VENV)/installed: pyproject.toml
@@ -33,6 +33,10 @@ bench: install
 # The docstrings as pages of HTML.
 docs: install
 	$(BIN)/python docs/render.py outputs/docs
+
+# The notebooks, run anew, with what they print.
+notebooks: install
+	$(BIN)/python notebooks/execute.py
 
 # The papers in miniature, on drawn scenes: a student and a detector are trained, and teacher and student are measured on
 # scenes of shapes and textures that no training saw. Two jobs run at a time, a thread each; a run that was stopped goes on,

@@ -1,0 +1,38 @@
+"""Runs notebooks and keeps what they print: ``python notebooks/execute.py [NAME.ipynb ...]``, by default all."""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent
+
+
+def execute(path: Path) -> Any:
+    """The notebook after a run in its folder, with the hash of the sources that its outputs are of."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                output.data.pop("image/jpeg", None)  # Pillow's pictures come as both
+    notebook.metadata["sources_sha256"] = sources_sha256(notebook)
+    return notebook
+
+
+def sources_sha256(notebook: Any) -> str:
+    """Of the code of a notebook."""
+    sources = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return hashlib.sha256("\0".join("".join(source) for source in sources).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:] or sorted(FOLDER.glob("*.ipynb"))):
+        nbformat.write(execute(path), path)
+        print(f"written: {path}")
