@@ -16,9 +16,11 @@ from preflight import (
     environment,
     needs_detector,
     output_folder,
+    refuse_half_weights,
     refuse_sweep_of_processes,
     require_all,
     require_file,
+    require_shared_folder,
     sentences,
     weight_checks,
     without_noise,
@@ -59,6 +61,9 @@ def main(cfg: DictConfig) -> None:
     with sentences():
         name = evaluation_name(cfg)
         schema.require_settings(cfg, GROUPS[name])
+        if "trainer" in GROUPS[name]:
+            refuse_half_weights(cfg)
+        require_shared_folder()
         if name in SEGMENT_EVERYTHING and needs_detector(cfg) and cfg.detector is None:
             raise ValueError("prompt_sampler=object_aware asks with a detector's boxes, and detector is null.")
         require_files(cfg, name)

@@ -96,13 +96,30 @@ def finds_its_folder() -> bool:
 
     By default the folder is named after the time, which submitit hands on and Slurm alone does not.
     """
-    named = HydraConfig.initialized() and any(o.startswith("output_dir=") for o in HydraConfig.get().overrides.task)
-    if "SLURM_JOB_ID" in os.environ and not named and not is_sweep():
+    if "SLURM_JOB_ID" in os.environ and not _is_folder_named() and not is_sweep():
         print(
             "This job will not be queued again if it is stopped: name its folder, output_dir=FOLDER.", file=sys.stderr
         )
         return False
     return True
+
+
+def require_shared_folder() -> None:
+    """Nothing, unless processes that torchrun or srun started would each write into a folder of their own.
+
+    Raises:
+        ValueError: they would.
+    """
+    is_one_of_many = "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    if is_one_of_many and not _is_folder_named() and not is_sweep():
+        raise ValueError(
+            "Several processes were started, and each would write into a folder named after its own time: name one for "
+            "all, output_dir=FOLDER."
+        )
+
+
+def _is_folder_named() -> bool:
+    return HydraConfig.initialized() and any(o.startswith("output_dir=") for o in HydraConfig.get().overrides.task)
 
 
 def cluster_plugins() -> list[Any]:
@@ -189,6 +206,17 @@ def require_all(checks: list[Callable[[], Any]]) -> None:
 def output_folder(cfg: DictConfig) -> Path:
     """Where a run writes: ``output_dir``, or in a sweep the job's own folder inside it."""
     return Path(HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else cfg.output_dir)
+
+
+def refuse_half_weights(cfg: DictConfig) -> None:
+    """Nothing, unless the weights themselves would be of another precision than single.
+
+    Raises:
+        ValueError: they would.
+    """
+    precision = str(cfg.trainer.precision)
+    if precision in ("16-true", "bf16-true", "64-true", "transformer-engine", "transformer-engine-float16"):
+        raise ValueError(f"trainer.precision={precision} keeps weights in that precision; use 32-true or bf16-mixed.")
 
 
 def environment(seed: int) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from mobilesamv2.tasks.detect import DetectObjects
 from mobilesamv2.tasks.distill import Distill
 from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
 from mobilesamv2.tasks.mask_recall import MaskRecallAtEnd
+from mobilesamv2.tasks.sync_batchnorm import SyncBatchNorms
 from mobilesamv2.tasks.teacher import Teacher, teacher_identity
 from mobilesamv2.tasks.training_log import TrainingLog
 from preflight import (
@@ -45,13 +46,16 @@ from preflight import (
     dataset_checks,
     environment,
     finds_its_folder,
+    is_sweep,
     loggers,
     needs_detector,
     output_folder,
     progress_bars,
+    refuse_half_weights,
     refuse_sweep_of_processes,
     require_all,
     require_file,
+    require_shared_folder,
     sentences,
     warn_of_random_weights,
     weight_checks,
@@ -68,10 +72,13 @@ def main(cfg: DictConfig) -> float | None:
     """Composes, builds, fits, and writes the weights; gives what a search of a sweep is to improve."""
     without_noise()
     folder = output_folder(cfg)
+    if not is_sweep():
+        cfg.output_dir = str(folder)  # named after the time by default, which would be another in each process
     with sentences():
         schema.require_settings(cfg, required_groups(cfg))
         refuse_sweep_of_processes(cfg)
         refuse_half_weights(cfg)
+        require_shared_folder()
         require_files(cfg)
         resume = checkpoint_to_resume(cfg, folder)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -242,7 +249,7 @@ def build_trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> pl
         cfg.trainer,
         logger=loggers(cfg.logger, folder),
         callbacks=callbacks,
-        plugins=[WholeCheckpoints(), *cluster_plugins()],
+        plugins=[WholeCheckpoints(), *([SyncBatchNorms()] if cfg.trainer.sync_batchnorm else []), *cluster_plugins()],
         default_root_dir=str(folder),
         _convert_="all",
     )
@@ -257,16 +264,6 @@ def write_description(cfg: DictConfig, folder: Path, task: pl.LightningModule, s
     ids = samples.images.image_ids
     (folder / "images.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
     (folder / "environment.json").write_text(json.dumps(environment(cfg.seed), indent=2))
-
-
-def refuse_half_weights(cfg: DictConfig) -> None:
-    """Nothing, unless the weights themselves would be of half precision.
-
-    Raises:
-        ValueError: they would.
-    """
-    if str(cfg.trainer.precision) in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
-        raise ValueError(f"trainer.precision={cfg.trainer.precision} keeps weights in half precision; use bf16-mixed.")
 
 
 def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:

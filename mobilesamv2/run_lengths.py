@@ -128,10 +128,11 @@ class MaskEncoder:
         rles: list[RLE | None] = []
         scores = [torch.zeros(0)]
         columns = CPU_COLUMNS if logits.device.type == "cpu" else DEVICE_COLUMNS
-        for chunk in logits.split(max(1, columns // self.frame.original_size[1])) if len(logits) else ():
-            encoded, score = self._encode(chunk, stability)
-            rles += encoded
-            scores.append(score)
+        with torch.autocast(logits.device.type, enabled=False):  # half precision would move the edges
+            for chunk in logits.split(max(1, columns // self.frame.original_size[1])) if len(logits) else ():
+                encoded, score = self._encode(chunk, stability)
+                rles += encoded
+                scores.append(score)
         return rles, torch.cat(scores)
 
     def _encode(self, logits: Tensor, stability: float) -> tuple[list[RLE | None], Tensor]:

@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -48,11 +49,11 @@ class Notes(pl.Callback):
         self.image_ids.append(batch["image_id"].tolist())
 
 
-def finetuning() -> tuple[pl.LightningModule, TrainingData]:
+def finetuning(num_workers: int = 0) -> tuple[pl.LightningModule, TrainingData]:
     torch.manual_seed(0)
     task = FinetuneDecoder(build_sam("mini"), ADAMW, warmup_images=4, freeze_image_encoder=False)
     samples = PromptSamples(ShapesDataset(12, (64, 96)), 256, prompts_per_image=2)
-    return task, TrainingData(samples, batch_size=2, validation_images=2, seed=1)
+    return task, TrainingData(samples, 2, validation_images=2, num_workers=num_workers, seed=1)
 
 
 def distilling() -> tuple[pl.LightningModule, TrainingData]:
@@ -66,6 +67,7 @@ def distilling() -> tuple[pl.LightningModule, TrainingData]:
     [
         (finetuning, 1, False),
         (distilling, 2, True),
+        (partial(finetuning, num_workers=2), 1, False),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [

@@ -121,7 +121,8 @@ class TrainingData(pl.LightningDataModule):
         accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
         return self.batches.batch_size * _rank(self.trainer)[1] * accumulated
 
-    def state_dict(self) -> dict[str, Any]:
+    @property
+    def _counted_by(self) -> dict[str, Any]:
         """What the place in an epoch is counted by."""
         return {
             "images": self.batches.num_samples,
@@ -130,13 +131,19 @@ class TrainingData(pl.LightningDataModule):
             "images of a step": self.images_per_step,
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer steps that are done, and what the place in an epoch is counted by."""
+        return self._counted_by | {"step": self.trainer.global_step if self.trainer else 0}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing, if a run goes on as it began.
+        """Has a run go on where it stopped, if it goes on as it began.
 
         Raises:
             ValueError: it doesn't; the sentence says what differs.
         """
-        now = self.state_dict()
+        # Lightning asks for the first batches, which workers fetch ahead, before it restores its own count of steps
+        self.batches.first_step = int(state_dict.get("step", 0))
+        now = self._counted_by
         differs = [
             f"{key} {state_dict.get(key)} then, {value} now"
             for key, value in now.items()
@@ -220,6 +227,8 @@ class ShuffledBatches(Sampler[list[Key]]):
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
+        self.first_step = 0
+        """Optimizer steps that were done before this run went on."""
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
@@ -239,7 +248,8 @@ class ShuffledBatches(Sampler[list[Key]]):
         if trainer is None:
             return 0, 0
         accumulated = trainer.accumulate_grad_batches
-        epoch, step = divmod(trainer.global_step, math.ceil(len(self) / accumulated))
+        done = max(trainer.global_step, self.first_step)
+        epoch, step = divmod(done, math.ceil(len(self) / accumulated))
         return epoch, step * accumulated
 
 
@@ -278,7 +288,7 @@ class _Whole(Dataset[Sample]):
             try:
                 sample = self.samples[index] if epoch < 0 else self.samples.draw(index, rng)
                 return sample | {"broken": "\n".join(broken)}
-            except ValueError as error:
+            except (ValueError, FileNotFoundError) as error:
                 broken.append(str(error))
                 index = int(rng.integers(low, high))
         raise ValueError(f"{ATTEMPTS} images in a row are broken. The first: {broken[0]}")

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 """An optimizer that lacks only its groups of parameters, as Hydra's ``_partial_: true`` gives it."""
 
-UNDECAYED = ("attention_biases", "rel_pos", "pos_embed")
+UNDECAYED = ("attention_biases", "rel_pos", "relative_position", "pos_embed")
 """Tables of positions, by a part of their names; biases and norms, which have one axis, are not decayed either."""
 
 
@@ -50,7 +50,12 @@ def cosine_schedule(
         module: what is trained of it.
         factory: makes the optimizer.
         warmup_images: images, of all processes, that the learning rate rises over.
+
+    Raises:
+        ValueError: the run has no end.
     """
+    if math.isinf(trainer.estimated_stepping_batches):
+        raise ValueError("The learning rate falls towards the end of the run: set trainer.max_epochs or max_steps.")
     total = max(1, int(trainer.estimated_stepping_batches))
     data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     warmup_steps = math.ceil(warmup_images / data.images_per_step)
