@@ -116,12 +116,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         default="mobile_sam",
         help="a model with weights, a safetensors file, a folder, or owner/repository of the Hugging Face Hub; "
-        "mini_conv comes with this program but knows drawn scenes alone (default: %(default)s)",
+        "mini_conv and mini_conv_points come with this program but know drawn scenes alone (default: %(default)s)",
     )
     segment.add_argument("--weights", type=Path, default=Path("weights"), help=weights_help)
     segment.add_argument("--sampler", choices=list(SAMPLERS), default="grid", help="prompts (default: %(default)s)")
     segment.add_argument("--points-per-side", type=int, help="of a grid (default: the sampler's own, 32 or 64)")
-    threshold_help = "masks of a grid are kept {} it (default: the sampler's own; lower for mini_conv)"
+    threshold_help = "masks of a grid are kept {} it (default: the sampler's own; lower for mini_conv and the like)"
     segment.add_argument("--predicted-iou", type=float, help=threshold_help.format("above"))
     segment.add_argument("--stability", type=float, help=threshold_help.format("from"))
     detector_help = "of object_aware: an ultralytics .pt (default: ObjectAwareModel.pt in --weights)"
@@ -135,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     app = commands.add_parser("app", help="a page to play with: points, boxes and everything on photos of one's own")
     app.add_argument(
-        "--model", help="as of segment (default: mobile_sam if its file lies in --weights, else mini_conv)"
+        "--model", help="as of segment (default: mobile_sam if its file lies in --weights, else mini_conv_points)"
     )
     app.add_argument("--weights", type=Path, default=Path("weights"), help=weights_help)
     app.add_argument("--detector", type=Path, help="an ultralytics .pt (default: ObjectAwareModel.pt in --weights)")

@@ -247,7 +247,8 @@ def open_playground(
     """Loads what the page needs, and runs it once, so that the first times are no longer than later ones.
 
     Args:
-        model: what ``load_pretrained`` takes; None takes ``mobile_sam``, or ``mini_conv`` where its file is missing.
+        model: what ``load_pretrained`` takes; None takes ``mobile_sam``, or ``mini_conv_points`` where there is no file
+            of that.
         weights: folder of released files.
         detector: an ultralytics ``.pt``; None takes ``ObjectAwareModel.pt`` in ``weights``, or none if it isn't there.
         detector_size: longest side of the detector's input, pixels.
@@ -281,7 +282,7 @@ def default_model(weights: Path) -> tuple[str, str]:
     """The model to take where none is named, and a sentence about that choice, or an empty one."""
     if (weights / "mobile_sam.pt").is_file():
         return "mobile_sam", ""
-    return "mini_conv", (
+    return "mini_conv_points", (
         "It comes with the program, was trained on drawn scenes alone and is weak on photos. A better one, mobile_sam, "
         f"is not in {weights}: `mobilesamv2 download mobile_sam -o {weights}`"
     )

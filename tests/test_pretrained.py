@@ -20,7 +20,7 @@ def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 
 
 def test_the_weights_that_ship_segment() -> None:
-    assert shipped_models() == ["mini_conv"]
+    assert shipped_models() == ["mini_conv", "mini_conv_points"]
     assert not load_pretrained("mini_conv").training
     image = np.full((96, 128, 3), 40, dtype=np.uint8)
     image[20:70, 30:90] = (220, 60, 30)
