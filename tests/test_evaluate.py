@@ -255,6 +255,7 @@ def test_missing_files_are_all_named_at_once(tmp_path: Path) -> None:
         (["predictions=none.json"], "There is no file none.json"),
         (["task.ks=[]"], "ks are numbers of masks"),
         (["batch_size=0"], "batch_size is 1 or more"),
+        (["trainer.precision=bf16-true"], "use 32-true or bf16-mixed"),
         (["task=evaluate_prompts", "batch_size=2"], "batch_size is of task=evaluate_proposals"),
         (["predictions=none.json", "compile=true"], "compile is set, and predictions does not read it"),
         (
@@ -267,6 +268,18 @@ def test_errors_are_sentences(dataset: Path, tmp_path: Path, overrides: list[str
     given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         evaluate_here(*given, f"output_dir={tmp_path}", *overrides)
+
+
+@pytest.mark.parametrize("launcher", [{"TORCHELASTIC_RUN_ID": "1"}, {"SLURM_STEP_NUM_TASKS": "2"}])
+def test_processes_that_are_started_apart_want_a_named_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: dict[str, str]
+) -> None:
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    done = evaluate("dataset=shapes", "model=mini", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "error: Several processes were started" in done.stderr
+    assert "output_dir=FOLDER" in done.stderr
 
 
 def test_drawn_scenes_and_tars_are_evaluated_too(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import torch
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
+from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.datamodule import TrainingData
+from mobilesamv2.data.lvis import write_lvis
 from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
 from mobilesamv2.data.samples import EncoderSamples, PromptSamples
 from mobilesamv2.data.shapes import ShapesDataset
@@ -135,6 +137,17 @@ def test_what_is_broken_is_left_out_named_and_counted(tmp_path: Path, caplog: py
     assert "Left out (1 so far): Photo sa_0 of" in caplog.text
     with pytest.raises(ValueError, match=r"1 of \d+ images are broken, .* allows 0; the last one: Photo sa_0"):
         delivered(TrainingData(samples, batch_size=2, max_broken=0.0))
+
+
+def test_a_missing_file_is_left_out_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scenes = ShapesDataset(6, (60, 80))
+    write_lvis((scenes[i] for i in range(6)), tmp_path)
+    (tmp_path / "images" / "3.png").unlink()
+    images = CocoDataset(tmp_path / "annotations.json", tmp_path / "images")
+    data = TrainingData(EncoderSamples(images, 64), batch_size=2, max_broken=0.2)
+    assert [len(batch["image_id"]) for batch in delivered(data)] == [2, 2, 2]
+    assert "Left out (1 so far): " in caplog.text
+    assert "3.png" in caplog.text
 
 
 def delivered(data: TrainingData) -> list[dict]:

@@ -270,7 +270,8 @@ def test_compiled_and_channels_last_it_trains_the_same(tmp_path: Path) -> None:
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     for given, message in (
-        (["trainer.precision=bf16-true"], "use bf16-mixed"),
+        (["trainer.precision=bf16-true"], "use 32-true or bf16-mixed"),
+        (["trainer.max_epochs=-1", "teacher.cache=off"], "set trainer.max_epochs or max_steps"),
         (["task._target_=x.Y"], "train.py does not run Y"),
         (["experiment=pretrain_mini", "task=distill"], "This task wants a teacher"),
         (["teacher.cache=yes"], "teacher.cache is on or off; got"),
