@@ -110,7 +110,8 @@ def require_shared_folder() -> None:
     Raises:
         ValueError: they would.
     """
-    is_one_of_many = "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    is_one_of_many = by_torchrun or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     if is_one_of_many and not _is_folder_named() and not is_sweep():
         raise ValueError(
             "Several processes were started, and each would write into a folder named after its own time: name one for "
@@ -119,7 +120,9 @@ def require_shared_folder() -> None:
 
 
 def _is_folder_named() -> bool:
-    return HydraConfig.initialized() and any(o.startswith("output_dir=") for o in HydraConfig.get().overrides.task)
+    return HydraConfig.initialized() and any(
+        o.lstrip("+").startswith("output_dir=") for o in HydraConfig.get().overrides.task
+    )
 
 
 def cluster_plugins() -> list[Any]:
@@ -215,7 +218,7 @@ def refuse_half_weights(cfg: DictConfig) -> None:
         ValueError: they would.
     """
     precision = str(cfg.trainer.precision)
-    if precision in ("16-true", "bf16-true", "64-true", "transformer-engine", "transformer-engine-float16"):
+    if precision in ("16-true", "bf16-true", "64-true", "64", "transformer-engine", "transformer-engine-float16"):
         raise ValueError(f"trainer.precision={precision} keeps weights in that precision; use 32-true or bf16-mixed.")
 
 

@@ -217,6 +217,9 @@ def segment_folder(args: argparse.Namespace) -> None:
     sam = load_pretrained(args.model, args.weights)
     sampler = build_sampler(args, sam, device)
     made_by = {"model": sam.name, "weights_sha256": weights_sha256(sam)} | sampler.settings
+    if isinstance(sampler, ObjectAware):
+        detector: Any = sampler.detector
+        made_by |= {"detector_sha256": weights_sha256(detector), "detector_size": detector.image_size}
     done = segment_photos(photos, SegEvery(sam.for_inference().to(device), sampler), args.output, made_by)
     if done.kept:
         print(f"{done.kept} photos were segmented so before, and are kept; --output elsewhere does them anew.")
@@ -309,7 +312,8 @@ def export_model(args: argparse.Namespace) -> None:
         int8 = quantize_encoder(args.output, photos)
         print(f"written: {int8.path} ({int8.nbytes / 1e6:.1f} MB, in float32 {int8.nbytes_float / 1e6:.1f} MB)")
         print(f"image_embedding: cosine similarity with float32 {int8.cosine:.5f}, on {int8.measured_on}")
-        print(f"what it costs in AR: python evaluate.py model={sam.name} onnx_encoder={int8.path} ...")
+        given = f"model={sam.name} model.checkpoint=FILE onnx_encoder={int8.path}"
+        print(f"what it costs in AR: python evaluate.py {given} ...")
 
 
 def draw_scenes(args: argparse.Namespace) -> None:

@@ -69,7 +69,7 @@ def download(url: str, path: str | Path, sha256: str | None = None, attempts: in
         pause_s: seconds before the second attempt, and twice as long before each further one.
 
     Raises:
-        ValueError: the bytes give another hash; a file that was there is left alone.
+        ValueError: the bytes give another hash, or are a page; a file that was there is left alone.
         ConnectionError: the server can't be reached, refuses, or was lost each time.
         OSError: the disk is full, or can't be written to; what came is kept.
     """
@@ -122,7 +122,7 @@ def _fetch(url: str, part: Path) -> None:
         raise
     with answer:
         if "text/html" in answer.headers.get("Content-Type", ""):
-            raise ConnectionError("a page of HTML came instead of the file, as networks with a login give")
+            raise ValueError(f"{url} gave a page of HTML instead of the file, as networks with a login do.")
         if answer.status != 206:  # the server sends the file from its start
             have = 0
         _write(answer, part, have)

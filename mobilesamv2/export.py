@@ -179,6 +179,8 @@ def _save(program: Any, path: Path, convention: str, sam: Sam, module: nn.Module
     program.model.metadata_props["mobilesamv2"] = json.dumps(export_metadata(sam))
     weights = sum(value.nbytes for value in module.state_dict().values())
     beside, is_large = path.with_name(f"{path.name}.data"), weights > BYTES_IN_ONE_FILE
+    if is_large:
+        path.unlink(missing_ok=True)  # it would be left with the weights of this model beside it, if this failed
     with whole_file(path) as partial:
         ir.save(program.model, partial, external_data=beside.name if is_large else None)
     if not is_large:

@@ -23,8 +23,8 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
     Args:
         name: a model that ships (``mini_conv``, or ``mini_conv_points``, which went on with several points a prompt);
             one that others released (``mobile_sam``, ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``,
-            ``efficientvit_l2``), whose files lie in ``weights``; the file of one of these (``FOLDER/mobile_sam.pt``);
-            a safetensors file of this project; a folder with a ``model.safetensors``; or OWNER/REPOSITORY of the
+            ``efficientvit_l2``), whose files lie in ``weights``; the one file of such a model, FOLDER/mobile_sam.pt
+            say; a safetensors file of this project; a folder with a ``model.safetensors``; or OWNER/REPOSITORY of the
             Hugging Face Hub.
         weights: folder of the released files; ``mobilesamv2 download NAME`` fills it.
 

@@ -49,7 +49,7 @@ def find_photos(given: Sequence[str]) -> list[Path]:
     Raises:
         FileNotFoundError: one of these gives no photo.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for text in given:
         path = Path(text)
         if path.is_dir():
@@ -60,8 +60,8 @@ def find_photos(given: Sequence[str]) -> list[Path]:
             photos = sorted(p for p in map(Path, glob.glob(text, recursive=True)) if p.is_file())
         if not photos:
             raise FileNotFoundError(f"There is no photo {text}. Of a folder, {', '.join(SUFFIXES)} are taken.")
-        found |= dict.fromkeys(photos)
-    return list(found)
+        found |= {photo.resolve(): found.get(photo.resolve(), photo) for photo in photos}
+    return list(found.values())
 
 
 def segment_photos(
@@ -91,7 +91,8 @@ def segment_photos(
     counts, broken, kept = [], [], 0
     for photo in tqdm(photos, desc="segmenting", unit="photo", disable=None):
         picture, record = pictures[photo], pictures[photo].with_suffix(".json")
-        wanted = dict(made_by) | {"photo_bytes": photo.stat().st_size, "photo_changed_ns": photo.stat().st_mtime_ns}
+        size, changed_ns = photo.stat().st_size, photo.stat().st_mtime_ns
+        wanted = dict(made_by) | {"photo": str(photo), "photo_bytes": size, "photo_changed_ns": changed_ns}
         count = _annotations_of(record, wanted) if picture.is_file() else None
         if count is None:
             try:
@@ -149,8 +150,6 @@ def _gather(records: Sequence[Path], file: TextIO) -> None:
 def _picture_paths(photos: Sequence[Path], output: Path) -> dict[Path, Path]:
     """A picture for each photo: below ``output`` as the photo is below the folder that all share."""
     folders = [photo.resolve().parent for photo in photos]
-    if output.resolve() in folders:
-        raise ValueError(f"The pictures would be written beside the photos of {output}: choose another output folder.")
     root = Path(os.path.commonpath(folders))
     names = [folder.relative_to(root) / photo.stem for folder, photo in zip(folders, photos, strict=True)]
     times = Counter(names)
@@ -159,6 +158,9 @@ def _picture_paths(photos: Sequence[Path], output: Path) -> dict[Path, Path]:
         # a photo of two formats keeps their names, and masks.json is the name of all together
         whole = name.with_name(photo.name) if times[name] > 1 or name == Path("masks") else name
         pictures[photo] = output / whole.with_name(f"{whole.name}.png")
+    beside = {picture.parent.resolve() for picture in pictures.values()} & set(folders)
+    if beside:
+        raise ValueError(f"The pictures would be written beside the photos of {beside.pop()}: choose another folder.")
     if len(set(pictures.values())) < len(photos):
         raise ValueError("Two of the photos would be written as one picture: segment them apart.")
     return pictures

@@ -139,9 +139,10 @@ def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
 
 def test_a_page_is_no_weight_file(server: Server, tmp_path: Path) -> None:
     server.kind = "text/html; charset=utf-8"
-    with pytest.raises(ConnectionError, match="can't be had: a page of HTML came instead of the file"):
-        downloads.download(server.url, tmp_path / "weights.pt", pause_s=0)
+    with pytest.raises(ValueError, match="gave a page of HTML instead of the file"):
+        downloads.download(server.url, tmp_path / "weights.pt")
     assert list(tmp_path.iterdir()) == []
+    assert len(server.asked) == 1
 
 
 def test_the_command(

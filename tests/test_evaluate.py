@@ -270,7 +270,7 @@ def test_errors_are_sentences(dataset: Path, tmp_path: Path, overrides: list[str
         evaluate_here(*given, f"output_dir={tmp_path}", *overrides)
 
 
-@pytest.mark.parametrize("launcher", [{"TORCHELASTIC_RUN_ID": "1"}, {"SLURM_STEP_NUM_TASKS": "2"}])
+@pytest.mark.parametrize("launcher", [{"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}, {"SLURM_STEP_NUM_TASKS": "2"}])
 def test_processes_that_are_started_apart_want_a_named_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: dict[str, str]
 ) -> None:

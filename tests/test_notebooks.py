@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "notebooks"))
-execute = pytest.importorskip("execute")
+pytest.importorskip("nbclient")
+import execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

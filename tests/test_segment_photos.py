@@ -144,6 +144,13 @@ def test_object_aware_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     # no box is as sure as that
     assert json.loads((tmp_path / "out" / "masks.json").read_text())["annotations"] == []
     assert "No mask passed the thresholds; --confidence set lower ones." in capsys.readouterr().err
+    other = build_detector("yolov8n")
+    next(other.parameters()).data.add_(1)
+    save_detector(other, tmp_path / "detector.pt")
+    main(["segment", str(tmp_path / "a.jpg"), "-o", str(tmp_path / "out"), *given])
+    assert "are kept" not in capsys.readouterr().out
+    main(["segment", str(tmp_path / "a.jpg"), "-o", str(tmp_path / "out"), *given])
+    assert "1 photos were segmented so before, and are kept" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"--points-per-side: of grids"):
         main(["segment", str(tmp_path / "a.jpg"), "-o", str(tmp_path / "out"), *given, "--points-per-side", "4"])
     with pytest.raises(SystemExit, match=r"--detector, .* and --confidence go with --sampler object_aware"):
@@ -177,7 +184,10 @@ def test_mistakes(tmp_path: Path) -> None:
         main(["segment", str(tmp_path / "empty"), *out])
     photo(tmp_path / "x" / "a.jpg")
     photo(tmp_path / "y" / "a.png")
-    with pytest.raises(SystemExit, match=r"would be written beside the photos of .*choose another output folder"):
+    for given, into in (("*/a.*", ""), ("x/*.jpg", "x")):
+        with pytest.raises(SystemExit, match=r"would be written beside the photos of .*choose another folder"):
+            main(["segment", f"{tmp_path}/{given}", "-o", str(tmp_path / into), *FAST])
+    with pytest.raises(SystemExit, match=r"would be written beside the photos of .*choose another folder"):
         main(["segment", str(tmp_path / "y"), "-o", str(tmp_path / "y"), *FAST])
     with pytest.raises(SystemExit, match=r"no weight file .*mobile_sam.pt.* or: mobilesamv2 download mobile_sam.pt"):
         main(["segment", str(tmp_path / "x"), "-o", str(tmp_path / "out"), "--weights", str(tmp_path)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
@@ -39,5 +40,5 @@ def _as(kind: Any, norm: Any) -> nn.Module:
     plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     if isinstance(plain, BatchNormAct2d):
         plain.act, plain.drop = norm.act, norm.drop
-    plain.to(norm.running_mean.device).load_state_dict(norm.state_dict())
+    plain.to(next(chain(norm.parameters(), norm.buffers())).device).load_state_dict(norm.state_dict())
     return plain.train(norm.training)
