@@ -26,8 +26,7 @@ def test_the_outputs_that_are_kept_are_of_one_run() -> None:
         assert "error" not in kinds
         assert any("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
         text = path.read_text()
-        assert "/root/" not in text
-        assert "/tmp/" not in text
+        assert not any(place in text for place in ("/root/", "/tmp/", "/home/", "site-packages"))
 
 
 @pytest.mark.slow
