@@ -21,7 +21,8 @@ lint: install
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 0 -m slow
 
 bench: install
 	$(BIN)/python benchmarks/average_recall.py

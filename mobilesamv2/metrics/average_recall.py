@@ -82,7 +82,7 @@ def count_matches(
     order = np.argsort(-values, kind="stable")
     if prompt_ranks is None:
         order = order[: max(ks)]
-    best = [detections[i] for i in order]
+    best = [detections[i] for i in order.tolist()]
     for rle in best:
         if tuple(rle["size"]) != truth.size:
             raise ValueError(f"A mask of image {truth.image_id} is {rle['size']}, and the image {list(truth.size)}.")
