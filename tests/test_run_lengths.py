@@ -43,6 +43,13 @@ def test_masks_are_those_of_two_bilinear_steps(size: tuple[int, int], noise: flo
 
 
 @pytest.mark.parametrize("edge_cost", [-1e9, 1e9])
+def test_half_precision_around_it_moves_no_edge(edge_cost: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mobilesamv2.run_lengths.EDGE_COST", edge_cost)
+    with torch.autocast("cpu", torch.bfloat16):
+        agree(discs(6, 64, noise=0.3), (300, 450), side=256)
+
+
+@pytest.mark.parametrize("edge_cost", [-1e9, 1e9])
 @pytest.mark.parametrize("size", [(300, 450), (90, 130), (1, 300), (500, 3)])
 def test_both_ways_of_encoding(size: tuple[int, int], edge_cost: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mobilesamv2.run_lengths.EDGE_COST", edge_cost)
