@@ -93,7 +93,7 @@ def ours(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, floa
 
 
 def by_coco_api(coco: Any, evaluation: Any) -> Callable[..., dict[str, float | None]]:
-    """Runs COCOeval, or what takes its place, once for all and each size, and once for each frequency.
+    """Run COCOeval, or what takes its place, once for all and each size, and once for each frequency.
 
     It writes into what it is given, so it is given copies, outside the clock.
     """
@@ -123,7 +123,7 @@ def by_coco_api(coco: Any, evaluation: Any) -> Callable[..., dict[str, float | N
 
 
 def main() -> None:
-    """Times each program, the best of several runs, and prints the ratios and the largest difference."""
+    """Time each program, the best of several runs, and print the ratios and the largest difference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--detections", type=int, default=200, help="of an image")

@@ -36,15 +36,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from mobilesamv2 import build_sam
+from mobilesamv2.callbacks.throughput import ThroughputMonitor
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
-from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
-from mobilesamv2.data.samples import EncoderSamples
-from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.data.sa1b import SA1BDataset
+from mobilesamv2.data.samples import EncoderSamples, normalized_pixels
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.data.writers import write_sa1b_tar
 from mobilesamv2.tasks.distill import DistillDecoupled
-from mobilesamv2.tasks.teacher import Teacher, cells_of, teacher_identity
-from mobilesamv2.tasks.training_log import TrainingLog
-from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, to_model_input
+from mobilesamv2.tasks.teacher import Teacher, teacher_identity, valid_grid_size
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-4)
 
@@ -61,14 +61,13 @@ class PlainFiles(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = np.asarray(Image.open(self.photos[index]).convert("RGB"))
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
         embedding = torch.from_numpy(np.load(self.photos[index].with_suffix(".npy")))
-        return to_model_input(image, self.image_size, mean, std)[0], embedding
+        return normalized_pixels(image, self.image_size), embedding
 
 
 def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """The same photos as a tar and as files."""
-    scenes = ShapesDataset(count, size)
+    """Write the same images as a tar and as files."""
+    scenes = SyntheticDataset(count, size)
     write_sa1b_tar((scenes[i] for i in tqdm(range(count), desc="drawing", unit="photo")), folder / "sa_000000.tar")
     tar = SA1BDataset(folder / "sa_000000.tar")
     for i in range(count):
@@ -84,7 +83,7 @@ def keep_embeddings(folder: Path, teacher: Any, image_size: int, batch_size: int
     for i in range(len(samples)):
         embedding = torch.randn(1, *shape, generator=generator)
         for cache in caches:
-            cache.write([i], embedding, cells_of(samples[i]["resized"])[None])
+            cache.write([i], embedding, valid_grid_size(samples[i]["resized"])[None])
         np.save(folder / f"sa_{i}.npy", embedding[0].numpy())
     for cache in caches:
         cache.flush()
@@ -130,7 +129,7 @@ def images_per_second(loader: Iterable[Any], batch_size: int, epochs: int, cold:
 
 
 def train_plainly(folder: Path, args: argparse.Namespace) -> tuple[float, float]:
-    """The peers' loop: images/s and the share of the time that it waits."""
+    """Return images/s of other implementations' loop, and the share of the time that it waits."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = build_sam(args.student).image_encoder.to(device).train()
     optimizer = ADAMW(student.parameters())
@@ -174,7 +173,7 @@ def train_ours(folder: Path, way: str, teacher: Any, args: argparse.Namespace) -
         trainer = pl.Trainer(
             max_epochs=args.epochs,
             precision=args.precision,
-            callbacks=[TrainingLog()],
+            callbacks=[ThroughputMonitor()],
             log_every_n_steps=1,
             logger=CSVLogger(log, "", ""),
             default_root_dir=log,
@@ -217,7 +216,7 @@ def teacher_images_per_second(teacher: Any, args: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Prints two tables and the rates of the encoders."""
+    """Print two tables and the rates of the encoders."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--student", default="mini_conv")
     parser.add_argument("--teacher", default="sam_vit_mini")

@@ -33,7 +33,7 @@ def timed(run: Callable[[], Tensor]) -> tuple[float, Tensor]:
 
 @torch.inference_mode()
 def main() -> None:
-    """Prints both times, their ratio and the largest difference of the logits."""
+    """Print both times, their ratio and the largest difference of the logits."""
     parser = argparse.ArgumentParser(description="Our mask decoder and SAM's on the same prompts.")
     parser.add_argument("--prompts", type=int, default=320)
     parser.add_argument("--official-prompts", type=int, help="fewer for SAM's code; its time is scaled up")
@@ -56,11 +56,11 @@ def main() -> None:
         parts = sparse[:timed_prompts].split(OFFICIAL_BATCH)
         return torch.cat([official(embedding, positions, p, dense, multimask_output=False)[0] for p in parts])
 
-    ours(embedding, positions, sparse[:8], dense, multimask=False)
+    ours(embedding, positions, sparse[:8], dense, multimask_output=False)
     official(embedding, positions, sparse[:8], dense, multimask_output=False)
 
     def run_ours() -> Tensor:
-        return ours(embedding, positions, sparse, dense, multimask=False)[0]
+        return ours(embedding, positions, sparse, dense, multimask_output=False)[0]
 
     turns = [(timed(run_ours), timed(run_official)) for _ in range(args.repeats)]
     our_time = min(seconds for (seconds, _), _ in turns)

@@ -43,7 +43,7 @@ def random_boxes(number: int, size: tuple[int, int]) -> Tensor:
 
 
 def grid_points(points_per_side: int, number: int) -> Tensor:
-    """(number, 2) xy as shares of width and height: points of a grid, drawn at random if not all."""
+    """Return (number, 2) xy as shares of width and height: points of a grid, drawn at random if not all."""
     steps = (torch.arange(points_per_side) + 0.5) / points_per_side
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     every = torch.stack([x, y], dim=-1).reshape(-1, 2)
@@ -55,7 +55,7 @@ def write_weights(image: np.ndarray, path: Path) -> None:
     """Random weights of MobileSAM, such that the masks of three in ten of a grid's prompts pass SAM's filters."""
     from mobilesamv2 import SegAny, build_sam
     from mobilesamv2.checkpoints import save_mobile_sam
-    from mobilesamv2.run_lengths import MaskEncoder
+    from mobilesamv2.rle_encoder import RleEncoder
     from mobilesamv2.structures import Prompts
 
     torch.manual_seed(0)
@@ -73,11 +73,11 @@ def write_weights(image: np.ndarray, path: Path) -> None:
             parameter.copy_(parameter.mean((2, 3), keepdim=True))  # or masks would be chequered
     segany = SegAny(sam)
     segany.set_image(image)
-    encode = MaskEncoder.of(segany.frame, sam.device)
+    encode = RleEncoder.for_frame(segany.frame, sam.device)
     points = (grid_points(8, 64) * torch.tensor([image.shape[1], image.shape[0]]))[:, None]
     prompts = Prompts(points=points, labels=torch.ones(64, 1, dtype=torch.int64))
     for step in range(5):  # the stability of a slot does not quite go with the scale of its logits
-        logits, predicted_iou = segany.predict_low_res(prompts, multimask=True)
+        logits, predicted_iou = segany.predict_low_res(prompts, multimask_output=True)
         stability = encode(logits.flatten(0, 1))[1].reshape(64, 3)
         for head, quantile in zip(heads[1:], stability.quantile(0.5, dim=0).tolist(), strict=True):
             for parameter in head.layers[-1].parameters() if step < 4 else ():
@@ -97,7 +97,7 @@ class GivenBoxes:
     def detect(
         self, image: np.ndarray, *, confidence: float, nms_iou: float, max_boxes: int, snap: int
     ) -> tuple[Tensor, Tensor]:
-        """The boxes that were given; the settings are those of a detector."""
+        """Return the boxes that were given; the settings are those of a detector."""
         return self.boxes_xyxy, torch.linspace(1, 0.5, len(self.boxes_xyxy))
 
 
@@ -120,7 +120,7 @@ def our_worker(job: dict[str, Any]) -> dict[str, Any]:
     loaded = memory(device, peak=False)
     SegEvery(sam, Grid(points_per_side=1))(image)
     if job["work"] == "grid":
-        sampler = GivenPoints(nms_iou=job["nms_iou"])
+        sampler = GivenPoints(box_nms_thresh=job["nms_iou"])
     else:
         sampler = ObjectAware(GivenBoxes(torch.tensor(job["boxes_xyxy"])))
     segevery = SegEvery(sam, sampler)
@@ -171,7 +171,7 @@ class Bench:
 
 
 def scaled(result: dict[str, Any], factor: float) -> dict[str, Any]:
-    """The same with ``factor`` times as many prompts."""
+    """Return the same with ``factor`` times as many prompts."""
     return result | {"decoder": result["decoder"] * factor, "rest": result["rest"] * factor}
 
 
@@ -181,7 +181,7 @@ def total(result: dict[str, Any]) -> float:
 
 
 def show(name: str, result: dict[str, Any], note: str = "") -> None:
-    """A row of the table."""
+    """Return a row of the table."""
     stages = "".join(f"{result[stage]:9.2f}" for stage in ("encoder", "decoder", "rest"))
     memory = f"{result['peak'] / MIB:11.0f}{working(result) / MIB:11.0f}"
     print(f"{name:34s}{total(result):9.2f}{stages}{memory}  {note}", flush=True)
@@ -193,7 +193,7 @@ def working(result: dict[str, Any]) -> int:
 
 
 def ratios(official: dict[str, Any], ours: dict[str, Any], times: float) -> str:
-    """What was gained, beside what was wanted."""
+    """Print what was gained, beside the aim."""
     speed, memory = total(official) / total(ours), working(official) / working(ours)
     peak = official["peak"] / ours["peak"]
     return (
@@ -257,7 +257,7 @@ def compare(bench: Bench, args: argparse.Namespace, tuned: bool) -> None:
 
 
 def compare_masks(bench: Bench, points: Tensor) -> None:
-    """The masks of some points without NMS, which random weights leave little of."""
+    """Compare the masks of some points without NMS, which random weights leave little of."""
     official, ours = (bench.measure(side, "grid", points, nms_iou=1.0) for side in ("official", "ours"))
     share = len(set(ours["prompt_index"])) / len(points)
     print(f"    {len(points)} points without NMS: {agreement(ours, official)}; {share:.0%} of them pass the filters")
@@ -286,17 +286,17 @@ def fitting_boxes(args: argparse.Namespace) -> int:
 
 
 def read_image(path: Path | None) -> np.ndarray:
-    """A photo, or a drawn scene of 1500 x 2250 pixels."""
+    """Return an image, or a synthetic scene of 1500 x 2250 pixels."""
     if path is not None:
         return np.asarray(Image.open(path).convert("RGB"))
-    from mobilesamv2.data.shapes import ShapesDataset
+    from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 
-    scene, _ = ShapesDataset(1, seed=0)[0]
+    scene, _ = SyntheticDataset(1, seed=0)[0]
     return np.asarray(Image.fromarray(scene).resize((2250, 1500), Image.Resampling.BICUBIC))
 
 
 def main() -> None:
-    """Prints seconds by stage, peak memory, the ratios and how far the masks agree."""
+    """Print seconds by stage, peak memory, the ratios and how far the masks agree."""
     parser = argparse.ArgumentParser(description="SegEvery here and in MobileSAM's and MobileSAMv2's code.")
     parser.add_argument("--image", type=Path, help="a photo (default: a drawn scene of 1500 x 2250)")
     parser.add_argument("--points-per-side", type=int, default=32)

@@ -74,7 +74,7 @@ def grid(job: dict[str, Any], image: np.ndarray, device: torch.device) -> dict[s
 
 @torch.no_grad()
 def boxes(job: dict[str, Any], image: np.ndarray, device: torch.device) -> dict[str, Any]:
-    """What MobileSAMv2's demo does with boxes: 320 at a time, every mask enlarged at once."""
+    """Do what MobileSAMv2's demo does with boxes: 320 at a time, every mask enlarged at once."""
     spec = importlib.util.find_spec("mobilesam_lite")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("mobilesam-lite is not installed: pip install -e '.[test]'.")
@@ -138,7 +138,7 @@ def times(seconds: float, encoder: Clock, decoder: Clock) -> dict[str, float]:
 
 
 def main(job_file: str, out_file: str) -> None:
-    """Does the job."""
+    """Do the job."""
     job = json.loads(Path(job_file).read_text())
     image = np.asarray(Image.open(job["image"]).convert("RGB"))
     device = torch.device(job["device"])

@@ -1,9 +1,16 @@
-"""MobileSAMv2: train, distil and evaluate small segment-anything models."""
+"""MobileSAMv2: train, distill and evaluate small segment-anything models.
 
-from mobilesamv2.pretrained import load_pretrained, push_to_hub, save_pretrained
-from mobilesamv2.registry import build_sam, list_models, load_sam
-from mobilesamv2.segany import SegAny
-from mobilesamv2.segevery import SegEvery
+The public names are imported when they are first used (PEP 562), so that ``mobilesamv2 --help`` need not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mobilesamv2.pretrained import load_pretrained, push_to_hub, save_pretrained
+    from mobilesamv2.registry import build_sam, list_models, load_sam
+    from mobilesamv2.segany import SegAny
+    from mobilesamv2.segevery import SegEvery
 
 __all__ = [
     "SegAny",
@@ -15,3 +22,28 @@ __all__ = [
     "push_to_hub",
     "save_pretrained",
 ]
+
+_MODULES = {
+    "SegAny": "segany",
+    "SegEvery": "segevery",
+    "build_sam": "registry",
+    "list_models": "registry",
+    "load_pretrained": "pretrained",
+    "load_sam": "registry",
+    "push_to_hub": "pretrained",
+    "save_pretrained": "pretrained",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names before they are imported too."""
+    return sorted({*globals(), *__all__})

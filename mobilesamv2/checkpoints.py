@@ -1,7 +1,7 @@
 """Weight files: read safely, rename keys, load strictly, and write back.
 
 Read: SAM's ``sam_vit_*.pth``, MobileSAM's ``mobile_sam.pt``, MobileSAMv2's ``l2.pt`` and
-``Prompt_guided_Mask_Decoder.pt``, and this project's own safetensors. A file may hold the whole model or some of its
+``Prompt_guided_Mask_Decoder.pt``, and this project's own safetensors. A file contains the complete model or some of its
 three parts. Written: ``mobile_sam.pt`` as the official package loads it, and safetensors.
 """
 
@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mobilesamv2.files import atomic_write, torch_save_atomic
+from mobilesamv2.model_zoo import require_weights
+from mobilesamv2.models.image_encoder import ImageEncoder, TimmBackbone
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.released import BROKEN_PICKLE, require_released
-from mobilesamv2.whole_files import save_whole, whole_file
+from mobilesamv2.transforms import PIXEL_STD
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
-"""The three parts of a SAM; a file holds all of them or some."""
+"""The three parts of a SAM; a file contains some or all of them."""
 
 StateDict = dict[str, Tensor]
 Rule = tuple[str, str]
@@ -43,7 +49,7 @@ _TINY_VIT: tuple[Rule, ...] = (
     (r"\.c\.weight$", ".conv.weight"),
     (r"^(?!neck\.)", "backbone."),
 )
-_TINY_VIT_BACK: tuple[Rule, ...] = (
+_TINY_VIT_TO_OFFICIAL: tuple[Rule, ...] = (
     (r"^backbone\.", ""),
     (r"^(?!neck\.)(.*)\.conv\.weight$", r"\1.c.weight"),
     (r"^patch_embed\.conv1\.", "patch_embed.seq.0."),
@@ -63,62 +69,106 @@ _EFFICIENTVIT: tuple[Rule, ...] = (
     *((rf"^backbone\.stages\.{i}\.op_list\.", f"backbone.body.stages_{i - 1}.blocks.") for i in range(1, 5)),
 )
 
-# A key that tells the released format of an image encoder, and how its keys are renamed.
+# A key that identifies the published format of an image encoder, and how its keys are renamed.
 _ENCODER_FORMATS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     (r"^blocks\.\d+\.mlp\.lin1\.", _SAM_VIT),
     (r"^layers\.\d+\.blocks\.", _TINY_VIT),
     (r"^backbone\.stages\.\d+\.op_list\.", _EFFICIENTVIT),
 )
-# TinyViT's classifier, which MobileSAM's files carry and nothing reads, and an index that is computed.
+# TinyViT's classifier, which MobileSAM's files contain and nothing reads, and an index that is computed.
 _UNUSED = re.compile(r"^(norm_head\.|head\.(weight|bias)$)|attention_bias_idxs$")
 
 
 def load_weights(sam: Sam, path: str | Path) -> tuple[str, ...]:
-    """Loads a weight file into the parts of a model that the file holds, each strictly.
+    """Load a weight file into the parts of a model that the file contains, each strictly.
 
     Args:
         sam: the model; it keeps its device, dtype and mode.
-        path: any of the formats named above.
+        path: a file in any of the formats listed at the top of this module.
 
     Returns:
-        The parts that were loaded, of ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``.
+        The parts that were loaded, out of ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file can't be read safely, holds no part of a SAM or numbers that are not finite, or its keys
-            or shapes disagree with the model's; the sentence names them.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file can't be read safely, contains no part of a SAM or values that are not finite, or if its
+            keys or shapes differ from the model's.
     """
     path = Path(path)
     parts = _split(_read(path), path)
     modules = {part: getattr(sam, part) for part in parts}
-    complaints: list[str] = []
-    spoilt: list[str] = []
+    mismatches: list[str] = []
+    non_finite: list[str] = []
     for part, state in parts.items():
-        complaints += _disagreements(part, modules[part].state_dict(), state)
-        spoilt += [f"{part}.{key}" for key, value in state.items() if not torch.isfinite(value).all()]
-    if complaints:
-        raise ValueError(f"{path} does not fit {sam.name or 'this model'}: {'; '.join(complaints)}.")
-    if spoilt:
-        raise ValueError(f"{path} holds NaN or infinity in {_some(spoilt)}: the run that wrote it had diverged.")
+        mismatches += _mismatches(part, modules[part].state_dict(), state)
+        non_finite += [f"{part}.{key}" for key, value in state.items() if not torch.isfinite(value).all()]
+    if mismatches:
+        raise ValueError(f"{path} does not fit {sam.name or 'this model'}: {'; '.join(mismatches)}.")
+    if non_finite:
+        keys = _first_few(non_finite)
+        raise ValueError(f"{path} contains NaN or infinity in {keys}: the run that wrote it had diverged.")
     modes = {module: module.training for module in sam.modules()}
     for part, state in parts.items():
         modules[part].load_state_dict(state)
-    # timm's TinyViT caches its attention biases in eval mode; going through train mode forgets the old ones.
+    # timm's TinyViT caches its attention biases in eval mode; switching to train mode drops the cache.
     sam.train()
     for module, training in modes.items():
         module.training = training
     return tuple(part for part in PARTS if part in parts)
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """What a safetensors file written by ``save_weights`` says of its model: ``name`` and ``encoder``.
+def load_backbone(encoder: ImageEncoder, path: str | Path) -> None:
+    """Load pretrained weights of a timm backbone into an image encoder; layers that the encoder omits are not read.
+
+    The keys are timm's, or another implementation's of the same network whose tensors have the same order and the
+    same shapes. The first convolution is rescaled to SAM's normalisation of pixels.
+
+    Args:
+        encoder: built by ``registry.build_encoder`` from one timm backbone.
+        path: a state dictionary, pickled or as safetensors.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not such a file.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the encoder has no timm backbone, or the file's tensors differ from the backbone's.
     """
     path = Path(path)
-    require_released(path)
+    backbone = encoder.backbone
+    if not isinstance(backbone, TimmBackbone):
+        raise ValueError(f"The encoder must have one timm backbone to load {path}, got {type(backbone).__name__}.")
+    with torch.device("meta"):
+        reference = timm.create_model(backbone.variant).state_dict()
+    state = {str(key): value for key, value in _read(path).items() if isinstance(value, Tensor)}
+    if state.keys() != reference.keys():
+        same = [value.shape for value in state.values()] == [value.shape for value in reference.values()]
+        if not same:
+            raise ValueError(
+                f"The tensors of {path} must be those of timm's {backbone.variant}, by name or by order and shape."
+            )
+        state = dict(zip(reference, state.values(), strict=True))
+    body: nn.Module = backbone.body
+    inner = getattr(body, "model", body)
+    if not isinstance(inner, nn.Module):
+        raise TypeError(f"timm keeps {backbone.variant} in a {type(inner).__name__}.")
+    first = next(name for name, module in inner.named_modules() if isinstance(module, nn.Conv2d))
+    config = timm.get_pretrained_cfg(backbone.variant)
+    std = torch.tensor(config.std if config else (0.5, 0.5, 0.5)).view(3, 1, 1)
+    state[f"{first}.weight"] = state[f"{first}.weight"] * (torch.tensor(PIXEL_STD).view(3, 1, 1) / 255 / std)
+    missing = sorted(inner.state_dict().keys() - state.keys())
+    if missing:
+        raise ValueError(f"{path} has missing key(s) for timm's {backbone.variant}: {_first_few(missing)}.")
+    inner.load_state_dict({key: state[key] for key in inner.state_dict()})
+    logger.info("loaded backbone %s from %s; neck and decoder are unchanged", backbone.variant, path)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return ``name`` and ``encoder`` of the model in a safetensors file written by ``save_weights``.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file has no such metadata.
+    """
+    path = Path(path)
+    require_weights(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -126,13 +176,13 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         return {"name": str(content["name"]), "encoder": str(content["encoder"])}
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path} does not say which model it is of; only safetensors written by mobilesamv2 do. "
-            "For another format pass the model's name: build_sam(name, checkpoint=path)."
+            f"{path} must be a safetensors file written by mobilesamv2, got one without its metadata. "
+            "For any other file, pass the model's name: build_sam(name, checkpoint=path)."
         ) from error
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 of the names and values of a module's weights, whatever file they came from."""
+    """Return the SHA-256 of the names and values of a module's weights, independent of the file they came from."""
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
         digest.update(key.encode())
@@ -140,64 +190,72 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_weights(sam: Sam, path: str | Path) -> None:
-    """Writes a model as safetensors, with its registry names as JSON inside.
+def save_weights(sam: Sam, path: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write a model as safetensors, with its registry names as JSON in the metadata.
+
+    Args:
+        sam: the model.
+        path: of the file.
+        dtype: of the floats on disk, ``torch.float16`` for half the bytes; a model loads them into its own dtype. None
+            keeps the model's.
 
     Raises:
-        ValueError: the model has no registry name, so that no one could build it again, or is a copy for inference.
-        OSError: the file can't be written.
+        ValueError: if the model has no registry name, without which it can't be rebuilt, or is a copy for inference.
+        OSError: if the file can't be written.
     """
     if sam.name is None or sam.encoder_name is None:
-        raise ValueError("Only a model built by name can be saved; build it with build_sam(name).")
+        raise ValueError("The model must have a registry name to be saved, got None; build it with build_sam(name).")
     if sam.is_for_inference:
-        raise ValueError("A copy for inference cannot be saved; save the model that it is a copy of.")
+        raise ValueError("The model must not be a copy for inference; save the model that it was copied from.")
     metadata = {"name": sam.name, "encoder": sam.encoder_name}
     state = {key: value.detach().cpu().contiguous() for key, value in sam.state_dict().items()}
-    with whole_file(path) as partial:
+    if dtype is not None:
+        state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    with atomic_write(path) as partial:
         save_file(state, partial, metadata={"mobilesamv2": json.dumps(metadata)})
 
 
 def save_mobile_sam(sam: Sam, path: str | Path) -> None:
-    """Writes a TinyViT-5M model as a ``mobile_sam.pt`` that the official package loads.
+    """Write a TinyViT-5M model as a ``mobile_sam.pt`` that the official package loads.
 
-    The official encoder carries a classifier that it never uses; zeros stand in for its weights.
+    The official encoder has a classifier that it never uses; its weights are written as zeros.
 
     Raises:
-        ValueError: the model is not of ``mobile_sam``'s shape.
-        OSError: the file can't be written.
+        ValueError: if the model is not a ``mobile_sam`` with its own encoder.
+        OSError: if the file can't be written.
     """
     if (sam.name, sam.encoder_name) != ("mobile_sam", "tiny_vit_5m") or sam.is_for_inference:
         raise ValueError(
-            f"mobile_sam.pt is the format of mobile_sam alone, and this is {sam.name} with {sam.encoder_name}; "
+            f"The model must be mobile_sam with tiny_vit_5m, got {sam.name} with {sam.encoder_name}; "
             "save_weights writes any model as safetensors."
         )
     state: StateDict = {}
     for key, value in sam.state_dict().items():
         part, name = key.split(".", 1)
-        name = _rename(name, _TINY_VIT_BACK) if part == "image_encoder" else name
+        name = _rename(name, _TINY_VIT_TO_OFFICIAL) if part == "image_encoder" else name
         state[f"{part}.{name}"] = value.detach().cpu().clone()
     width = state["image_encoder.neck.0.weight"].shape[1]
     state.update({f"image_encoder.norm_head.{name}": torch.zeros(width) for name in ("weight", "bias")})
     state.update({"image_encoder.head.weight": torch.zeros(1000, width), "image_encoder.head.bias": torch.zeros(1000)})
-    save_whole(state, path)
+    torch_save_atomic(state, path)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The dictionary in a weight file; nothing in it is executed."""
-    require_released(path)
+    """Return the dictionary in a weight file, without executing code in it."""
+    require_weights(path)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, *BROKEN_PICKLE) as error:
+    except Exception as error:  # torch looks bytes up in tables unchecked: a damaged file raises any of a dozen types
         reason = str(error).strip().splitlines()
         raise ValueError(
-            f"{path} can't be read as weights alone: it is truncated, of another format, or holds pickled code "
+            f"{path} can't be read as weights alone: it is truncated, of another format, or contains pickled code "
             f"({reason[0] if reason else type(error).__name__})."
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__} where a dictionary of weights was expected.")
+        raise ValueError(f"{path} must contain a dictionary of weights, got a {type(content).__name__}.")
     for wrapper in ("state_dict", "model"):
         if isinstance(content.get(wrapper), dict):
             return content[wrapper]
@@ -205,26 +263,26 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _split(content: dict[str, Any], path: Path) -> dict[str, StateDict]:
-    """The parts of a SAM in a file, under this project's names."""
+    """Return the parts of a SAM in a file, under this project's names."""
     if all(isinstance(content.get(key), dict) for key in ("PromtEncoder", "MaskDecoder")):  # sic
         halves = {"prompt_encoder": content["PromtEncoder"], "mask_decoder": content["MaskDecoder"]}
         content = {f"{part}.{key}": value for part, half in halves.items() for key, value in half.items()}
     parts: dict[str, StateDict] = {}
-    strangers: list[str] = []
+    unexpected_keys: list[str] = []
     for key, value in content.items():
         found = re.match(rf"(?:.*\.)?({'|'.join(PARTS)})\.(.+)$", str(key)) if isinstance(value, Tensor) else None
         if found:
             parts.setdefault(found[1], {})[found[2]] = value
         else:
-            strangers.append(str(key))
-    if not parts and any(re.search(pattern, key) for pattern, _ in _ENCODER_FORMATS for key in strangers):
+            unexpected_keys.append(str(key))
+    if not parts and any(re.search(pattern, key) for pattern, _ in _ENCODER_FORMATS for key in unexpected_keys):
         # an image encoder alone, without a prefix
         parts["image_encoder"] = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-        strangers = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+        unexpected_keys = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if not parts:
-        raise ValueError(f"{path} holds no part of a SAM: its keys begin with {_some(strangers)}.")
-    if strangers:
-        raise ValueError(f"{path} holds keys that belong to no part of a SAM: {_some(strangers)}.")
+        raise ValueError(f"{path} contains no part of a SAM; its keys are {_first_few(unexpected_keys)}.")
+    if unexpected_keys:
+        raise ValueError(f"{path} has unexpected key(s), of no part of a SAM: {_first_few(unexpected_keys)}.")
     if "image_encoder" in parts:
         parts["image_encoder"] = _rename_encoder(parts["image_encoder"])
     return parts
@@ -243,20 +301,20 @@ def _rename(key: str, rules: Iterable[Rule]) -> str:
     return key
 
 
-def _disagreements(part: str, ours: StateDict, theirs: StateDict) -> list[str]:
-    """What keeps a part's weights from loading, a phrase for each kind."""
+def _mismatches(part: str, ours: StateDict, theirs: StateDict) -> list[str]:
+    """Describe what keeps a part's weights from loading, in one phrase per kind."""
     missing = sorted(ours.keys() - theirs.keys())
-    unknown = sorted(theirs.keys() - ours.keys())
+    unexpected = sorted(theirs.keys() - ours.keys())
     reshaped = [
-        f"{key} {tuple(theirs[key].shape)} for {tuple(ours[key].shape)}"
+        f"{key} is {tuple(theirs[key].shape)} in the file and {tuple(ours[key].shape)} in the model"
         for key in sorted(ours.keys() & theirs.keys())
         if ours[key].shape != theirs[key].shape
     ]
-    phrases = (("lacks", missing), ("has no place for", unknown), ("differs in shape at", reshaped))
-    return [f"{part} {verb} {_some(keys)}" for verb, keys in phrases if keys]
+    kinds = (("missing key(s)", missing), ("unexpected key(s)", unexpected), ("size mismatch", reshaped))
+    return [f"{kind} in {part}: {_first_few(keys)}" for kind, keys in kinds if keys]
 
 
-def _some(keys: list[str]) -> str:
-    """A few keys and how many more there are."""
+def _first_few(keys: list[str]) -> str:
+    """List three keys and the number of further ones."""
     shown = ", ".join(keys[:3])
     return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown

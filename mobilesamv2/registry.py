@@ -1,4 +1,4 @@
-"""One table: the name of a model -> how to build it."""
+"""Registry of models: name -> how to build it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mobilesamv2.checkpoints import PARTS, load_weights, read_metadata
+from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
 from mobilesamv2.models.sam import Sam
 
@@ -32,18 +32,23 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "efficientvit_l1": partial(efficientvit_sam, "efficientvit_l1", neck_depth=8),
     "efficientvit_l2": partial(efficientvit_sam, "efficientvit_l2", neck_depth=12),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
-    "mini_conv": partial(timm_encoder, "mobilenetv4_conv_small_050", finest_stride=4),
+    "mini_conv": partial(
+        timm_encoder, "tf_efficientnet_lite0", finest_stride=4, coarsest_stride=16, neck_width=192, neck_depth=4
+    ),
+    "mini_conv_slim": partial(
+        timm_encoder, "tf_efficientnet_lite0", finest_stride=4, coarsest_stride=16, neck_width=192, neck_depth=1
+    ),
     "micro_conv": partial(timm_encoder, "mobilenetv4_conv_small_035", finest_stride=4),
 }
-"""Image encoders by name; ``timm/<backbone>`` is one too."""
+"""Image encoders by name, beside ``timm/<backbone>``."""
 
 
 @dataclass(frozen=True)
 class SamSpec:
-    """The shape of a model.
+    """Encoder and sizes of a model.
 
     Attributes:
-        encoder: name of its image encoder.
+        encoder: name of the image encoder.
         image_size: S, pixels.
         embed_dim: C.
         decoder_heads: attention heads of the mask decoder.
@@ -58,6 +63,7 @@ class SamSpec:
 
 
 _mini = partial(SamSpec, image_size=256, embed_dim=64, decoder_heads=4, decoder_mlp_dim=256)
+_small = partial(SamSpec, image_size=256, embed_dim=128, decoder_heads=4, decoder_mlp_dim=512)
 
 MODELS: dict[str, SamSpec] = {
     "mobile_sam": SamSpec("tiny_vit_5m"),
@@ -72,14 +78,15 @@ MODELS: dict[str, SamSpec] = {
     "repvit": SamSpec("repvit"),
     "mini": _mini("tiny_vit_mini"),
     "sam_vit_mini": _mini("sam_vit_mini"),
-    "mini_conv": _mini("mini_conv"),
-    "micro_conv": _mini("micro_conv"),
+    "mini_conv": _small("mini_conv"),
+    "mini_conv_slim": _small("mini_conv_slim"),
+    "micro_conv": _small("micro_conv"),
 }
-"""Models by name; ``timm/<backbone>`` is one too, of full size."""
+"""Models by name, beside ``timm/<backbone>``, which has the full size."""
 
 
 def list_models() -> list[str]:
-    """Names that ``build_sam`` takes, beside ``timm/<backbone>`` for any backbone of timm."""
+    """Return the names that ``build_sam`` accepts, beside ``timm/<backbone>`` for any backbone of timm."""
     return list(MODELS)
 
 
@@ -88,22 +95,26 @@ def build_sam(
     checkpoint: str | Path | Sequence[str | Path] | None = None,
     *,
     encoder: str | None = None,
+    backbone_checkpoint: str | Path | None = None,
     allow_partial: bool = True,
 ) -> Sam:
-    """Builds a model by name, in eval mode on the CPU.
+    """Build a model by name, in eval mode on the CPU.
 
     Args:
         name: one of ``list_models()``, or ``timm/<backbone>``.
-        checkpoint: a weight file, or several that together hold the model, loaded in order; None leaves random weights.
-        encoder: another image encoder in place of the model's own: a key of ``ENCODERS`` or ``timm/<backbone>``.
-        allow_partial: where the files leave a part of the model without weights, warn instead of refusing.
+        checkpoint: a weight file, or several that together contain the model, loaded in order; None leaves random
+            weights.
+        encoder: image encoder to use instead of the model's own: a key of ``ENCODERS`` or ``timm/<backbone>``.
+        backbone_checkpoint: a file of the backbone's pretrained weights, as timm or its authors publish them, loaded
+            before ``checkpoint``; see ``load_backbone``.
+        allow_partial: warn, instead of raising, if the files leave a part of the model without weights.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: an unknown name, an empty list of files, or a file that does not fit (see ``load_weights``).
-        FileNotFoundError: a weight file is not there.
+        ValueError: if a name is unknown, the list of files is empty, or a file does not fit (see ``load_weights``).
+        FileNotFoundError: if a weight file does not exist.
     """
     spec = _spec(name)
     encoder_name = encoder or spec.encoder
@@ -117,15 +128,19 @@ def build_sam(
         name=name,
         encoder_name=encoder_name,
     ).eval()
+    if backbone_checkpoint is not None:
+        load_backbone(image_encoder, backbone_checkpoint)
     files = [] if checkpoint is None else [checkpoint] if isinstance(checkpoint, str | Path) else list(checkpoint)
     if checkpoint is not None and not files:
-        raise ValueError(f"The checkpoint of {name} is an empty list: name files, or null for random weights.")
+        raise ValueError(
+            f"The checkpoint of {name} must name at least one file, got an empty list; null leaves random weights."
+        )
     loaded = {part for file in files for part in load_weights(sam, file)}
     missing = [part for part in PARTS if part not in loaded]
     if files and missing:
         message = (
             f"{', '.join(map(str, files))} leave {' and '.join(missing)} of {name} with random weights; "
-            "name the file that holds them too: checkpoint=[first, second]."
+            "add the file that contains the rest: checkpoint=[first, second]."
         )
         if not allow_partial:
             raise ValueError(message)
@@ -134,18 +149,18 @@ def build_sam(
 
 
 def load_sam(path: str | Path) -> Sam:
-    """Builds the model that a safetensors file of this project was saved from, with its weights, in eval mode.
+    """Build the model that a safetensors file of this project was saved from, with its weights, in eval mode.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file does not say which model it is of.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file's metadata do not name its model.
     """
     metadata = read_metadata(path)
     return build_sam(metadata["name"], path, encoder=metadata["encoder"], allow_partial=False)
 
 
 def build_encoder(name: str, image_size: int, out_channels: int) -> ImageEncoder:
-    """Builds an image encoder by name, with random weights.
+    """Build an image encoder by name, with random weights.
 
     Args:
         name: a key of ``ENCODERS``, or ``timm/<backbone>``.
@@ -153,7 +168,7 @@ def build_encoder(name: str, image_size: int, out_channels: int) -> ImageEncoder
         out_channels: C.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: if the name is unknown.
     """
     if name.startswith(TIMM_PREFIX):
         return timm_encoder(name.removeprefix(TIMM_PREFIX), image_size=image_size, out_channels=out_channels)
@@ -173,4 +188,4 @@ def _spec(name: str) -> SamSpec:
 def _unknown(kind: str, name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"There is no {kind} '{name}'.{hint} Known are {', '.join(known)} and timm/<any backbone of timm>."
+    return f"There is no {kind} '{name}'.{hint} Available: {', '.join(known)} and timm/<any backbone of timm>."

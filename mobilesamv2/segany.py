@@ -1,4 +1,4 @@
-"""SegAny: one image and prompts to masks."""
+"""SegAny: masks for prompts on one image."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.models.mask_decoder import Decoded
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.models.two_way_transformer import ImageSide
+from mobilesamv2.models.transformer import ImageContext
 from mobilesamv2.pretrained import load_pretrained
-from mobilesamv2.structures import Prompts
+from mobilesamv2.structures import PointLabel, Prompts
 from mobilesamv2.transforms import ModelFrame, check_image, to_model_input
 
 PROMPTS_PER_BATCH = 64
-"""Prompts decoded at a time; memory goes with it and not with N."""
+"""Prompts decoded at a time; memory scales with it and not with N."""
 
 
 class Prediction(NamedTuple):
@@ -28,7 +28,8 @@ class Prediction(NamedTuple):
     Attributes:
         masks: (N, M, H, W) bool.
         predicted_iou: (N, M) float32.
-        low_res_logits: (N, M, S/4, S/4) float32; one of a prompt's M can go back in as its ``mask_input``.
+        low_res_logits: (N, M, S/4, S/4) float32; one of a prompt's M can be
+            passed back as its ``mask_input``.
     """
 
     masks: np.ndarray
@@ -37,42 +38,42 @@ class Prediction(NamedTuple):
 
 
 class SegAny:
-    """Segments what prompts point at.
+    """Interactive segmentation of one image by prompts.
 
     Args:
-        sam: the model, on any device; it should be in eval mode, as ``build_sam`` gives it.
+        sam: the model, on any device; it should be in eval mode, as ``build_sam`` returns it.
 
     Example:
         >>> segany = SegAny(build_sam("mobile_sam", "mobile_sam.pt"))
         >>> segany.set_image(image)
-        >>> masks, predicted_iou, low_res_logits = segany.predict(boxes=[[10, 20, 200, 300]], multimask=False)
+        >>> masks, predicted_iou, low_res_logits = segany.predict(boxes=[[10, 20, 200, 300]], multimask_output=False)
     """
 
     def __init__(self, sam: Sam) -> None:
         self.sam = sam
         self._embedding: Tensor | None = None
-        self._image_side: ImageSide | None = None
+        self._image_context: ImageContext | None = None
         self._frame: ModelFrame | None = None
 
     @classmethod
     def from_pretrained(cls, name: str | Path, weights: str | Path = "weights") -> SegAny:
-        """Segments with a model by name, made faster for inference, on the CPU.
+        """Load a model by name, optimised for inference, on the CPU.
 
         Args:
-            name: what ``load_pretrained`` takes, with its errors.
-            weights: folder of released files.
+            name: as in ``load_pretrained``, with its errors.
+            weights: folder of published weight files.
         """
         return cls(load_pretrained(name, weights).for_inference())
 
     @torch.inference_mode()
     def encode(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Image embeddings (B, C, S/16, S/16) of B images of any sizes, in one pass of the encoder.
+        """Return the image embeddings (B, C, S/16, S/16) of B images of any sizes, from one pass of the encoder.
 
         Args:
             images: RGB uint8 (H, W, 3) each.
 
         Raises:
-            ValueError: one is not such an array, or the encoder gives NaN.
+            ValueError: if an image is not a uint8 array of shape (H, W, 3), or the encoder returns NaN or infinity.
         """
         sam = self.sam
         mean, std = sam.pixel_mean.float(), sam.pixel_std.float()
@@ -80,29 +81,37 @@ class SegAny:
         return _finite(sam.image_encoder(pixels.to(sam.pixel_mean.dtype)), "image encoder")
 
     def set_image(self, image: np.ndarray, embedding: Tensor | None = None) -> None:
-        """Encodes an image; prompts refer to it until the next one is set.
+        """Encode an image; prompts refer to it until the next one is set.
 
         Args:
             image: RGB uint8 (H, W, 3).
-            embedding: (1, C, S/16, S/16) of this image, where ``encode`` has given it already.
+            embedding: (1, C, S/16, S/16) of this image, if ``encode`` has already computed it.
 
         Raises:
-            ValueError: it is not such an array.
+            ValueError: if ``image`` is not a uint8 array of shape (H, W, 3).
         """
         self._embedding = self.encode([image]) if embedding is None else embedding
-        self._image_side = None  # the decoder's time, not the encoder's
+        self._image_context = None  # computed on demand, so that its time counts as the decoder's
         self._frame = ModelFrame((image.shape[0], image.shape[1]), self.sam.image_size)
 
     @property
     def image_embedding(self) -> Tensor:
-        """(1, C, S/16, S/16) of the image that is set."""
+        """Return the embedding (1, C, S/16, S/16) of the image that is set.
+
+        Raises:
+            RuntimeError: if no image is set.
+        """
         if self._embedding is None:
             raise RuntimeError("No image is set: call set_image(image) first.")
         return self._embedding
 
     @property
     def frame(self) -> ModelFrame:
-        """How the image that is set lies in the model's input."""
+        """Return how the image that is set lies in the model's input.
+
+        Raises:
+            RuntimeError: if no image is set.
+        """
         if self._frame is None:
             raise RuntimeError("No image is set: call set_image(image) first.")
         return self._frame
@@ -113,26 +122,27 @@ class SegAny:
         labels: Any = None,
         boxes: Any = None,
         mask_input: Any = None,
-        multimask: bool = True,
+        multimask_output: bool = True,
     ) -> Prediction:
-        """Masks of N prompts on the image that is set. A prompt may combine points, a box and a mask.
+        """Predict the masks of N prompts on the image that is set. A prompt may combine points, a box and a mask.
 
         Args:
             points: (N, P, 2) xy, pixels of the image; (P, 2) is one prompt of P points.
-            labels: (N, P), 1 foreground, 0 background, -1 padding; (P,) for one prompt; None: all foreground.
+            labels: (N, P), values of ``PointLabel``: 1 foreground, 0 background, -1 padding; (P,) for one prompt;
+                None: all foreground.
             boxes: (N, 4) xyxy, pixels of the image; (4,) is one box.
             mask_input: (N, S/4, S/4) low-res logits of an earlier prediction, or (N, 1, S/4, S/4).
-            multimask: three masks a prompt, for what is ambiguous, instead of one.
+            multimask_output: three masks per prompt, for ambiguous prompts, instead of one.
 
         Returns:
             Masks, predicted IoU and low-res logits.
 
         Raises:
-            RuntimeError: no image is set.
-            ValueError: no prompt, or arrays whose shapes or numbers disagree, or values that are not finite.
+            RuntimeError: if no image is set.
+            ValueError: if there is no prompt, if shapes or numbers of prompts disagree, or if values are not finite.
         """
         prompts, masks = self._check_prompts(points, labels, boxes, mask_input)
-        logits, predicted_iou = self.predict_low_res(prompts, multimask, masks)
+        logits, predicted_iou = self.predict_low_res(prompts, multimask_output, masks)
         height, width = self.frame.original_size
         full = np.empty((*logits.shape[:2], height, width), dtype=bool)
         for i, low_res in enumerate(logits):
@@ -141,55 +151,59 @@ class SegAny:
 
     @torch.inference_mode()
     def predict_low_res(
-        self, prompts: Prompts | None, multimask: bool, mask_input: Tensor | None = None
+        self, prompts: Prompts | None, multimask_output: bool, mask_input: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Low-res logits (N, M, S/4, S/4) and predicted IoU (N, M) of N prompts, on the model's device.
+        """Return low-res logits (N, M, S/4, S/4) and predicted IoU (N, M) of N prompts, on the model's device.
 
         Args:
             prompts: in pixels of the image; None where ``mask_input`` alone is the prompt.
-            multimask: three masks a prompt instead of one.
+            multimask_output: three masks per prompt instead of one.
             mask_input: (N, 1, S/4, S/4) logits.
         """
         total = len(mask_input) if mask_input is not None else len(prompts) if prompts is not None else 0
         parts = []
         for start in range(0, total, PROMPTS_PER_BATCH):
-            chosen = slice(start, start + PROMPTS_PER_BATCH)
-            batch = None if prompts is None else prompts[chosen]
+            current = slice(start, start + PROMPTS_PER_BATCH)
+            batch = None if prompts is None else prompts[current]
             if mask_input is None and batch is not None:
-                decoded = self.predict_kept(batch, multimask)
+                decoded = self.predict_filtered(batch, multimask_output)
                 parts.append((decoded.logits.unflatten(0, decoded.predicted_iou.shape), decoded.predicted_iou))
             else:
                 inputs = {} if batch is None else self._in_model_frame(batch)
                 if mask_input is not None:
-                    inputs["mask_input"] = mask_input[chosen].to(self.sam.device)
-                decoded = self.sam.decode(self.image_embedding, **inputs, multimask=multimask)
+                    inputs["mask_input"] = mask_input[current].to(self.sam.device)
+                decoded = self.sam.decode(self.image_embedding, **inputs, multimask_output=multimask_output)
                 parts.append((_finite(decoded[0], "mask decoder"), _finite(decoded[1], "mask decoder")))
         logits, predicted_iou = zip(*parts, strict=True)
         return torch.cat(logits), torch.cat(predicted_iou)
 
     @torch.inference_mode()
-    def predict_kept(self, prompts: Prompts, multimask: bool, iou_above: float | None = None) -> Decoded:
-        """Masks of N prompts whose predicted IoU is above a threshold, on the model's device; None keeps all.
+    def predict_filtered(
+        self, prompts: Prompts, multimask_output: bool, pred_iou_thresh: float | None = None
+    ) -> Decoded:
+        """Predict the masks of N prompts and keep those of high predicted IoU, on the model's device.
 
         Args:
             prompts: in pixels of the image.
-            multimask: three masks a prompt instead of one.
-            iou_above: what is rejected costs no upscaling.
+            multimask_output: three masks per prompt instead of one.
+            pred_iou_thresh: a mask is kept above it; rejected ones are never upscaled. None keeps all.
 
         Raises:
-            ValueError: the decoder gives NaN, which would be no mask, silently.
+            ValueError: if the decoder returns NaN, which would silently count as "no mask", or infinity.
         """
-        if self._image_side is None:
-            self._image_side = self.sam.image_side(self.image_embedding)
+        if self._image_context is None:
+            self._image_context = self.sam.image_context(self.image_embedding)
         inputs = self._in_model_frame(prompts)
-        decoded = self.sam.decode_kept(self._image_side, **inputs, multimask=multimask, iou_above=iou_above)
+        decoded = self.sam.decode_filtered(
+            self._image_context, **inputs, multimask_output=multimask_output, pred_iou_thresh=pred_iou_thresh
+        )
         _finite(decoded.predicted_iou, "mask decoder")
         if len(decoded.logits):
             _finite(torch.stack(decoded.logits.aminmax()), "mask decoder")  # NaN anywhere is NaN in both
         return decoded
 
     def _in_model_frame(self, prompts: Prompts) -> dict[str, Tensor]:
-        """Arguments of ``Sam.decode``."""
+        """Return prompts in the model's frame, as arguments of ``Sam.decode``."""
         inputs, device = {}, self.sam.device
         if prompts.points is not None and prompts.labels is not None:
             inputs["points"] = self.frame.coords_to_model(prompts.points).to(device)
@@ -201,55 +215,60 @@ class SegAny:
     def _check_prompts(
         self, points: Any, labels: Any, boxes: Any, mask_input: Any
     ) -> tuple[Prompts | None, Tensor | None]:
-        """Arrays of any kind to tensors of one form."""
+        """Check prompts and mask inputs, and convert them to tensors."""
         if points is None and labels is not None:
-            raise ValueError("labels come with points, and there are no points.")
+            raise ValueError("labels must come with points, got labels and no points.")
         side = self.sam.image_size // 4
-        point_tensor = None if points is None else _shaped("points", points, (None, None, 2), torch.float64)
-        label_tensor = None if labels is None else _shaped("labels", labels, (None, None), torch.int64)
-        box_tensor = None if boxes is None else _shaped("boxes", boxes, (None, 4), torch.float64)
+        point_tensor = None if points is None else _as_tensor("points", points, (None, None, 2), torch.float64)
+        label_tensor = None if labels is None else _as_tensor("labels", labels, (None, None), torch.int64)
+        box_tensor = None if boxes is None else _as_tensor("boxes", boxes, (None, 4), torch.float64)
         mask_tensor = None
         if mask_input is not None:
             axes = (None, 1, side, side) if np.ndim(mask_input) == 4 else (None, side, side)
-            mask_tensor = _shaped("mask_input", mask_input, axes, torch.float32)
+            mask_tensor = _as_tensor("mask_input", mask_input, axes, torch.float32)
             mask_tensor = mask_tensor.reshape(-1, 1, side, side)
         if point_tensor is not None and label_tensor is None:
-            label_tensor = torch.ones(point_tensor.shape[:2], dtype=torch.int64)
+            label_tensor = torch.full(point_tensor.shape[:2], PointLabel.FOREGROUND, dtype=torch.int64)
         if point_tensor is not None and label_tensor is not None and label_tensor.shape != point_tensor.shape[:2]:
             raise ValueError(
-                f"Each point has one label: points {tuple(point_tensor.shape)}, labels {tuple(label_tensor.shape)}."
+                f"labels must have one entry per point, got shape {tuple(label_tensor.shape)} "
+                f"for points of shape {tuple(point_tensor.shape)}."
             )
-        if label_tensor is not None and not torch.isin(label_tensor, torch.tensor([-1, 0, 1])).all():
-            raise ValueError("Labels are 1 for foreground, 0 for background or -1 for padding.")
+        if label_tensor is not None and not torch.isin(label_tensor, torch.tensor(list(PointLabel))).all():
+            raise ValueError(
+                f"labels must be 1 (foreground), 0 (background) or -1 (padding), got {label_tensor.unique().tolist()}."
+            )
         if point_tensor is None and box_tensor is None and mask_tensor is None:
-            raise ValueError("Nothing to segment: give points, boxes or mask_input.")
+            raise ValueError("Prompts must have points, boxes or mask_input, got none of them.")
         prompts = None
         if point_tensor is not None or box_tensor is not None:
             prompts = Prompts(points=point_tensor, labels=label_tensor, boxes_xyxy=box_tensor)
             if mask_tensor is not None and len(mask_tensor) != len(prompts):
-                raise ValueError(f"{len(mask_tensor)} mask inputs for {len(prompts)} prompts: each prompt has one.")
+                raise ValueError(
+                    f"mask_input must have one mask per prompt, got {len(mask_tensor)} for {len(prompts)} prompts."
+                )
         if len(prompts if prompts is not None else mask_tensor) == 0:  # pyright: ignore[reportArgumentType]
-            raise ValueError("Nothing to segment: there are 0 prompts.")
+            raise ValueError("Prompts must not be empty, got 0 prompts.")
         return prompts, mask_tensor
 
 
 def _finite(values: Tensor, network: str) -> Tensor:
-    """The values themselves, if none is NaN or infinite: what follows would take NaN for "no mask"."""
+    """Return the values if all are finite; thresholds would turn NaN into "no mask" silently."""
     if not torch.isfinite(values).all():
         raise ValueError(
-            f"The {network} gives NaN or infinity in {values.dtype}: its weights are broken, or half precision can't "
+            f"The {network} returns NaN or infinity in {values.dtype}: its weights are broken, or half precision can't "
             "hold its values (bfloat16 and float32 can)."
         )
     return values
 
 
-def _shaped(name: str, value: Any, shape: tuple[int | None, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor of a given shape, where None is any length and a missing first axis means one prompt."""
+def _as_tensor(name: str, value: Any, shape: tuple[int | None, ...], dtype: torch.dtype) -> Tensor:
+    """Convert to a tensor of a shape, where None is any length and a missing first axis means one prompt."""
     array = value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
     tensor = array[None] if array.ndim == len(shape) - 1 else array
     if tensor.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, tensor.shape, strict=True)):
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
-        raise ValueError(f"{name} should be of shape ({wanted}), and is {tuple(array.shape)}.")
+        expected = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name} must have shape ({expected}), got {tuple(array.shape)}.")
     if not torch.isfinite(tensor).all():
-        raise ValueError(f"{name} holds NaN or infinity.")
+        raise ValueError(f"{name} must be finite, got NaN or infinity.")
     return tensor.to(dtype)

@@ -1,4 +1,4 @@
-"""What travels between the rooms: prompts, masks and the annotations of an image.
+"""Data that the modules exchange: prompts, masks and the annotations of an image.
 
 Axes are named once, here, and mean the same everywhere:
 
@@ -18,13 +18,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from enum import IntEnum
 from typing import Any
 
 import torch
 from torch import Tensor
 
 RLE = dict[str, Any]
-"""Compressed run-length encoding as COCO writes it: ``{"size": [H, W], "counts": str}``."""
+"""Compressed run-length encoding in COCO's format: ``{"size": [H, W], "counts": str}``."""
+
+
+class PointLabel(IntEnum):
+    """Labels of point prompts. Source: SAM."""
+
+    PADDING = -1
+    BACKGROUND = 0
+    FOREGROUND = 1
 
 
 @dataclass(frozen=True)
@@ -33,14 +42,14 @@ class Prompts:
 
     Attributes:
         points: (N, P, 2) xy, pixels of the original image.
-        labels: (N, P), 1 foreground, 0 background, -1 padding.
+        labels: (N, P), values of ``PointLabel``: 1 foreground, 0 background, -1 padding.
         boxes_xyxy: (N, 4), pixels of the original image.
-        scores: (N,) by which the sampler ranks its prompts, higher is better; None where it has no ranking.
-        crops_xyxy: (N, 4) int64, pixels of the original image, the last column and row not covered: the part of the
-            image that is shown to the model for a prompt; None for all of it.
+        scores: (N,) by which the sampler ranks its prompts, higher is better; None if it does not rank them.
+        crops_xyxy: (N, 4) int64, pixels of the original image, exclusive at the right and the bottom: the part of
+            the image that the model encodes for a prompt; None for the full image.
 
     Raises:
-        ValueError: neither points nor boxes, or lengths that disagree.
+        ValueError: if there are neither points nor boxes, or the fields differ in length.
     """
 
     points: Tensor | None = None
@@ -51,59 +60,68 @@ class Prompts:
 
     def __post_init__(self) -> None:
         if self.points is None and self.boxes_xyxy is None:
-            raise ValueError("Prompts need points or boxes_xyxy.")
+            raise ValueError("Prompts must have points or boxes_xyxy, got neither.")
         if (self.points is None) != (self.labels is None):
-            raise ValueError("points and labels come together: one label (1, 0 or -1) for each point.")
+            raise ValueError("points and labels must come together (one label, 1, 0 or -1, per point), got one alone.")
         lengths = {f.name: len(v) for f in fields(self) if (v := getattr(self, f.name)) is not None}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"Prompts disagree about their number: {lengths}.")
+            raise ValueError(f"All fields of Prompts must have the same length, got {lengths}.")
 
     def __len__(self) -> int:
         first = self.points if self.points is not None else self.boxes_xyxy
         return 0 if first is None else len(first)
 
     def __getitem__(self, index: slice | Tensor) -> Prompts:
-        """The prompts at a slice, a boolean mask or an index tensor."""
-        chosen = {f.name: v[index] for f in fields(self) if (v := getattr(self, f.name)) is not None}
-        return replace(self, **chosen)
+        """Return the prompts at a slice, a boolean mask or an index tensor."""
+        selected = {f.name: v[index] for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        return replace(self, **selected)
 
     def moved(self, x: int, y: int) -> Prompts:
-        """The same prompts, x pixels further right and y further down."""
+        """Return the same prompts, moved by x pixels to the right and y pixels down."""
         points = None if self.points is None else self.points + torch.tensor([x, y])
         boxes = None if self.boxes_xyxy is None else self.boxes_xyxy + torch.tensor([x, y, x, y])
         return replace(self, points=points, boxes_xyxy=boxes)
 
     def batches(self, size: int) -> list[Prompts]:
-        """These prompts in order, at most ``size`` at a time."""
+        """Split the prompts, in order, into batches of at most ``size``."""
         return [self[i : i + size] for i in range(0, len(self), size)]
 
     @staticmethod
     def cat(parts: Sequence[Prompts]) -> Prompts:
-        """The prompts of several parts of one kind, in order."""
+        """Concatenate prompts of one kind, in order.
+
+        Raises:
+            ValueError: if the parts are of different kinds.
+        """
         first = parts[0]
         names = [f.name for f in fields(first) if getattr(first, f.name) is not None]
         for part in parts:
-            if names != [f.name for f in fields(part) if getattr(part, f.name) is not None]:
-                raise ValueError("The rounds of a prompt sampler are all of one kind: points or boxes, scored or not.")
+            other_names = [f.name for f in fields(part) if getattr(part, f.name) is not None]
+            if names != other_names:
+                raise ValueError(
+                    "All rounds of a prompt sampler must be of one kind (points or boxes, scored or not), "
+                    f"got fields {names} and {other_names}."
+                )
         return Prompts(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What a mask must pass to be kept; the defaults keep every mask that is not empty.
+    """Thresholds that a mask must pass to be kept; the defaults keep every mask that is not empty.
 
     Attributes:
-        predicted_iou: a mask is kept above it; 0 switches the filter off.
-        stability: a mask is kept from it on; 0 switches the filter off.
-        nms_iou: of two boxes that overlap by more, the one of higher predicted IoU stays; 1 switches NMS off. Masks of
-            different crops do not meet here.
-        crop_nms_iou: of two boxes of different crops that overlap by more, the one of the smaller crop stays.
+        pred_iou_thresh: a mask is kept above it; 0 switches the filter off.
+        stability_score_thresh: a mask is kept at or above it; 0 switches the filter off.
+        box_nms_thresh: of two boxes whose IoU is higher, the one of higher predicted IoU is kept; 1 switches NMS off.
+            Masks of different crops are not compared here.
+        crop_nms_thresh: of two boxes of different crops whose IoU is higher, the one of the smaller crop is kept; 1
+            switches NMS off.
     """
 
-    predicted_iou: float = 0.0
-    stability: float = 0.0
-    nms_iou: float = 1.0
-    crop_nms_iou: float = 1.0
+    pred_iou_thresh: float = 0.0
+    stability_score_thresh: float = 0.0
+    box_nms_thresh: float = 1.0
+    crop_nms_thresh: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -112,14 +130,14 @@ class Masks:
 
     Attributes:
         size: (H, W) of the original image.
-        rles: D masks at (H, W), each covering a pixel at least.
-        boxes_xyxy: (D, 4), first and last covered column and row, both inclusive, as SAM gives them: a mask of one
-            pixel has width 0.
-        predicted_iou: (D,) the model's own estimate of the mask's IoU.
-        stability_score: (D,) IoU of the masks cut one logit above and one below the threshold.
-        scores: (D,) by which the masks are ranked, higher is better.
-        prompts: D prompts, the one that each mask came from.
-        prompt_index: (D,) int64, the place of that prompt in the order of the sampler.
+        rles: D masks at (H, W), each covering at least one pixel.
+        boxes_xyxy: (D, 4), pixels of the original image, first and last covered column and row, both inclusive, as in
+            SAM: a mask of one pixel has width 0.
+        predicted_iou: (D,), the model's estimate of the mask's IoU.
+        stability_score: (D,), IoU of the masks thresholded one logit above and one below the mask threshold.
+        scores: (D,), by which the masks are ranked, higher is better.
+        prompts: D prompts, the one that each mask was predicted from.
+        prompt_index: (D,) int64, the index of that prompt in the sampler's order.
     """
 
     size: tuple[int, int]
@@ -135,7 +153,7 @@ class Masks:
         return len(self.rles)
 
     def __getitem__(self, index: Tensor) -> Masks:
-        """The masks at an index tensor, in its order, or at a boolean one."""
+        """Return the masks at an index tensor, in its order, or where a boolean tensor is true."""
         if index.dtype == torch.bool:
             index = index.nonzero().flatten()
         return Masks(
@@ -151,7 +169,7 @@ class Masks:
 
     @staticmethod
     def cat(parts: Sequence[Masks]) -> Masks:
-        """The masks of several parts of one image, in order."""
+        """Concatenate masks of one image, in order."""
         tensors = ("boxes_xyxy", "predicted_iou", "stability_score", "scores", "prompt_index")
         return Masks(
             size=parts[0].size,
@@ -161,11 +179,12 @@ class Masks:
         )
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
-        """These masks as COCO results, best score first; ``json.dump`` takes them as they are.
+        """Return COCO results, sorted by score, highest first; ``json.dump`` can write them directly.
 
-        ``bbox`` is COCO's xywh, width and height counted in covered pixels, hence one larger than
-        ``boxes_xyxy`` spans. Beside COCO's keys stand SAM's: ``predicted_iou``, ``stability_score`` and the prompt, as
-        ``point_coords`` with ``point_labels`` or as ``prompt_box_xyxy``, with its ``crop_box`` (xywh) if it has one.
+        ``bbox`` is COCO's xywh in pixels, width and height counted in covered pixels, hence one larger than
+        ``boxes_xyxy`` spans. SAM's keys are added to COCO's: ``predicted_iou``, ``stability_score`` and the prompt, as
+        ``point_coords`` with ``point_labels`` or as ``prompt_box_xyxy``, with its ``crop_box`` (xywh, pixels) if it
+        has one.
         """
         results: list[dict[str, Any]] = []
         for i in torch.argsort(self.scores, descending=True, stable=True).tolist():
@@ -193,14 +212,14 @@ class Masks:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The annotated objects of one image; crowds and ignored objects are left out.
+    """The annotated objects of one image, without crowds and ignored objects.
 
     Attributes:
         image_id: the image's id in its annotation file.
         size: (H, W) pixels.
-        rles: masks in the order of the file.
+        rles: masks in the order of the annotation file.
         areas: the annotations' ``area`` field, square pixels; it need not be the mask's own.
-        frequencies: LVIS's ``r``, ``c`` or ``f`` of each annotation's category; None where the data set has none.
+        frequencies: LVIS's ``r``, ``c`` or ``f`` of each annotation's category; None if the data set has none.
     """
 
     image_id: int

@@ -1,4 +1,4 @@
-"""Image frame to model frame and back: the longest side becomes S, the rest is padded at the right and the bottom."""
+"""Transforms between image and model frame: the longest side becomes S, right and bottom are padded."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from torch.nn import functional as F
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-"""ImageNet's, in units of 0 to 255, which SAM and its students are trained with."""
+"""ImageNet's, for values from 0 to 255; SAM and its students are trained with them."""
 
 PREPROCESSING = f"RGB, longest side, Pillow bilinear, mean {PIXEL_MEAN}, std {PIXEL_STD}, zeros at right and bottom"
-"""What an image goes through; a cache of embeddings says it, and is stale when it changes."""
+"""Description of the preprocessing. An embedding cache records it, and is stale when it changes."""
 
 
 def check_image(image: Any) -> np.ndarray:
-    """The image itself, if it is RGB uint8 (H, W, 3).
+    """Return the image if it is RGB uint8 (H, W, 3).
 
     Raises:
-        ValueError: any other array; the sentence says what came and what is wanted.
+        ValueError: if it is anything else.
     """
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"An image is a NumPy array, RGB uint8 (H, W, 3); got {type(image).__name__}.")
+        raise ValueError(f"An image must be a NumPy array, RGB uint8 (H, W, 3), got {type(image).__name__}.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(
-            f"An image is RGB uint8 (H, W, 3) with a pixel at least; got {image.dtype} {image.shape}. "
-            "Pillow's Image.convert('RGB') makes one of grey, RGBA and 16-bit images."
+            f"An image must be RGB uint8 (H, W, 3) with at least one pixel, got {image.dtype} {image.shape}. "
+            "Pillow's Image.convert('RGB') converts grey, RGBA and 16-bit images."
         )
     return image
 
@@ -43,7 +43,7 @@ class ModelFrame:
         original_size: (H, W) pixels.
         side: S, pixels.
 
-    Source: SAM's ResizeLongestSide. A side that would round to 0 pixels becomes 1 here.
+    Source: SAM's ResizeLongestSide. Deviation: a side that would round to 0 pixels becomes 1.
     """
 
     original_size: tuple[int, int]
@@ -51,33 +51,33 @@ class ModelFrame:
 
     @property
     def resized(self) -> tuple[int, int]:
-        """(height, width) of the image inside the model's input, pixels, without padding."""
+        """Return the image's (height, width) inside the model's input, pixels, without padding."""
         scale = self.side / max(self.original_size)
         height, width = (max(1, int(length * scale + 0.5)) for length in self.original_size)
         return height, width
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """RGB uint8 (H, W, 3) to uint8 of the resized height and width, Pillow's antialiased bilinear."""
+        """Resize an RGB uint8 image (H, W, 3) to ``resized``, with Pillow's antialiased bilinear filter."""
         height, width = self.resized
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
     def coords_to_model(self, coords: Tensor) -> Tensor:
-        """(..., 2) xy in pixels of the original image to float32 pixels of the model's input."""
+        """Convert (..., 2) xy from pixels of the original image to float32 pixels of the model's input."""
         scale = [new / old for new, old in zip(self.resized[::-1], self.original_size[::-1], strict=True)]
         return (coords.double() * torch.tensor(scale, dtype=torch.float64, device=coords.device)).float()
 
     def boxes_to_model(self, boxes_xyxy: Tensor) -> Tensor:
-        """(N, 4) xyxy in pixels of the original image to float32 pixels of the model's input."""
+        """Convert (N, 4) xyxy from pixels of the original image to float32 pixels of the model's input."""
         return self.coords_to_model(boxes_xyxy.reshape(-1, 2, 2)).reshape(-1, 4)
 
     def logits_to_original(self, low_res_logits: Tensor) -> Tensor:
-        """Logits at the size of the original image, by SAM's two bilinear steps: to S x S, then to H x W.
+        """Upscale logits to the original image by SAM's two bilinear steps: to S x S, then to H x W.
 
         Args:
             low_res_logits: (D, S/4, S/4).
 
         Returns:
-            (D, W, H) float32, transposed, which is the order that run lengths are counted in.
+            (D, W, H) float32, transposed: run lengths are counted in this order.
         """
         low_res = low_res_logits.float().transpose(1, 2)[None]
         full = F.interpolate(low_res, size=(self.side, self.side), mode="bilinear", align_corners=False)
@@ -87,13 +87,13 @@ class ModelFrame:
 
 
 def to_model_input(image: np.ndarray, side: int, mean: Tensor, std: Tensor) -> Tensor:
-    """One image as the encoder wants it: resized, normalised, padded with zeros.
+    """Return an image as the encoder's input: resized, normalised, padded with zeros.
 
     Args:
         image: RGB uint8 (H, W, 3).
         side: S, pixels.
-        mean: (3, 1, 1), in units of 0 to 255.
-        std: (3, 1, 1), in units of 0 to 255.
+        mean: (3, 1, 1), for values from 0 to 255.
+        std: (3, 1, 1), for values from 0 to 255.
 
     Returns:
         (1, 3, S, S) float32 on the device of ``mean``.

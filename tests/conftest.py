@@ -13,6 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+os.environ["MOBILESAMV2_WEIGHTS"] = str(ROOT / "tests" / "weights")  # not there: no weights of the user
 sys.path.insert(0, str(ROOT))  # evaluate.py and schema.py stand beside the package
 SHARED = Path(os.environ.get("MOBILESAMV2_TEST_DATA", ROOT.parent / "shared" / "data"))
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torchvision.ops import box_convert
 
-from mobilesamv2.data.augment import Augmentation, Placement, upright
+from mobilesamv2.data.augment import Augmentation, Placement, letterbox_placement
 from mobilesamv2.data.datamodule import TrainingData
-from mobilesamv2.data.detection_samples import DetectionSamples, objects_in_sight, overlap_map
-from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.data.detection_samples import DetectionSamples, instance_map, visible_objects
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.masks import areas, boxes_from_rles, clip, decode, encode
 from mobilesamv2.structures import GroundTruth
 
@@ -30,7 +30,7 @@ class Coloured:
     sizes = ((80, 120), (100, 60), (64, 64), (50, 110), (90, 90))
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.requested: list[int] = []
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -39,7 +39,7 @@ class Coloured:
         return [20 + 50 * index, 20 + 100 * i, 250]
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
-        self.asked.append(index)
+        self.requested.append(index)
         height, width = self.sizes[index]
         boxes = [[2, 3, 20, 17], [width // 2, 20, width, 45], [10, height - 16, 35, height - 2]]
         image = np.full((height, width, 3), 114, dtype=np.uint8)
@@ -80,7 +80,7 @@ def test_boxes_and_masks_are_where_the_pixels_are(mosaic: float) -> None:
                 tight = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
                 off = (boxes - tight).abs().amax(1)
                 if mosaic and off.min() > 1:  # the same image may come twice in a mosaic
-                    assert images.asked[-4:].count(index) > 1, (seed, index, i)
+                    assert images.requested[-4:].count(index) > 1, (seed, index, i)
                     continue
                 assert off.min() <= 1
                 number = int(off.argmin()) + 1
@@ -94,12 +94,12 @@ def test_boxes_and_masks_are_where_the_pixels_are(mosaic: float) -> None:
 
 def test_boxes_enclose_what_is_in_sight_of_a_mask() -> None:
     """Against masks that are transformed pixel by pixel, at four times the resolution."""
-    scenes, side, kept, gone = ShapesDataset(8, (120, 200)), 128, 0, 0
+    scenes, side, kept, gone = SyntheticDataset(8, (120, 200)), 128, 0, 0
     for seed in range(8):
         rng = np.random.default_rng(seed)
         truths = [scenes[int(i)][1] for i in rng.integers(8, size=4)]
         for truth, place in zip(truths, Augmentation().placements([t.size for t in truths], side, rng), strict=True):
-            found = objects_in_sight(truth, place)
+            found = visible_objects(truth, place)
             x0, y0, x1, y1 = place.window
             expected = []
             for rle in truth.rles:
@@ -128,7 +128,7 @@ def test_boxes_enclose_what_is_in_sight_of_a_mask() -> None:
 
 def test_small_boxes_are_dropped_and_duplicates_merged() -> None:
     truth = rectangles([[0, 0, 40, 20], [5, 5, 6, 30], [0, 0, 40, 20], [50, 50, 51, 51], [60, 60, 62, 62]], (100, 200))
-    found = objects_in_sight(truth, upright(truth.size, 100))  # half the size
+    found = visible_objects(truth, letterbox_placement(truth.size, 100))  # half the size
     assert found.boxes_xyxy.tolist() == [[0, 0, 20, 10], [30, 30, 31, 31]]
     assert (found.dropped, found.merged) == (2, 1)
     assert found.areas.tolist() == [800, 4]
@@ -137,7 +137,7 @@ def test_small_boxes_are_dropped_and_duplicates_merged() -> None:
     assert (batch["boxes_dropped"], batch["boxes_merged"]) == (4, 2)
     assert batch["batch_idx"].tolist() == [0, 0, 1, 1]
     assert batch["cls"].tolist() == [[0]] * 4
-    nothing = objects_in_sight(rectangles([], (100, 200)), upright((100, 200), 100))
+    nothing = visible_objects(rectangles([], (100, 200)), letterbox_placement((100, 200), 100))
     assert nothing.boxes_xyxy.shape == (0, 4)
     sample = DetectionSamples([(np.zeros((9, 9, 3), np.uint8), rectangles([], (9, 9)))], 32, masks=True)[0]  # pyright: ignore
     assert sample["bboxes"].shape == (0, 4)
@@ -150,11 +150,11 @@ def test_of_masks_that_overlap_the_smaller_box_lies_above() -> None:
     assert (sample["bboxes"] * 32).tolist() == [[16, 16, 32, 32], [12, 12, 8, 8]]
     assert sample["masks"].unique().tolist() == [1, 2]
     assert (sample["masks"] == 2).nonzero().tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
-    assert overlap_map([], 32).tolist() == [[0] * 8] * 8
+    assert instance_map([], 32).tolist() == [[0] * 8] * 8
 
 
 def test_nothing_left_to_chance_is_the_image_itself() -> None:
-    scenes = ShapesDataset(3, (120, 200))
+    scenes = SyntheticDataset(3, (120, 200))
     for flip in (0.0, 1.0):
         samples = DetectionSamples(scenes, 256, Augmentation(**STILL | {"flip": flip}), masks=True)
         for i in range(3):
@@ -174,19 +174,19 @@ def test_chance_is_the_generators_alone_and_keeps_to_the_training_split() -> Non
     images = Coloured()
     samples = DetectionSamples(images, 64, Augmentation(), masks=True)
     data = TrainingData(samples, batch_size=1, validation_images=2)
-    images.asked.clear()
+    images.requested.clear()
     one, other = (data.samples[(0, 1)] for _ in range(2))
     assert all(torch.equal(one[key], other[key]) for key in ("img", "bboxes", "masks", "areas"))
     assert not torch.equal(one["img"], data.samples[(1, 1)]["img"])
     for epoch in range(20):
         data.samples[(epoch, 0)]
-    assert set(images.asked) == {0, 1, 2}
-    upright_again = [data.samples[(-1, 4)]["img"] for _ in range(2)]
-    assert torch.equal(*upright_again)
+    assert set(images.requested) == {0, 1, 2}
+    validation_images = [data.samples[(-1, 4)]["img"] for _ in range(2)]
+    assert torch.equal(*validation_images)
 
 
 def test_colours_change_and_geometry_does_not() -> None:
-    image = ShapesDataset(1)[0][0]
+    image = SyntheticDataset(1)[0][0]
     rng = np.random.default_rng(0)
     assert Augmentation(**STILL).recolour(image, rng) is image
     brighter = Augmentation(**STILL | {"brightness": 1.0})
@@ -198,12 +198,12 @@ def test_colours_change_and_geometry_does_not() -> None:
 
 def test_what_makes_no_sense_is_refused() -> None:
     for given in ({"mosaic": 1.5}, {"scale": 1.0}, {"flip": -0.1}):
-        with pytest.raises(ValueError, match=f"augmentation.{next(iter(given))} lies between 0 and 1"):
+        with pytest.raises(ValueError, match=f"augmentation.{next(iter(given))} must be"):
             Augmentation(**given)
 
 
 def test_masks_are_clipped_to_a_box() -> None:
-    scenes = ShapesDataset(2, (50, 70))
+    scenes = SyntheticDataset(2, (50, 70))
     rles = scenes[0][1].rles
     for rle, part in zip(rles, clip(rles, (10, 5, 40, 33)), strict=True):
         expected = decode(rle)
@@ -215,4 +215,4 @@ def test_masks_are_clipped_to_a_box() -> None:
 
 def test_a_place_outside_shows_nothing() -> None:
     place = Placement(1.0, (-100.0, 0.0), (0, 0, 0, 10))
-    assert len(objects_in_sight(rectangles([[0, 0, 5, 5]], (10, 10)), place).boxes_xyxy) == 0
+    assert len(visible_objects(rectangles([[0, 0, 5, 5]], (10, 10)), place).boxes_xyxy) == 0

@@ -35,7 +35,7 @@ def test_no_objects_and_no_sensible_ks() -> None:
     recall = BoxRecall()
     recall.update(count_boxes(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, 4), torch.zeros(0)))
     assert recall.compute().values == {}
-    with pytest.raises(ValueError, match=r"each 1 or more; got \[0\]"):
+    with pytest.raises(ValueError, match=r"each at least 1, got \[0\]"):
         BoxRecall([0])
 
 

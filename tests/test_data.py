@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilesamv2.data.annotated_images import choose_images
+from mobilesamv2.data.base import choose_images
 from mobilesamv2.data.coco import CocoDataset
-from mobilesamv2.data.lvis import LvisDataset, write_lvis
+from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.results_files import read_results
-from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.data.writers import write_lvis
 from mobilesamv2.masks import decode
 
 SQUARE = [[2.0, 2.0, 6.0, 2.0, 6.0, 6.0, 2.0, 6.0]]
@@ -82,7 +83,7 @@ def broken(**changes: Any) -> dict[str, Any]:
         ("{", "not valid JSON"),
         ([], "COCO's layout"),
         ({"images": []}, "COCO's layout"),
-        (content(images=[{"id": 5, "width": 10}]), "Image number 0 of .* has no height"),
+        (content(images=[{"id": 5, "width": 10}]), "Image number 0 of .* must have .* height, got None"),
         (content(images=content()["images"] * 2), "two images of id 5"),
         (content(annotations=[{"id": 9, "image_id": 5, "area": 1}]), "Annotation 9 .* has no segmentation"),
         (broken(image_id=6), "Annotation 1 .* image 6, which the file does not list"),
@@ -131,7 +132,7 @@ def test_missing_and_broken_images_are_named(write, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.png can't be decoded"):
         dataset.load_image(0)
     Image.new("RGB", (8, 10)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png is \(10, 8\)"):
+    with pytest.raises(ValueError, match=r"a\.png must have .*\(8, 10\).* got \(10, 8\)"):
         dataset.load_image(0)
 
 
@@ -157,7 +158,7 @@ RESULT = {"image_id": 5, "category_id": 1, "segmentation": SQUARE, "score": 0.5}
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({}, "holds a dict"),
+        ({}, "must contain a list, got dict"),
         ([3], "number 0"),
         ([RESULT, {"image_id": 5, "bbox": [0, 0, 1, 1], "score": 1}], "number 1 .* has no segmentation"),
         ([RESULT | {"image_id": 6}], "image 6"),
@@ -203,24 +204,24 @@ def test_images_are_chosen_by_count_seed_and_list(tmp_path: Path) -> None:
     assert choose_images(ids, image_list=listing) == [0, 5, 19]
     assert choose_images(ids, limit=2, image_list=listing) == [0, 5]
     listing.write_text("190\n7\n")
-    with pytest.raises(ValueError, match=r"Line 2 of .*list\.txt is '7'"):
+    with pytest.raises(ValueError, match=r"Line 2 of .*list\.txt must be .* got '7'"):
         choose_images(ids, image_list=listing)
     with pytest.raises(FileNotFoundError, match=r"no list of images none\.txt"):
         choose_images(ids, image_list="none.txt")
-    with pytest.raises(ValueError, match="limit is a number of images, a share of them below 1"):
+    with pytest.raises(ValueError, match="limit must be a number of images, a share of them below 1"):
         choose_images(ids, limit=0)
 
 
 def test_drawn_scenes_in_lvis_layout_read_back_the_same(tmp_path: Path) -> None:
     from lvis import LVIS
 
-    scenes = ShapesDataset(3, (60, 90), seed=5)
+    scenes = SyntheticDataset(3, (60, 90), seed=5)
     write_lvis((scenes[i] for i in range(3)), tmp_path)
     read = LvisDataset(tmp_path / "annotations.json", tmp_path / "images")
     for i in range(3):
-        (image, truth), (expected, wanted) = read[i], scenes[i]
+        (image, truth), (expected, rendered) = read[i], scenes[i]
         assert (image == expected).all()
-        assert (truth.image_id, truth.rles, truth.areas) == (wanted.image_id, wanted.rles, wanted.areas)
+        assert (truth.image_id, truth.rles, truth.areas) == (rendered.image_id, rendered.rles, rendered.areas)
         assert set(truth.frequencies) == {"f"}
     lvis = LVIS(str(tmp_path / "annotations.json"))
     first = lvis.load_anns(lvis.get_ann_ids([1]))[0]

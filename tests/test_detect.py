@@ -20,21 +20,21 @@ from test_training import ADAMW, trainer
 from torch.utils.data import ConcatDataset
 
 from mobilesamv2 import build_sam
+from mobilesamv2.callbacks.mask_recall import MaskRecallAtEnd
 from mobilesamv2.data.augment import Augmentation
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.detection_samples import DetectionSamples
-from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.models.object_detector import build_detector, mask_parameters, save_detector, ultralytics_module
 from mobilesamv2.prompts import ObjectAware
 from mobilesamv2.tasks.detect import DetectObjects
-from mobilesamv2.tasks.mask_recall import MaskRecallAtEnd
 
 
 def detecting(
     architecture: str = "yolov8n", masks: bool = False, augmentation: Augmentation | None = None, **settings
 ) -> tuple[DetectObjects, TrainingData]:
     torch.manual_seed(0)
-    samples = DetectionSamples(ShapesDataset(8, (64, 96)), 64, augmentation or Augmentation(), masks)
+    samples = DetectionSamples(SyntheticDataset(8, (64, 96)), 64, augmentation or Augmentation(), masks)
     task = DetectObjects(build_detector(architecture, image_size=64), ADAMW, masks=masks, **settings)
     return task, TrainingData(samples, batch_size=2, validation_images=2, seed=1)
 
@@ -91,7 +91,7 @@ def test_heads_train_save_and_load(architecture: str, masks: bool, tmp_path: Pat
     assert ("train/seg_loss" in runner.callback_metrics) == masks
 
     save_detector(task.detector, tmp_path / "detector.pt")
-    image = ShapesDataset(1, (64, 96))[0][0]
+    image = SyntheticDataset(1, (64, 96))[0][0]
     again = build_detector(checkpoint=tmp_path / "detector.pt", image_size=64)
     settings = {"confidence": 1e-4, "nms_iou": 0.9, "max_boxes": 30, "snap": 0}
     mine, theirs = (d.eval().detect(image, **settings) for d in (task.detector, again))
@@ -110,7 +110,7 @@ def test_heads_train_save_and_load(architecture: str, masks: bool, tmp_path: Pat
 def test_learns_one_scene(tmp_path: Path) -> None:
     torch.manual_seed(0)
     detector = build_detector("yolov8n", image_size=128)
-    scene = ShapesDataset(1, (128, 128), seed=3)
+    scene = SyntheticDataset(1, (128, 128), seed=3, layout="hard")
     task = DetectObjects(detector, ADAMW, batchnorm_momentum=0.2)
     losses: list[float] = []
     watch = pl.callbacks.LambdaCallback(
@@ -131,7 +131,7 @@ def test_learns_one_scene(tmp_path: Path) -> None:
 
 
 def test_images_without_objects_train_too(tmp_path: Path) -> None:
-    class Empty(ShapesDataset):
+    class Empty(SyntheticDataset):
         def __getitem__(self, index: int):
             image, truth = super().__getitem__(index)
             return image, type(truth)(truth.image_id, truth.size, [], [], [])
@@ -187,13 +187,13 @@ def test_the_loss_is_ultralytics_own() -> None:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     detector = build_detector("yolov8n", image_size=64)
-    with pytest.raises(ValueError, match=r"wants a model with a segmentation head: detector.architecture=yolov8x-seg"):
+    with pytest.raises(ValueError, match=r"requires a segmentation head: set detector.architecture=yolov8x-seg"):
         DetectObjects(detector, ADAMW, masks=True)
     detector.image_size = 100
-    with pytest.raises(ValueError, match=r"a multiple of the model's stride 32; got 100"):
+    with pytest.raises(ValueError, match=r"must be a multiple of the model's stride 32, got 100"):
         DetectObjects(detector, ADAMW)
     for name in ("rtdetr-l", "yolov8n-cls", "yolov8n-pose"):
-        with pytest.raises(ValueError, match=rf"ultralytics' {name} ends in \w+; a detector here ends in Detect"):
+        with pytest.raises(ValueError, match=rf"The head of ultralytics' {name} must be one of Detect, .*, got \w+"):
             build_detector(name)
 
 
@@ -205,11 +205,11 @@ def test_weights_of_eighty_classes_become_a_detector_of_one(tmp_path: Path, capl
         parameter.requires_grad = False  # as ultralytics publishes them
     torch.save({"model": theirs.half(), "train_args": {}}, tmp_path / "yolov8n.pt")
     eighty = build_detector(checkpoint=tmp_path / "yolov8n.pt", image_size=64)
-    with pytest.raises(ValueError, match=r"knows 80 classes, and is to know one: detector.one_class=true"):
+    with pytest.raises(ValueError, match=r"must have one class, got 80. Set detector.one_class=true"):
         DetectObjects(eighty, ADAMW)
     with caplog.at_level(logging.WARNING):
         one = build_detector(checkpoint=tmp_path / "yolov8n.pt", image_size=64, one_class=True)
-    assert "6 of 355 tensors begin anew: model.22.cv3.0.2.weight" in caplog.text
+    assert "6 of 355 tensors are re-initialized: model.22.cv3.0.2.weight" in caplog.text
     anew = [name for name, value in one.model.state_dict().items() if name not in caplog.text]
     assert all(torch.equal(one.model.state_dict()[name], eighty.model.state_dict()[name]) for name in anew)
     DetectObjects(one, ADAMW)
@@ -220,7 +220,7 @@ def test_weights_of_eighty_classes_become_a_detector_of_one(tmp_path: Path, capl
 def test_the_released_detector_trains_on(tmp_path: Path) -> None:
     run_reference("object_aware_model.py", tmp_path)
     detector = build_detector(checkpoint=tmp_path / "ObjectAwareModel.pt", image_size=64, one_class=True)
-    before = detector.eval().detect(ShapesDataset(1)[0][0], confidence=1e-4, max_boxes=5)[0]
+    before = detector.eval().detect(SyntheticDataset(1)[0][0], confidence=1e-4, max_boxes=5)[0]
     task = DetectObjects(detector, ADAMW)
     _, data = detecting()
     gradients = LooksAtGradients()
@@ -229,7 +229,7 @@ def test_the_released_detector_trains_on(tmp_path: Path) -> None:
     assert unused == set()
     save_detector(detector, tmp_path / "detector.pt")
     after = build_detector(checkpoint=tmp_path / "detector.pt").detect(
-        ShapesDataset(1)[0][0], confidence=1e-4, max_boxes=5
+        SyntheticDataset(1)[0][0], confidence=1e-4, max_boxes=5
     )[0]
     assert not torch.equal(before, after)
     from ultralytics import YOLO
@@ -238,7 +238,7 @@ def test_the_released_detector_trains_on(tmp_path: Path) -> None:
 
 
 def test_a_run_ends_with_masks_of_a_given_sam(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["experiment=detect_yolov8n_shapes", "detector.image_size=64", "dataset.limit=6", "validation_images=2"]
+    given = ["experiment=detect_yolov8n_synthetic", "detector.image_size=64", "dataset.limit=6", "validation_images=2"]
     given += ["model=mini", "prompt_sampler.confidence=0.0001", "prompt_sampler.max_prompts=20"]
     train(*given, f"output_dir={tmp_path}", "trainer.max_epochs=1", "samples.augmentation.mosaic=1")
     assert "mask AR@K of 2 validation images: 10 0." in capsys.readouterr().out
@@ -246,7 +246,7 @@ def test_a_run_ends_with_masks_of_a_given_sam(tmp_path: Path, capsys: pytest.Cap
     for column in ("val/mask_ar_10", "val/mask_ar_1000", "val/box_ar_s_320", "val/box_recall_75", "val/boxes_conf_40"):
         assert [float(row[column]) >= 0 for row in rows if row[column]] == [True], column
     assert [float(row["train/boxes_merged"]) for row in rows if row["train/boxes_merged"]] == [0.0]
-    with pytest.raises(SystemExit, match="measured with prompt_sampler=object_aware"):
+    with pytest.raises(SystemExit, match="prompt_sampler must be object_aware"):
         train(*given[:4], "model=mini", "prompt_sampler=grid", f"output_dir={tmp_path / 'other'}")
 
 
@@ -254,7 +254,7 @@ def test_mask_recall_is_of_the_images_of_validation(tmp_path: Path) -> None:
     """With the objects' own masks, found in the images of validation alone, it is 1."""
     task, data = detecting()
     at_the_end = MaskRecallAtEnd(build_sam("mini"), ObjectAware(task.detector))
-    truths = {image.tobytes(): truth for image, truth in (ShapesDataset(8, (64, 96))[i] for i in data.validation)}
+    truths = {image.tobytes(): truth for image, truth in (SyntheticDataset(8, (64, 96))[i] for i in data.validation)}
 
     def perfect(image: np.ndarray) -> SimpleNamespace:
         rles = truths[image.tobytes()].rles
@@ -270,7 +270,7 @@ def test_mask_recall_is_of_the_images_of_validation(tmp_path: Path) -> None:
 
 
 def test_boxes_left_out_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Twice(ShapesDataset):
+    class Twice(SyntheticDataset):
         def __getitem__(self, index: int):
             image, truth = super().__getitem__(index)
             both = (truth.rles * 2, truth.areas * 2, truth.frequencies * 2)
@@ -290,7 +290,7 @@ def test_boxes_left_out_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     """Nothing is learnt, so that the weights are the same; one image at a time, so that the digits are."""
-    given = ["experiment=detect_yolov8n_shapes", "detector.image_size=256", "dataset.limit=9", "validation_images=5"]
+    given = ["experiment=detect_yolov8n_synthetic", "detector.image_size=256", "dataset.limit=9", "validation_images=5"]
     given += ["optimizer.lr=0", "task.batchnorm_momentum=0.0", "batch_size=1", "num_workers=0", "model=mini"]
     given += ["trainer.accelerator=cpu", "trainer.max_epochs=1", "+trainer.enable_progress_bar=false"]
     given += ["prompt_sampler.max_prompts=20", f"detector.checkpoint={tmp_path / 'confident.pt'}"]

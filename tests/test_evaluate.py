@@ -12,10 +12,10 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from evaluate import main
 from mobilesamv2 import SegEvery, build_sam
-from mobilesamv2.cli import main as cli
+from mobilesamv2.cli.main import main as cli
 from mobilesamv2.prompts import GridProposals
+from mobilesamv2.recipes.evaluate import main
 
 
 def evaluate_here(*overrides: str) -> None:
@@ -76,7 +76,7 @@ def test_scores_a_results_file_without_images_or_model(
     assert counts["matches"][:, 0, 0, 0].tolist() == [2, 0, 0]
     assert counts["n_gt"][:, 0].tolist() == [2, 0, 1]
 
-    evaluate_here("dataset=lvis", *given, "skip_images_without_results=true")
+    evaluate_here("dataset=lvis", *given, "task.skip_images_without_results=true")
     result = json.loads((tmp_path / "out" / "results.json").read_text())
     assert result["metrics"]["AR@10"] == 1.0
     assert result["protocol"]["num_images"] == 1
@@ -121,12 +121,12 @@ def test_a_model_and_its_results_file_score_the_same(dataset: Path, batch_size: 
 
     from mobilesamv2.data.datamodule import EvaluationData
     from mobilesamv2.data.lvis import LvisDataset
+    from mobilesamv2.evaluation.segment_everything import EvaluateSegEvery
     from mobilesamv2.metrics.average_recall import AverageRecall, count_matches
-    from mobilesamv2.tasks.evaluate_proposals import EvaluateProposals
 
     data = LvisDataset(dataset / "lvis.json", dataset / "images")
     segevery = SegEvery(build_sam("mini"), GridProposals(points_per_side=5))
-    task = EvaluateProposals(segevery)
+    task = EvaluateSegEvery(segevery, AverageRecall())
     trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
     images = EvaluationData(data, num_workers=0, batch_size=batch_size)
     logged = trainer.test(task, datamodule=images, verbose=False)[0]
@@ -135,7 +135,8 @@ def test_a_model_and_its_results_file_score_the_same(dataset: Path, batch_size: 
         image, truth = data[i]
         results = segevery(image).to_coco(truth.image_id)
         recall.update(count_matches(truth, [r["segmentation"] for r in results], [r["score"] for r in results]))
-    assert task.recall.compute() == recall.compute()
+    matched = sum(result.values["matched"] for result in task.results)
+    assert (matched == recall.matched.numpy()).all()
     assert logged["test/ar_1000"] == pytest.approx(recall.compute()["AR@1000"])
     assert [result.image_id for result in task.results] == [1, 2, 3]
     assert [result.ms is None for result in task.results] == [True, batch_size == 2, False]
@@ -203,7 +204,7 @@ def test_the_jobs_of_a_sweep_write_apart(dataset: Path, tmp_path: Path) -> None:
     results = [a | {"score": 0.5} for a in json.loads((dataset / "lvis.json").read_text())["annotations"]]
     (tmp_path / "results.json").write_text(json.dumps(results))
     given = [f"dataset.annotations={dataset / 'lvis.json'}", f"predictions={tmp_path / 'results.json'}"]
-    done = evaluate("-m", *given, "output_dir=sweep", "task.ks=[1],[2]", cwd=tmp_path)
+    done = evaluate("-m", *given, "output_dir=sweep", "task.metric.ks=[1],[2]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = [json.loads((tmp_path / "sweep" / job / "results.json").read_text()) for job in ("0", "1")]
     assert [result["protocol"]["ks"] for result in found] == [[1], [2]]
@@ -217,7 +218,7 @@ def test_the_coco_api_example(shared_data: Path, tmp_path: Path) -> None:
     given = [f"dataset.annotations={folder / 'instances_val2014_100.json'}", f"output_dir={tmp_path}"]
     given += [f"predictions={folder / 'instances_val2014_fakesegm100_results.json'}"]
     for skip, expected in ((False, 0.481807), (True, 0.482388)):
-        evaluate_here(*given, f"skip_images_without_results={skip}")
+        evaluate_here(*given, f"task.skip_images_without_results={skip}")
         metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
         assert metrics["AR@100"] == pytest.approx(expected, abs=5e-7)
 
@@ -253,21 +254,26 @@ def test_missing_files_are_all_named_at_once(tmp_path: Path) -> None:
     [
         (["model.name=mobil_sam"], "Did you mean 'mobile_sam'"),
         (["predictions=none.json"], "There is no file none.json"),
-        (["task.ks=[]"], "ks are numbers of masks"),
-        (["batch_size=0"], "batch_size is 1 or more"),
+        (["task.metric.ks=[]"], "ks, numbers of masks, must be"),
+        (["batch_size=0"], "batch_size must be at least 1"),
         (["trainer.precision=bf16-true"], "use 32-true or bf16-mixed"),
-        (["task=evaluate_prompts", "batch_size=2"], "batch_size is of task=evaluate_proposals"),
-        (["predictions=none.json", "compile=true"], "compile is set, and predictions does not read it"),
+        (
+            ["task=evaluate_prompts", "batch_size=2"],
+            "batch_size must not be set: task=evaluate_prompts takes one image",
+        ),
+        (["predictions={file}", "compile=true"], "compile must not be set: predictions=FILE runs no model"),
         (
             ["prompt_sampler=object_aware", "detector=yolov8n", "prompt_sampler.prompt=box"],
-            "prompt is one of boxes, points",
+            "prompt must be one of boxes, points",
         ),
     ],
 )
 def test_errors_are_sentences(dataset: Path, tmp_path: Path, overrides: list[str], message: str) -> None:
     given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
+    file = tmp_path / "results.json"
+    file.write_text("[]")
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
-        evaluate_here(*given, f"output_dir={tmp_path}", *overrides)
+        evaluate_here(*given, f"output_dir={tmp_path}", *(o.format(file=file) for o in overrides))
 
 
 @pytest.mark.parametrize("launcher", [{"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}, {"SLURM_STEP_NUM_TASKS": "2"}])
@@ -276,20 +282,20 @@ def test_processes_that_are_started_apart_want_a_named_folder(
 ) -> None:
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
-    done = evaluate("dataset=shapes", "model=mini", cwd=tmp_path)
+    done = evaluate("dataset=synthetic", "model=mini", cwd=tmp_path)
     assert done.returncode == 1
     assert "error: Several processes were started" in done.stderr
     assert "output_dir=FOLDER" in done.stderr
 
 
 def test_drawn_scenes_and_tars_are_evaluated_too(tmp_path: Path) -> None:
-    from mobilesamv2.data.sa1b import write_sa1b_tar
-    from mobilesamv2.data.shapes import ShapesDataset
+    from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+    from mobilesamv2.data.writers import write_sa1b_tar
 
-    scenes = ShapesDataset(3, (64, 96))
+    scenes = SyntheticDataset(3, (64, 96))
     write_sa1b_tar((scenes[i] for i in range(3)), tmp_path / "sa_000000.tar")
     sources = {
-        "shapes": ["dataset.limit=3", "dataset.size=[64,96]"],
+        "synthetic": ["dataset.limit=3", "dataset.size=[64,96]"],
         "sa1b": [f"dataset.tars={tmp_path / 'sa_000000.tar'}", "dataset.index_folder=null"],
     }
     counts = []
@@ -311,14 +317,14 @@ def test_a_mistyped_key_is_a_sentence(tmp_path: Path) -> None:
 def test_a_killed_evaluation_goes_on_where_it_stopped(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mobilesamv2.metrics import result_shards
+    from mobilesamv2.evaluation import shards as result_shards
 
     given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
-    given += ["prompt_sampler.points_per_side=4", "trainer.accelerator=cpu", "save_masks=true", "num_workers=0"]
+    given += ["prompt_sampler.points_per_side=4", "trainer.accelerator=cpu", "task.save_masks=true", "num_workers=0"]
     evaluate_here(*given, f"output_dir={tmp_path / 'whole'}")
 
     monkeypatch.setattr(result_shards, "SECONDS_AT_RISK", 0.0)
-    calls, real = [], SegEvery.each
+    calls, real = [], SegEvery.generate_batch
 
     def dies_at_the_third(self: SegEvery, images: list[np.ndarray]):
         calls.extend(images)
@@ -326,7 +332,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
             raise KeyboardInterrupt
         return real(self, images)
 
-    monkeypatch.setattr(SegEvery, "each", dies_at_the_third)
+    monkeypatch.setattr(SegEvery, "generate_batch", dies_at_the_third)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         evaluate_here(*given, f"output_dir={tmp_path / 'killed'}")
     assert not (tmp_path / "killed" / "results.json").exists()
@@ -335,7 +341,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     evaluate_here(*given, f"output_dir={tmp_path / 'killed'}")
     assert len(calls) == 4
     assert not orphan.exists()
-    assert "2 of 3 images were done before; going on with 1." in capsys.readouterr().out
+    assert "2 of 3 images were done before; resuming with 1." in capsys.readouterr().out
     evaluate_here(*given, f"output_dir={tmp_path / 'killed'}")
     assert len(calls) == 4
 
@@ -345,7 +351,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     with pytest.raises(SystemExit, match=r"another evaluation .points_per_side was 4 and is 3"):
         evaluate_here(*given, "prompt_sampler.points_per_side=3", f"output_dir={tmp_path / 'killed'}")
     with pytest.raises(SystemExit, match=r"another evaluation .model\.encoder was tiny_vit_mini and is sam_vit_mini"):
-        evaluate_here(*given, "encoder=timm", "encoder.name=sam_vit_mini", f"output_dir={tmp_path / 'killed'}")
+        evaluate_here(*given, "encoder=sam_vit_mini", f"output_dir={tmp_path / 'killed'}")
     (tmp_path / "else" / "masks").mkdir(parents=True)
     (tmp_path / "else" / "masks" / "mine.json").write_text("[]")
     with pytest.raises(SystemExit, match=r"else holds masks or results, but not progress/identity\.json"):
@@ -365,9 +371,10 @@ def test_a_missing_or_broken_image_is_a_sentence(dataset: Path, tmp_path: Path) 
 
 def test_options_that_nothing_would_read_are_refused(dataset: Path, tmp_path: Path) -> None:
     given = [f"dataset.annotations={dataset / 'lvis.json'}", f"output_dir={tmp_path / 'out'}"]
-    with pytest.raises(SystemExit, match="skip_images_without_results is set, and EvaluateProposals does not read it"):
-        evaluate_here(*given, "skip_images_without_results=true")
-    with pytest.raises(SystemExit, match="limit is null"):
+    given_images = [f"dataset.images={dataset / 'images'}", "model=mini"]
+    with pytest.raises(SystemExit, match="skip_images_without_results is of predictions=FILE"):
+        evaluate_here(*given, *given_images, "task.skip_images_without_results=true")
+    with pytest.raises(SystemExit, match="subset_seed"):
         evaluate_here(*given, "dataset.subset_seed=1", "predictions=tests")
 
 
@@ -383,7 +390,7 @@ def test_kept_masks_are_coco_results_and_score_the_same(dataset: Path, tmp_path:
 
     given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
     out = tmp_path / "out"
-    evaluate_here(*given, "prompt_sampler.points_per_side=4", "save_masks=true", f"output_dir={out}")
+    evaluate_here(*given, "prompt_sampler.points_per_side=4", "task.save_masks=true", f"output_dir={out}")
     shards = sorted((out / "masks").glob("*.json"))
     assert len(COCO(str(dataset / "lvis.json")).loadRes(str(shards[0])).anns) > 0
     evaluate_here(*given, f"predictions={out / 'masks'}", f"output_dir={tmp_path / 'again'}")
@@ -394,17 +401,19 @@ def test_kept_masks_are_coco_results_and_score_the_same(dataset: Path, tmp_path:
 
 def test_k_caps_prompts_where_the_sampler_ranks_them(dataset: Path, tmp_path: Path) -> None:
     given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
-    with pytest.raises(SystemExit, match=r"error: GridProposals does not rank its prompts; .* task\.k_caps=masks"):
-        evaluate_here(*given, "task.k_caps=prompts", f"output_dir={tmp_path}/grid")
+    with pytest.raises(
+        SystemExit, match=r"error: GridProposals does not rank its prompts; .* task\.metric\.k_caps=masks"
+    ):
+        evaluate_here(*given, "task.metric.k_caps=prompts", f"output_dir={tmp_path}/grid")
     given += ["prompt_sampler=object_aware", "prompt_sampler.confidence=0.001", "detector=yolov8n"]
-    given += ["detector.image_size=160", "task.k_caps=prompts"]
-    with pytest.raises(SystemExit, match=r"error: k_caps=prompts .* prompt_sampler\.nms_iou=1"):
-        evaluate_here(*given, "prompt_sampler.nms_iou=.9", f"output_dir={tmp_path}/nms")
-    with pytest.raises(SystemExit, match="error: k_caps is one of masks, prompts, and is 'boxes'"):
-        evaluate_here(*given, "task.k_caps=boxes", f"output_dir={tmp_path}/typo")
+    given += ["detector.image_size=160", "task.metric.k_caps=prompts"]
+    with pytest.raises(SystemExit, match=r"error: k_caps=prompts .* prompt_sampler\.box_nms_thresh=1"):
+        evaluate_here(*given, "prompt_sampler.box_nms_thresh=.9", f"output_dir={tmp_path}/nms")
+    with pytest.raises(SystemExit, match="k_caps must be one of masks, prompts, got 'boxes'"):
+        evaluate_here(*given, "task.metric.k_caps=boxes", f"output_dir={tmp_path}/typo")
     counted = {}
     for k_caps in ("masks", "prompts"):
-        more = ["prompt_sampler.multimask=true", "task.ks=[2]", f"task.k_caps={k_caps}"]
+        more = ["prompt_sampler.multimask_output=true", "task.metric.ks=[2]", f"task.metric.k_caps={k_caps}"]
         evaluate_here(*given, *more, f"output_dir={tmp_path}/{k_caps}")
         protocol = json.loads((tmp_path / k_caps / "results.json").read_text())["protocol"]
         assert protocol["k_caps"] == k_caps

@@ -57,7 +57,7 @@ def test_training_mode_is_refused() -> None:
 
 
 def test_copies_are_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="save the model that it is a copy of"):
+    with pytest.raises(ValueError, match="save the model that it was copied from"):
         save_weights(build_sam("mini").for_inference(), tmp_path / "mini.safetensors")
     with pytest.raises(ValueError, match="mobile_sam"):
         save_mobile_sam(build_sam("mini").for_inference(), tmp_path / "mini.pt")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mobilesamv2 import masks
-from mobilesamv2.data.annotated_images import choose_images
+from mobilesamv2.data.base import choose_images
 from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.results_files import read_boxes, read_results
@@ -24,15 +24,15 @@ from mobilesamv2.data.tar_index import cached_index
 @settings(FUZZ, max_examples=400)
 @given(st.sampled_from(places(coco_content())), JUNK, st.booleans())
 def test_any_value_anywhere_in_an_annotation_file(tmp_path: Path, path: tuple[Any, ...], junk: Any, drop: bool) -> None:
-    """A sentence that names the file, or a sound ground truth."""
+    """An error that names the file, or a valid ground truth."""
     file = tmp_path / "file.json"
     file.write_text(json.dumps(spoilt(coco_content(), path, junk, drop and bool(path))))
-    dataset, said = outcome(lambda: LvisDataset(file, tmp_path))
-    assert not said or "file.json" in said or "data set is empty" in said
-    truths, said = outcome(lambda: [dataset.ground_truth(i) for i in range(len(dataset))] if dataset else [])
-    assert not said or "file.json" in said
-    _, said = outcome(lambda: dataset and dataset.check_images())
-    assert not said or "file.json" in said
+    dataset, message = outcome(lambda: LvisDataset(file, tmp_path))
+    assert not message or "file.json" in message or "data set is empty" in message
+    truths, message = outcome(lambda: [dataset.ground_truth(i) for i in range(len(dataset))] if dataset else [])
+    assert not message or "file.json" in message
+    _, message = outcome(lambda: dataset and dataset.check_images())
+    assert not message or "file.json" in message
     for truth in truths or ():
         assert all(area >= 0 for area in truth.areas)
         assert all(masks.decode(rle).shape == truth.size for rle in truth.rles)
@@ -45,12 +45,12 @@ def test_any_value_anywhere_in_a_results_file(tmp_path: Path, path: tuple[Any, .
     listing.write_text(json.dumps(coco_content()))
     file.write_text(json.dumps(spoilt(RESULTS, path, junk, drop and bool(path))))
     dataset = CocoDataset(listing)
-    found, said = outcome(lambda: list(read_results(file, dataset)))
-    assert not said or "file.json" in said
+    found, message = outcome(lambda: list(read_results(file, dataset)))
+    assert not message or "file.json" in message
     for _, (rles, scores) in found or ():
         assert [masks.decode(rle).shape for rle in rles] == [(8, 10)] * len(scores)
-    boxes, said = outcome(lambda: read_boxes(file, dataset))
-    assert not said or "file.json" in said
+    boxes, message = outcome(lambda: read_boxes(file, dataset))
+    assert not message or "file.json" in message
     assert not boxes or torch.isfinite(boxes[5].boxes_xyxy).all()
 
 
@@ -62,8 +62,8 @@ def test_bytes_of_an_annotation_file_may_be_anything(tmp_path: Path, data: st.Da
     for _ in range(data.draw(st.integers(0, 3)) if content else 0):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     file.write_bytes(content)
-    _, said = outcome(lambda: CocoDataset(file).ground_truth(0))
-    assert not said or "file.json" in said
+    _, message = outcome(lambda: CocoDataset(file).ground_truth(0))
+    assert not message or "file.json" in message
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"images": [' + "9" * 5000 + "]}", "", "null"])
@@ -90,13 +90,13 @@ def test_names_of_any_alphabet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [float("nan"), float("inf"), -1, 0, 2.5])
 def test_a_limit_that_is_no_number_of_images(limit: float) -> None:
-    with pytest.raises(ValueError, match="limit is a number of images"):
+    with pytest.raises(ValueError, match="limit must be a number of images"):
         choose_images([1, 2, 3], limit)
 
 
 def test_a_list_of_images_that_is_no_text_or_has_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"ids\.txt is no text"):
+    with pytest.raises(ValueError, match=r"ids\.txt must be a text file"):
         choose_images([1, 2], image_list=tmp_path / "ids.txt")
     (tmp_path / "ids.txt").write_text("2\n", "utf-8-sig")
     assert choose_images([1, 2], image_list=tmp_path / "ids.txt") == [1]
@@ -110,8 +110,8 @@ SA1B_RECORD = {"image": {"height": 8, "width": 10}, "annotations": [{"segmentati
 def test_any_value_anywhere_in_a_tars_annotations(tmp_path: Path, path: tuple[Any, ...], junk: Any, drop: bool) -> None:
     record = spoilt(SA1B_RECORD, path, junk, drop and bool(path))
     dataset = SA1BDataset(small_tar(tmp_path / "a.tar", annotations=record))
-    sample, said = outcome(lambda: dataset[0])
-    assert not said or "sa_5 of" in said
+    sample, message = outcome(lambda: dataset[0])
+    assert not message or "sa_5 of" in message
     assert not sample or all(0 <= area < float("inf") for area in sample[1].areas)
 
 
@@ -129,10 +129,10 @@ def test_bytes_of_a_tar_may_be_anything(tmp_path: Path, data: st.DataObject) -> 
         content[head + 148 : head + 156] = b" " * 8
         content[head + 148 : head + 156] = b"%06o\0 " % sum(content[head : head + 512])
     (tmp_path / "a.tar").write_bytes(content)
-    dataset, said = outcome(lambda: SA1BDataset(tmp_path / "a.tar", max_broken=1.0))
-    assert not said or "a.tar" in said
-    _, said = outcome(lambda: dataset and dataset[0])
-    assert not said or "a.tar" in said
+    dataset, message = outcome(lambda: SA1BDataset(tmp_path / "a.tar", max_broken=1.0))
+    assert not message or "a.tar" in message
+    _, message = outcome(lambda: dataset and dataset[0])
+    assert not message or "a.tar" in message
 
 
 def test_tars_that_are_compressed_or_hold_strange_names(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_tars_that_are_compressed_or_hold_strange_names(tmp_path: Path) -> None:
 
 
 def test_a_photo_of_no_bytes_in_a_tar(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"Photo sa_5 of .*a\.tar can't be decoded"):
+    with pytest.raises(ValueError, match=r"Image sa_5 of .*a\.tar can't be decoded"):
         SA1BDataset(small_tar(tmp_path / "a.tar", photo=b""))[0]
 
 

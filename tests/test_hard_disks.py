@@ -16,21 +16,21 @@ from hard_cases import (
     small_tar,
     wide,
 )
-from test_segment_photos import FAST
+from test_segment import FAST
 
 from mobilesamv2 import build_sam
+from mobilesamv2.callbacks.checkpoint import AtomicCheckpointIO
 from mobilesamv2.checkpoints import save_weights
-from mobilesamv2.cli import main
+from mobilesamv2.cli.main import main
 from mobilesamv2.data.embeddings import EmbeddingCache
-from mobilesamv2.data.lvis import LvisDataset, write_lvis
-from mobilesamv2.data.sa1b import write_sa1b_tar
-from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.data.lvis import LvisDataset
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.tar_index import cached_index
-from mobilesamv2.downloads import download
-from mobilesamv2.metrics.result_record import write_record
-from mobilesamv2.metrics.result_shards import ImageResult, ResultShards
-from mobilesamv2.tasks.checkpointing import WholeCheckpoints
-from mobilesamv2.whole_files import whole_file
+from mobilesamv2.data.writers import write_lvis, write_sa1b_tar
+from mobilesamv2.evaluation.results import write_record
+from mobilesamv2.evaluation.shards import ImageResult, ResultShards
+from mobilesamv2.files import atomic_write
+from mobilesamv2.model_zoo import download
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def small_disk(size: int = 4096) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-SCENES = ShapesDataset(4, (64, 96))
+SCENES = SyntheticDataset(4, (64, 96))
 
 
 def write_embeddings(path: Path) -> None:
@@ -59,7 +59,7 @@ def write_results(path: Path) -> None:
 
 WRITERS = {
     "a.safetensors": lambda path: save_weights(build_sam("micro_conv"), path),
-    "a.ckpt": lambda path: WholeCheckpoints().save_checkpoint({"a": torch.ones(9000)}, path),
+    "a.ckpt": lambda path: AtomicCheckpointIO().save_checkpoint({"a": torch.ones(9000)}, path),
     "results.json": lambda path: write_record({"a": "x" * 9000}, path.parent),  # pyright: ignore
     "per_image.npz": lambda path: write_record({}, path.parent, a=np.random.default_rng(0).random(9000)),  # pyright: ignore
     "a.tar": lambda path: write_sa1b_tar((SCENES[i] for i in range(4)), path),
@@ -80,7 +80,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(tmp_path: Path, nam
     assert path.read_bytes() != b"earlier"
 
 
-@pytest.mark.parametrize(("write", "said"), [(write_embeddings, "embeddings can't"), (write_results, "npz can't")])
+@pytest.mark.parametrize(("write", "said"), [(write_embeddings, "safetensors can't"), (write_results, "npz can't")])
 def test_a_full_disk_amid_a_cache_or_an_evaluation(tmp_path: Path, write: Any, said: str) -> None:
     with small_disk(), pytest.raises(OSError, match=said):
         write(tmp_path / "x")
@@ -98,14 +98,14 @@ def test_a_full_disk_keeps_no_index_and_reads_the_tar_all_the_same(
 
 
 def test_a_full_disk_amid_a_download_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mobilesamv2 import downloads
+    from mobilesamv2 import model_zoo
 
     class Answer(io.BytesIO):
         status, headers = 200, {"Content-Length": "9000"}
 
     asked: list[Any] = []
-    monkeypatch.setattr(downloads.urllib.request, "urlopen", lambda r, timeout: asked.append(r) or Answer(bytes(9000)))
-    with small_disk(), pytest.raises(OSError, match=r"a\.pt\.part can't be written: .*goes on from what came"):
+    monkeypatch.setattr(model_zoo.urllib.request, "urlopen", lambda r, timeout: asked.append(r) or Answer(bytes(9000)))
+    with small_disk(), pytest.raises(OSError, match=r"a\.pt\.part can't be written: .*resumes the download"):
         download("http://host/a.pt", tmp_path / "a.pt", pause_s=0)
     assert len(asked) == 1
 
@@ -119,7 +119,7 @@ def test_segmenting_onto_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
 def test_a_full_disk_under_a_report_or_yolos_data_is_a_sentence(tmp_path: Path) -> None:
     from test_reports import write_run
 
-    main(["draw", str(tmp_path / "scenes"), "--scenes", "2", "--size", "64", "--workers", "0"])
+    main(["synthesize", str(tmp_path / "scenes"), "--scenes", "2", "--size", "64", "--workers", "0"])
     dataset = LvisDataset(tmp_path / "scenes" / "annotations.json", tmp_path / "scenes" / "images")
     for share in (0.5, 1.0):
         write_run(dataset, tmp_path / "runs" / str(share), share)
@@ -147,7 +147,7 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
             main(["segment", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), *FAST, "--device", device])
 
 
-@pytest.mark.parametrize("command", ["segment", "draw", "draw tar", "yolo-data", "download"])
+@pytest.mark.parametrize("command", ["segment", "synthesize", "synthesize tar", "yolo-data", "download"])
 def test_an_output_below_a_file_is_a_sentence(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Permissions do not stop every user; this does."""
     (tmp_path / "file").write_text("x")
@@ -156,8 +156,8 @@ def test_an_output_below_a_file_is_a_sentence(tmp_path: Path, command: str, monk
     photo.write_bytes(PHOTOS["rgba.png"])
     given = {
         "segment": ["segment", str(photo), "-o", out, *FAST],
-        "draw": ["draw", out, "--scenes", "1", "--workers", "0"],
-        "draw tar": ["draw", f"{out}.tar", "--scenes", "1", "--workers", "0"],
+        "synthesize": ["synthesize", out, "--scenes", "1", "--workers", "0"],
+        "synthesize tar": ["synthesize", f"{out}.tar", "--scenes", "1", "--workers", "0"],
         "yolo-data": ["yolo-data", out, "--tars", tar],
         "download": ["download", "mobile_sam.pt", "-o", out],
     }[command]
@@ -167,11 +167,11 @@ def test_an_output_below_a_file_is_a_sentence(tmp_path: Path, command: str, monk
 
 def test_whole_files_replace_or_leave(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.txt"
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("one")
 
     def is_interrupted() -> None:
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("two")
             raise KeyboardInterrupt
 

@@ -12,10 +12,10 @@ from hard_cases import FUZZ, PHOTOS, as_file, outcome, wide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_segment_photos import FAST
+from test_segment import FAST
 
 from mobilesamv2 import SegAny, SegEvery, build_sam, masks
-from mobilesamv2.cli import main
+from mobilesamv2.cli.main import main
 from mobilesamv2.data.images import read_rgb
 from mobilesamv2.prompts import GridProposals
 
@@ -59,7 +59,7 @@ def test_segment_takes_every_kind_of_photo_and_names_what_is_none(tmp_path: Path
     with pytest.raises(SystemExit) as stopped:
         main(["segment", str(folder), str(folder / "moving.gif"), "-o", str(out), *FAST])
     message = str(stopped.value)
-    assert message.startswith("error: 3 of 18 photos were left out.")
+    assert message.startswith("error: 3 of 18 images were skipped.")
     for name in strange:
         assert f"{name} can't be decoded" in message
     written = json.loads((out / "masks.json").read_text())

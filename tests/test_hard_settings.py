@@ -9,35 +9,44 @@ from conftest import ROOT
 from hard_cases import RESULTS, coco_content
 from test_conf import composed
 
-import schema
+from mobilesamv2.recipes import schema
+from mobilesamv2.recipes.segment_everything import OPTIONS
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("dataset.limit=abc", "dataset.limit is 'abc'; LvisDataset takes float | None."),
-        ("dataset.limit=true", "dataset.limit is True; LvisDataset takes float | None."),
-        ("dataset.annotations=null", "dataset.annotations is null; LvisDataset takes str | Path."),
-        ("prompt_sampler.points_per_side=1.5", "prompt_sampler.points_per_side is 1.5; GridProposals takes int."),
-        ("prompt_sampler.multimask=1", "prompt_sampler.multimask is 1; GridProposals takes bool."),
-        ("task.ks=3", "task.ks is 3; EvaluateProposals takes"),
-        ("task.ks=[10,a]", "task.ks is [10, 'a']; EvaluateProposals takes"),
-        ("model.checkpoint=3", "model.checkpoint is 3; build_sam takes"),
-        ("dataset=shapes dataset.size=[256]", "dataset.size is [256]; ShapesDataset takes tuple[int, int]."),
+        ("dataset.limit=abc", "dataset.limit must be float | None for LvisDataset, got 'abc'."),
+        ("dataset.limit=true", "dataset.limit must be float | None for LvisDataset, got True."),
+        ("dataset.annotations=null", "dataset.annotations must be str | Path for LvisDataset, got null."),
+        (
+            "prompt_sampler.points_per_side=1.5",
+            "prompt_sampler.points_per_side must be int for GridProposals, got 1.5.",
+        ),
+        ("prompt_sampler.multimask_output=1", "prompt_sampler.multimask_output must be bool for GridProposals, got 1."),
+        ("task.metric.ks=3", "task.metric.ks must be Sequence[int] for AverageRecall, got 3."),
+        ("task.metric.ks=[10,a]", "task.metric.ks must be Sequence[int] for AverageRecall, got [10, 'a']."),
+        ("model.checkpoint=3", "model.checkpoint must be "),
+        (
+            "dataset=synthetic dataset.size=[256]",
+            "dataset.size must be tuple[int, int] for SyntheticDataset, got [256].",
+        ),
         ("+prompt_sampler.typo=1", "There is no prompt_sampler.typo; GridProposals has points_per_side,"),
         ("+dataset.imgs=x", "There is no dataset.imgs; LvisDataset has annotations,"),
         ("model=by_name", "model.name has no value yet: model.name=VALUE."),
-        ("~dataset", "dataset is not chosen, and this run reads it: dataset=NAME, one of conf/dataset."),
+        ("~dataset", "dataset must be chosen for this run: dataset=NAME, one of conf/dataset."),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_a_sentence(override: str, said: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
-        schema.require_settings(composed(*override.split()), ["dataset", "model"])
+        schema.require_settings(composed(*override.split()), ["dataset", "model"], OPTIONS)
 
 
-@pytest.mark.parametrize("override", ["prompt_sampler.predicted_iou=1", "model.checkpoint=[a,b]", "trainer.devices=2"])
+@pytest.mark.parametrize(
+    "override", ["prompt_sampler.pred_iou_thresh=1", "model.checkpoint=[a,b]", "trainer.devices=2"]
+)
 def test_settings_of_other_types_that_do_fit(override: str) -> None:
-    schema.require_settings(composed(override), ["dataset", "model"])
+    schema.require_settings(composed(override), ["dataset", "model"], OPTIONS)
 
 
 def test_a_data_set_without_objects_has_no_recall_and_no_error(tmp_path: Path) -> None:
@@ -52,9 +61,9 @@ def test_a_data_set_without_objects_has_no_recall_and_no_error(tmp_path: Path) -
     assert result["metrics"]["mAR"] is None
     assert result["n_gt"]["all"] == 0
     without = ["prompt_sampler=object_aware", "~detector", f"output_dir={tmp_path / 'out'}"]
-    with pytest.raises(SystemExit, match=r"error: prompt_sampler=object_aware .* detector is null"):
+    with pytest.raises(SystemExit, match=r"error: prompt_sampler=object_aware .*detector must not be null"):
         evaluate_here("dataset=coco", given[0], *without)
-    with pytest.raises(SystemExit, match=r"error: dataset\.limit is 'abc'"):
+    with pytest.raises(SystemExit, match=r"error: dataset\.limit must be .*, got 'abc'"):
         evaluate_here("dataset=coco", "dataset.limit=abc", *given, f"output_dir={tmp_path / 'out'}")
 
 

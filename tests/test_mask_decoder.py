@@ -10,6 +10,7 @@ from official import calibrate, official_mini, ours_from
 from random_weights import stir
 
 from mobilesamv2 import SegAny, SegEvery, build_sam
+from mobilesamv2.models import mask_decoder
 from mobilesamv2.models.mask_decoder import Decoded
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.prompts import Grid
@@ -35,23 +36,26 @@ def inputs(sam: Sam, num_prompts: int, own_images: bool) -> tuple[torch.Tensor, 
 
 @torch.no_grad()
 @pytest.mark.parametrize("own_images", [False, True])
-def test_chunks_change_nothing(sam: Sam, own_images: bool) -> None:
+def test_chunks_change_nothing(sam: Sam, own_images: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     embedding, positions, sparse, dense = inputs(sam, 7, own_images)
-    side = sam.mask_decoder.of_image(embedding, positions, dense)
-    whole = sam.mask_decoder.decode(side, sparse, multimask=True, iou_above=0.0, chunk=7)
-    assert len(whole.kept) > 0
+    context = sam.mask_decoder.precompute_image(embedding, positions, dense)
+    cells = context.image.shape[1]
+    monkeypatch.setattr(mask_decoder, "CPU_CHUNK_CELLS", 7 * cells)
+    expected = sam.mask_decoder.decode(context, sparse, multimask_output=True, pred_iou_thresh=0.0)
+    assert len(expected.keep_index) > 0
     for chunk in (1, 3):
+        monkeypatch.setattr(mask_decoder, "CPU_CHUNK_CELLS", chunk * cells)
         sizes: list[int] = []
         hook = sam.mask_decoder.transformer.register_forward_hook(
             lambda _m, _i, o, sizes=sizes: sizes.append(len(o[1]))
         )
-        parts = sam.mask_decoder.decode(side, sparse, multimask=True, iou_above=0.0, chunk=chunk)
+        decoded = sam.mask_decoder.decode(context, sparse, multimask_output=True, pred_iou_thresh=0.0)
         hook.remove()
         assert max(sizes) == chunk
         assert sum(sizes) == 7
-        assert torch.equal(parts.kept, whole.kept)
-        assert relative_difference(parts.logits, whole.logits) < 1e-6
-        assert relative_difference(parts.predicted_iou, whole.predicted_iou) < 1e-6
+        assert torch.equal(decoded.keep_index, expected.keep_index)
+        assert relative_difference(decoded.logits, expected.logits) < 1e-6
+        assert relative_difference(decoded.predicted_iou, expected.predicted_iou) < 1e-6
 
 
 @torch.no_grad()
@@ -75,11 +79,11 @@ def test_prompts_on_their_own_images_are_decoded_as_alone(own_images: bool) -> N
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("multimask", [False, True])
-def test_early_rejection_keeps_what_filtering_afterwards_keeps(sam: Sam, multimask: bool) -> None:
+@pytest.mark.parametrize("multimask_output", [False, True])
+def test_early_rejection_keeps_what_filtering_afterwards_keeps(sam: Sam, multimask_output: bool) -> None:
     embedding, positions, sparse, dense = inputs(sam, 9, own_images=False)
-    logits, iou = sam.mask_decoder(embedding, positions, sparse, dense, multimask)
-    side = sam.mask_decoder.of_image(embedding, positions, dense)
+    logits, iou = sam.mask_decoder(embedding, positions, sparse, dense, multimask_output)
+    context = sam.mask_decoder.precompute_image(embedding, positions, dense)
     upscaled = []
     hook = sam.mask_decoder._upscale
     for threshold in (float(iou.median()), float(iou.max()) + 1):
@@ -91,13 +95,13 @@ def test_early_rejection_keeps_what_filtering_afterwards_keeps(sam: Sam, multima
 
         sam.mask_decoder._upscale = counted
         try:
-            decoded = sam.mask_decoder.decode(side, sparse, multimask, iou_above=threshold)
+            decoded = sam.mask_decoder.decode(context, sparse, multimask_output, pred_iou_thresh=threshold)
         finally:
             del sam.mask_decoder._upscale
         passes = iou > threshold
         assert sum(upscaled) == passes.any(1).sum()
-        assert decoded.kept.tolist() == passes.flatten().nonzero().flatten().tolist()
-        assert len(decoded.kept) == 0 or relative_difference(decoded.logits, logits[passes]) < 1e-6
+        assert decoded.keep_index.tolist() == passes.flatten().nonzero().flatten().tolist()
+        assert len(decoded.keep_index) == 0 or relative_difference(decoded.logits, logits[passes]) < 1e-6
         assert torch.allclose(decoded.predicted_iou, iou, atol=1e-6)
 
 
@@ -109,11 +113,13 @@ def test_segevery_rejects_early_what_it_would_reject_late(photo: np.ndarray, tmp
     class Late(SegAny):
         """Upscales everything, and rejects afterwards."""
 
-        def predict_kept(self, prompts: Prompts, multimask: bool, iou_above: float | None = None) -> Decoded:
-            logits, iou, kept = super().predict_kept(prompts, multimask)
-            assert iou_above is not None
-            passes = iou.flatten() > iou_above
-            return Decoded(logits[passes], iou, kept[passes])
+        def predict_filtered(
+            self, prompts: Prompts, multimask_output: bool, pred_iou_thresh: float | None = None
+        ) -> Decoded:
+            logits, iou, keep_index = super().predict_filtered(prompts, multimask_output)
+            assert pred_iou_thresh is not None
+            passes = iou.flatten() > pred_iou_thresh
+            return Decoded(logits[passes], iou, keep_index[passes])
 
     def masks(late: bool) -> Masks:
         segevery = SegEvery(sam, Grid(points_per_side=9))
@@ -144,7 +150,10 @@ def test_every_parameter_is_trained(own_images: bool, precision: str) -> None:
     stir(sam, seed=3)
     embedding, positions, sparse, dense = inputs(sam, 5, own_images)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
-        outputs = [sam.mask_decoder(embedding, positions, sparse, dense, multimask) for multimask in (False, True)]
+        outputs = [
+            sam.mask_decoder(embedding, positions, sparse, dense, multimask_output)
+            for multimask_output in (False, True)
+        ]
     sum(x.float().square().sum() for pair in outputs for x in pair).backward()
     gradients = {name: p.grad for name, p in sam.mask_decoder.named_parameters()}
     assert [name for name, gradient in gradients.items() if gradient is None] == []

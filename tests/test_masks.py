@@ -55,7 +55,7 @@ def test_model_frame_is_the_official_one(size: tuple[int, int]) -> None:
     assert torch.equal(frame.boxes_to_model(torch.from_numpy(boxes)), expected)
 
 
-def test_a_side_never_rounds_to_nothing() -> None:
+def test_a_side_never_rounds_to_zero() -> None:
     frame = ModelFrame((1, 5000), 1024)
     assert frame.resized == (1, 1024)
     assert frame.logits_to_original(torch.ones(1, 256, 256)).shape == (1, 5000, 1)
@@ -105,7 +105,7 @@ def test_grid_is_the_official_one() -> None:
     np.testing.assert_allclose(prompts.points[:, 0].numpy(), build_point_grid(7) * [90, 50], rtol=1e-12)
 
 
-def test_iou_from_finds_every_pair_that_reaches_the_least() -> None:
+def test_iou_at_least_finds_every_pair_that_reaches_the_least() -> None:
     generator = torch.Generator().manual_seed(0)
     low = torch.nn.functional.interpolate(torch.randn(40, 1, 5, 6, generator=generator), (40, 50), mode="bilinear")[
         :, 0
@@ -116,12 +116,12 @@ def test_iou_from_finds_every_pair_that_reaches_the_least() -> None:
     rles += rles[:5]  # twins
     full = masks.iou(rles, rles[::-1])
     for least in (0.1, 0.5, 1.0):
-        some = masks.iou_from(rles, rles[::-1], least)
+        some = masks.iou_at_least(rles, rles[::-1], least)
         reaches = full >= least
         assert reaches.sum() >= 45
         assert (some[reaches] == full[reaches]).all()
         assert ((some == full) | (some == 0)).all()
-    assert masks.iou_from([], rles, 0.5).shape == (0, 45)
+    assert masks.iou_at_least([], rles, 0.5).shape == (0, 45)
 
 
 def test_many_rles_are_checked_as_one_by_one() -> None:
@@ -131,7 +131,7 @@ def test_many_rles_are_checked_as_one_by_one() -> None:
     for i in (0, 7, 29):
         for counts in ("", "0", sound[i]["counts"][:-1], sound[i]["counts"] + "1", "\x7f", "oooooooooo0"):
             broken = [*sound[:i], {"size": [11, 13], "counts": counts}, *sound[i + 1 :]]
-            with pytest.raises(ValueError, match=rf"^mask {i}: .*(do not add up to its size|polygons or an RLE)"):
+            with pytest.raises(ValueError, match=rf"^mask {i}: .*(must be non-negative and add up|polygons or an RLE)"):
                 masks.to_rles(broken, (11, 13), lambda i: f"mask {i}")
     mixed = [sound[0], {"size": [11, 13], "counts": [5, 10, 128]}, [[1, 1, 5, 1, 5, 5]]]
     assert masks.to_rles(mixed, (11, 13), str) == [masks.to_rle(one, (11, 13)) for one in mixed]

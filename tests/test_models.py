@@ -41,7 +41,7 @@ def test_models_have_the_reported_size(name: str) -> None:
     if name in REPORTED:
         assert millions == pytest.approx(REPORTED[name], abs=0.06)
     embedding = torch.randn(1, sam.prompt_encoder.embed_dim, sam.image_size // 16, sam.image_size // 16, device="meta")
-    logits, iou = sam.decode(embedding, boxes_xyxy=torch.zeros(5, 4, device="meta"), multimask=True)
+    logits, iou = sam.decode(embedding, boxes_xyxy=torch.zeros(5, 4, device="meta"), multimask_output=True)
     assert logits.shape == (5, 3, sam.image_size // 4, sam.image_size // 4)
     assert iou.shape == (5, 3)
 
@@ -60,8 +60,8 @@ def test_every_parameter_of_a_sam_gets_a_gradient() -> None:
         {"boxes_xyxy": boxes},
         {"boxes_xyxy": boxes, "mask_input": mask_input},
     ):
-        for multimask in (False, True):
-            logits, iou = sam.decode(embedding, **inputs, multimask=multimask)
+        for multimask_output in (False, True):
+            logits, iou = sam.decode(embedding, **inputs, multimask_output=multimask_output)
             total = total + logits.square().sum() + iou.square().sum()
     total.backward()
     assert [n for n, p in sam.named_parameters() if p.grad is None] == []
@@ -71,7 +71,7 @@ def test_finer_maps_keep_all_that_they_have() -> None:
     """Map of stride 4: 16 cells of it are the channels of one of the embedding, and nothing is averaged."""
     torch.manual_seed(0)
     backbone = TimmBackbone("mobilenetv4_conv_small_050", 64, finest_stride=4).eval()
-    assert backbone.folds == [4, 2, 1, 1]
+    assert backbone.unshuffle_factors == [4, 2, 1, 1]
     images = torch.randn(1, 3, 64, 64)
     fine, middle, *_ = backbone.body(images)
     features = backbone.forward_features(images)
@@ -80,7 +80,7 @@ def test_finer_maps_keep_all_that_they_have() -> None:
     assert torch.equal(torch.nn.functional.pixel_shuffle(first, 4), fine)
     assert torch.equal(torch.nn.functional.pixel_shuffle(second[:, : 4 * middle.shape[1]], 2), middle)
     # as before where no finer map is asked for
-    assert TimmBackbone("mobilenetv4_conv_small_050", 64).folds == [1, 1]
+    assert TimmBackbone("mobilenetv4_conv_small_050", 64).unshuffle_factors == [1, 1]
 
 
 def test_another_encoder_fits_into_a_model() -> None:
@@ -94,7 +94,7 @@ def test_another_encoder_fits_into_a_model() -> None:
     [
         ("mobil_sam", None, "Did you mean 'mobile_sam'"),
         ("mini", "repvti", "Did you mean 'repvit'"),
-        ("timm/nothing_like_it", None, "timm has no backbone 'nothing_like_it'"),
+        ("timm/nothing_like_it", None, "name of a timm model, got 'nothing_like_it'"),
     ],
 )
 def test_unknown_names_are_named(name: str, encoder: str | None, message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import run_reference
 
-from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.models.object_detector import ObjectDetector, build_detector, save_detector, snap_to_border
 
 
@@ -78,7 +78,7 @@ def test_boxes_at_the_demos_settings_are_those_of_ultralytics(detector: ObjectDe
     """1024 pixels, confidence .4, NMS .9, at most 320 boxes, which are reached."""
     save_detector(detector, tmp_path / "detector.pt")
     ours = build_detector(checkpoint=tmp_path / "detector.pt", image_size=1024)
-    image = ShapesDataset(1, (700, 900))[0][0]
+    image = SyntheticDataset(1, (700, 900))[0][0]
     boxes, confidence = ours.detect(image, snap=0)
     from ultralytics import YOLO
 
@@ -148,7 +148,7 @@ def test_unsafe_and_missing_files_are_refused(tmp_path: Path, capsys: pytest.Cap
     ]
     for payload in payloads:
         torch.save({"model": payload}, tmp_path / "evil.pt")
-        with pytest.raises(ValueError, match=r"evil\.pt is not an ultralytics checkpoint that can be read safely"):
+        with pytest.raises(ValueError, match=r"evil\.pt is not an ultralytics checkpoint that can be loaded safely"):
             build_detector(checkpoint=tmp_path / "evil.pt")
     assert "executed" not in capsys.readouterr().out
     assert not marker.exists()
@@ -159,5 +159,5 @@ def test_unsafe_and_missing_files_are_refused(tmp_path: Path, capsys: pytest.Cap
             build_detector(checkpoint=tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"ObjectAwareModel\.pt.*published at"):
         build_detector(checkpoint=tmp_path / "ObjectAwareModel.pt")
-    with pytest.raises(ValueError, match="no model 'yolov99'"):
+    with pytest.raises(ValueError, match=r"name of an ultralytics model, .* got 'yolov99'"):
         build_detector("yolov99")

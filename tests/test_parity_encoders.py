@@ -10,7 +10,7 @@ from random_weights import pass_filters, stir
 from segment_anything import sam_model_registry
 
 from mobilesamv2 import SegAny, build_sam
-from mobilesamv2.checkpoints import _disagreements, _split, load_weights, save_mobile_sam
+from mobilesamv2.checkpoints import _mismatches, _split, load_weights, save_mobile_sam
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_larger_vits_have_the_official_keys_and_shapes(size: str) -> None:
     renamed = _split(dict(official.state_dict()), Path("official"))
     assert renamed.keys() == {"image_encoder", "prompt_encoder", "mask_decoder"}
     for part, state in renamed.items():
-        assert _disagreements(part, getattr(ours, part).state_dict(), state) == []
+        assert _mismatches(part, getattr(ours, part).state_dict(), state) == []
     theirs = [block.window_size for block in official.image_encoder.blocks]
     assert [block.window_size for block in ours.image_encoder.backbone.blocks] == theirs
     heads = {block.attn.num_heads for block in official.image_encoder.blocks}
@@ -99,7 +99,7 @@ def test_efficientvit_l2_and_the_prompt_guided_decoder_agree(tmp_path: Path) -> 
     sam = build_sam("efficientvit_l2", [tmp_path / "l2.pt", tmp_path / "Prompt_guided_Mask_Decoder.pt"])
     embedding = sam.image_encoder(outputs["images"])
     assert relative_difference(embedding, outputs["embedding"]) < 1e-4
-    low_res, predicted_iou = sam.decode(outputs["embedding"], boxes_xyxy=outputs["boxes"], multimask=False)
+    low_res, predicted_iou = sam.decode(outputs["embedding"], boxes_xyxy=outputs["boxes"], multimask_output=False)
     assert relative_difference(low_res, outputs["low_res"]) < 1e-5
     assert torch.allclose(predicted_iou, outputs["iou"], atol=1e-5)
 
@@ -118,7 +118,7 @@ def test_ultralytics_loads_what_we_write(tmp_path: Path, photo: np.ndarray) -> N
     theirs = SAM(str(tmp_path / "mobile_sam.pt")).predict(photo[..., ::-1], bboxes=boxes, verbose=False)[0].masks.data
     segany = SegAny(sam.eval())
     segany.set_image(photo)
-    ours = torch.from_numpy(segany.predict(boxes=boxes, multimask=False).masks[:, 0])
+    ours = torch.from_numpy(segany.predict(boxes=boxes, multimask_output=False).masks[:, 0])
     assert ours.shape == theirs.shape == (2, 90, 130)
     assert 0.05 < ours.float().mean() < 0.95
     assert (ours == theirs.bool()).float().mean() > 0.99

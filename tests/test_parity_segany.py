@@ -34,9 +34,9 @@ def ours(official, tmp_folder: Path) -> Sam:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("multimask", [False, True])
+@pytest.mark.parametrize("multimask_output", [False, True])
 @pytest.mark.parametrize("kinds", [("points",), ("boxes",), ("points", "boxes"), ("points", "mask"), ("mask",)])
-def test_decoder_logits_agree(official, ours: Sam, kinds: tuple[str, ...], multimask: bool) -> None:
+def test_decoder_logits_agree(official, ours: Sam, kinds: tuple[str, ...], multimask_output: bool) -> None:
     torch.manual_seed(1)
     embedding = torch.randn(1, 64, 16, 16)
     points, labels = torch.rand(5, 3, 2) * 256, torch.randint(-1, 2, (5, 3))
@@ -49,7 +49,7 @@ def test_decoder_logits_agree(official, ours: Sam, kinds: tuple[str, ...], multi
         masks=mask if given["mask"] else None,
     )
     theirs, their_iou = official.mask_decoder(
-        embedding, official.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output=multimask
+        embedding, official.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output=multimask_output
     )
     logits, iou = ours.decode(
         embedding,
@@ -57,14 +57,14 @@ def test_decoder_logits_agree(official, ours: Sam, kinds: tuple[str, ...], multi
         labels=labels if given["points"] else None,
         boxes_xyxy=boxes if given["boxes"] else None,
         mask_input=mask if given["mask"] else None,
-        multimask=multimask,
+        multimask_output=multimask_output,
     )
     assert relative_difference(logits, theirs) < 1e-5
     assert relative_difference(iou, their_iou) < 1e-5
 
 
-@pytest.mark.parametrize("multimask", [False, True])
-def test_segany_is_sam_predictor(official, ours: Sam, photo: np.ndarray, multimask: bool) -> None:
+@pytest.mark.parametrize("multimask_output", [False, True])
+def test_segany_is_sam_predictor(official, ours: Sam, photo: np.ndarray, multimask_output: bool) -> None:
     predictor, segany = SamPredictor(official), SegAny(ours)
     predictor.set_image(photo)
     segany.set_image(photo)
@@ -80,9 +80,9 @@ def test_segany_is_sam_predictor(official, ours: Sam, photo: np.ndarray, multima
     ]
     names = {"point_coords": "points", "point_labels": "labels", "box": "boxes", "mask_input": "mask_input"}
     for case in cases:
-        full, predicted_iou, low_res = predictor.predict(**case, multimask_output=multimask, return_logits=True)
-        prediction = segany.predict(**{names[k]: v for k, v in case.items()}, multimask=multimask)
-        assert prediction.masks.shape == (1, 3 if multimask else 1, *photo.shape[:2])
+        full, predicted_iou, low_res = predictor.predict(**case, multimask_output=multimask_output, return_logits=True)
+        prediction = segany.predict(**{names[k]: v for k, v in case.items()}, multimask_output=multimask_output)
+        assert prediction.masks.shape == (1, 3 if multimask_output else 1, *photo.shape[:2])
         np.testing.assert_allclose(prediction.predicted_iou[0], predicted_iou, atol=1e-5)
         assert np.abs(prediction.low_res_logits[0] - low_res).max() < 1e-5 * np.abs(low_res).max()
         differs = prediction.masks[0] != (full > 0)
@@ -107,7 +107,7 @@ def test_segevery_with_a_grid_is_the_mask_generator(official, ours: Sam, photo: 
         official, points_per_side=side, box_nms_thresh=nms_iou, output_mode="coco_rle"
     )
     theirs = generator.generate(photo)
-    masks = SegEvery(ours, Grid(points_per_side=side, nms_iou=nms_iou))(photo)
+    masks = SegEvery(ours, Grid(points_per_side=side, box_nms_thresh=nms_iou))(photo)
 
     survivors = {tuple(record["point_coords"][0]) for record in theirs}
     print(f"{len(theirs)} masks of {len(survivors)} of {side**2} prompts survive the filters and NMS at {nms_iou}")

@@ -8,8 +8,8 @@ import torch
 
 from mobilesamv2 import SegAny, SegEvery, build_sam, load_pretrained, push_to_hub, save_pretrained
 from mobilesamv2.checkpoints import save_mobile_sam
-from mobilesamv2.cli import main
-from mobilesamv2.data.drawing import draw_scene
+from mobilesamv2.cli.main import main
+from mobilesamv2.data.synthetic.render import render_scene
 from mobilesamv2.pretrained import default_grid, shipped_models
 from mobilesamv2.prompts import Grid, GridProposals
 
@@ -19,8 +19,8 @@ def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     return all(torch.equal(value, theirs[key]) for key, value in first.state_dict().items())
 
 
-def test_the_weights_that_ship_segment() -> None:
-    assert shipped_models() == ["mini_conv", "mini_conv_points"]
+def test_the_shipped_weights_segment() -> None:
+    assert shipped_models() == ["mini_conv"]
     assert not load_pretrained("mini_conv").training
     image = np.full((96, 128, 3), 40, dtype=np.uint8)
     image[20:70, 30:90] = (220, 60, 30)
@@ -37,25 +37,27 @@ def test_files_and_folders(tmp_path: Path) -> None:
         assert same_weights(sam, load_pretrained(name))
 
 
-def test_released_files_of_a_folder(tmp_path: Path) -> None:
+def test_published_files_of_a_folder(tmp_path: Path) -> None:
     sam = build_sam("mobile_sam")
     save_mobile_sam(sam, tmp_path / "mobile_sam.pt")
     assert same_weights(sam, load_pretrained("mobile_sam", tmp_path))
     assert same_weights(sam, load_pretrained(tmp_path / "mobile_sam.pt"))
-    with pytest.raises(ValueError, match=r"mine\.pt does not say which model it holds: build_sam\(NAME, 'mine\.pt'\)"):
+    with pytest.raises(
+        ValueError, match=r"mine\.pt does not identify a model; load it with build_sam\(NAME, 'mine\.pt'\)"
+    ):
         load_pretrained("mine.pt")
     with pytest.raises(
-        FileNotFoundError, match=r"sam_vit_b_01ec64.pth.* or: mobilesamv2 download sam_vit_b_01ec64.pth"
+        FileNotFoundError, match=r"sam_vit_b_01ec64.pth.* or run: mobilesamv2 download sam_vit_b_01ec64.pth"
     ):
         load_pretrained("sam_vit_b", tmp_path)
 
 
 def test_unknown_names() -> None:
     with pytest.raises(
-        ValueError, match=r"No weights are known as 'mini'; there are mini_conv.*build_sam\('mini', file\)"
+        ValueError, match=r"There are no weights for 'mini'\. Available: mini_conv.*build_sam\('mini', file\)"
     ):
         load_pretrained("mini")
-    with pytest.raises(ValueError, match=r"No weights are known as 'sam9'; .*owner/repository\.$"):
+    with pytest.raises(ValueError, match=r"There are no weights for 'sam9'.*owner/repository\.$"):
         load_pretrained("sam9")
 
 
@@ -65,13 +67,13 @@ def test_folders_come_after_names_and_before_the_hub(tmp_path: Path, monkeypatch
     assert load_pretrained("mini_conv").name == "mini_conv"
     with pytest.raises(FileNotFoundError, match=r"mini_conv/model\.safetensors"):
         load_pretrained(tmp_path / "mini_conv")
-    with pytest.raises(ValueError, match="No weights are known as 'mini_conv/other'"):  # and not asked of the Hub
+    with pytest.raises(ValueError, match="There are no weights for 'mini_conv/other'"):  # not requested from the Hub
         load_pretrained("mini_conv/other")
 
 
 def test_the_default_grid_is_of_the_model(tmp_path: Path) -> None:
     save_pretrained(load_pretrained("mini_conv"), tmp_path)
-    scene = draw_scene(0)[0]
+    scene = render_scene(0)[0]
     by_name, by_folder = (SegEvery.from_pretrained(name)(scene) for name in ("mini_conv", tmp_path))
     assert len(by_name) == len(by_folder) > 0
     assert default_grid(build_sam("mini")) == Grid()
@@ -81,7 +83,7 @@ def test_the_default_grid_is_of_the_model(tmp_path: Path) -> None:
 
 
 def test_the_hub_by_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repository as the Hub's client keeps it; nothing is asked of the network."""
+    """A repository as the Hub's client keeps it; no network access."""
     from huggingface_hub import constants
 
     sam = build_sam("mini")
@@ -93,7 +95,7 @@ def test_the_hub_by_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert same_weights(sam, load_pretrained("someone/small-sam"))
-    with pytest.raises(ConnectionError, match="someone/other is not in the Hub's cache here"):
+    with pytest.raises(ConnectionError, match="someone/other is not in the local Hugging Face cache"):
         load_pretrained("someone/other")
 
 
@@ -101,21 +103,21 @@ def test_pushing_uploads_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The Hub's client with its requests replaced: what would be uploaded is what is pulled again."""
     from huggingface_hub import HfApi
 
-    told: dict[str, object] = {}
+    created: dict[str, object] = {}
 
     def upload(self: HfApi, *, path_or_fileobj: Path, path_in_repo: str, repo_id: str) -> str:
         (tmp_path / path_in_repo).write_bytes(path_or_fileobj.read_bytes())
         return f"https://hub/{repo_id}"
 
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **given: told.update(given, repo_id=repo_id))
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **given: created.update(given, repo_id=repo_id))
     monkeypatch.setattr(HfApi, "upload_file", upload)
     sam = build_sam("mini")
     assert push_to_hub(sam, "someone/small-sam", private=True) == "https://hub/someone/small-sam"
-    assert told == {"repo_id": "someone/small-sam", "private": True, "exist_ok": True}
+    assert created == {"repo_id": "someone/small-sam", "private": True, "exist_ok": True}
     assert same_weights(sam, load_pretrained(tmp_path))
 
 
-def test_the_table_of_models_says_whose_weights_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_models_lists_known_weights(capsys: pytest.CaptureFixture[str]) -> None:
     main(["models", "mini_conv", "mobile_sam", "mini"])
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line.split("   ")[-1] for line in lines] == ["in this package", "mobile_sam.pt", "-"]

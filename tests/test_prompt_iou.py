@@ -8,19 +8,20 @@ import pytest
 import torch
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
 from test_average_recall import rectangle
 
-from evaluate import main
 from mobilesamv2 import build_sam
 from mobilesamv2.checkpoints import save_weights
-from mobilesamv2.cli import main as cli
+from mobilesamv2.cli.main import main as cli
 from mobilesamv2.data.lvis import LvisDataset
+from mobilesamv2.evaluation.prompts import EvaluatePrompts
 from mobilesamv2.masks import decode
+from mobilesamv2.metrics.average_precision import coco_ap, lvis_ap
 from mobilesamv2.metrics.average_recall import group_members
 from mobilesamv2.metrics.prompt_iou import GROUPS, KINDS, bootstrap_mean_ious, mean_ious, object_prompts
-from mobilesamv2.reports.box_prompted_ap import coco_ap, lvis_ap
+from mobilesamv2.recipes.evaluate import main
 from mobilesamv2.structures import GroundTruth
-from mobilesamv2.tasks.evaluate_prompts import EvaluatePrompts
 
 SIZE = (24, 30)
 
@@ -33,7 +34,7 @@ def evaluate(*overrides: str) -> None:
 
 @pytest.fixture
 def scenes(tmp_path: Path) -> list[str]:
-    cli(["draw", str(tmp_path / "scenes"), "--scenes", "3", "--size", "96", "--workers", "0"])
+    cli(["synthesize", str(tmp_path / "scenes"), "--scenes", "3", "--size", "96", "--workers", "0"])
     return [
         f"dataset.annotations={tmp_path / 'scenes' / 'annotations.json'}",
         f"dataset.images={tmp_path}/scenes/images",
@@ -54,7 +55,7 @@ def test_prompts_by_hand() -> None:
     assert centre is not None
     assert centre[0, 0].tolist() in [[x, 8.0] for x in range(6, 11)]
     assert centre[1, 0].tolist() == [0, 0]
-    assert [found[kind].multimask for kind in KINDS] == [False, True, True, False, False]
+    assert [found[kind].multimask_output for kind in KINDS] == [False, True, True, False, False]
     for kind, count in (("points_1", 1), ("points_3", 3), ("points_5", 5)):
         points = found[kind].prompts.points
         assert points is not None
@@ -99,7 +100,7 @@ def test_the_iou_is_that_of_segany_s_masks(scenes: list[str], tmp_path: Path) ->
     for k, asked in enumerate(object_prompts(truth, ["box", "points_1"], seed=0)):
         prompts = asked.prompts
         given = {"boxes": prompts.boxes_xyxy} if asked.kind == "box" else {"points": prompts.points}
-        masks, predicted_iou, _ = segany.predict(**given, multimask=asked.multimask)
+        masks, predicted_iou, _ = segany.predict(**given, multimask_output=asked.multimask_output)
         total = 0.0
         for i, rle in enumerate(truth.rles):
             mask, wanted = masks[i, predicted_iou[i].argmax()], decode(rle)
@@ -125,7 +126,7 @@ def test_evaluate_prompts_against_objects_and_against_a_teacher(
     itself = result(tmp_path / "itself")
     assert itself["metrics"]["mIoU box"] == itself["metrics"]["mIoU centre"] == 1.0
     assert itself["protocol"]["against"] == "masks of the teacher, mini"
-    with pytest.raises(SystemExit, match=r"error: kinds are some of box, centre, .*; got edge"):
+    with pytest.raises(SystemExit, match=r"error: task\.kinds must be some of box, centre, .*, got edge"):
         evaluate(*given, f"output_dir={tmp_path / 'typo'}", "task.kinds=[edge]")
 
 
@@ -138,7 +139,13 @@ def test_evaluate_boxes_scores_its_masks(
     boxes = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.5} for a in annotations]
     kept = [box for box in boxes if box["image_id"] != 2]
     (tmp_path / "boxes.json").write_text(json.dumps(kept))
-    given = [f"dataset={dataset}", *scenes, "task=evaluate_boxes", "model=mini", f"boxes={tmp_path / 'boxes.json'}"]
+    given = [
+        f"dataset={dataset}",
+        *scenes,
+        "task=evaluate_boxes",
+        "model=mini",
+        f"task.boxes={tmp_path / 'boxes.json'}",
+    ]
     out = tmp_path / "out"
     evaluate(*given, f"output_dir={out}")
     assert "mask AP (%)" in capsys.readouterr().out
@@ -149,12 +156,12 @@ def test_evaluate_boxes_scores_its_masks(
     assert found["n_gt"]["all"] == len(boxes)
     assert 0 <= found["metrics"]["AP"] < 0.9
     assert found["protocol"]["evaluator"] == f"{dataset}_ap"
-    evaluate(*given, "max_boxes=2", f"output_dir={tmp_path / 'two'}")
+    evaluate(*given, "task.max_boxes=2", f"output_dir={tmp_path / 'two'}")
     assert result(tmp_path / "two")["protocol"]["mean_prompts_decoded"] == pytest.approx(4 / 3)
 
 
 @pytest.mark.parametrize("score", [coco_ap, lvis_ap])
-def test_ap_counts_an_object_of_id_0_and_leaves_out_ignored_ones(tmp_path: Path, score) -> None:
+def test_ap_counts_an_object_of_id_0_and_leaves_out_ignored_ones(score) -> None:
     """Two of three objects are found, and the third is to be ignored: AP is 1."""
     images = [{"id": i, "height": 24, "width": 30} for i in (7, 3)]
     rles = [rectangle(1, 1, 10, 8), rectangle(15, 3, 9, 9), rectangle(2, 12, 8, 8)]
@@ -162,16 +169,15 @@ def test_ap_counts_an_object_of_id_0_and_leaves_out_ignored_ones(tmp_path: Path,
         {"id": i, "image_id": image_id, "category_id": 4, "segmentation": rle, "area": 80.0, "ignore": i == 2}
         for i, (rle, image_id) in enumerate(zip(rles, (7, 3, 3), strict=True))
     ]
-    path = tmp_path / "gt.json"
-    path.write_text(json.dumps({"images": images, "annotations": objects, "categories": [{"id": 4, "name": "a"}]}))
+    content = {"images": images, "annotations": objects, "categories": [{"id": 4, "name": "a"}]}
     masks = [
         {"image_id": o["image_id"], "category_id": 4, "segmentation": o["segmentation"], "score": 0.9}
         for o in objects[:2]
     ]
-    assert score(path, masks, [7, 3])["AP"] == pytest.approx(1.0)
+    assert score(content, masks, [7, 3])["AP"] == pytest.approx(1.0)
     # one of two objects found, first of the list: precision 1 up to recall .5, at 51 of 101 recall thresholds
-    assert score(path, masks[:1], [7, 3])["AP"] == pytest.approx(51 / 101)
-    assert score(path, masks[:1], [7])["AP"] == pytest.approx(1.0)
+    assert score(content, masks[:1], [7, 3])["AP"] == pytest.approx(51 / 101)
+    assert score(content, masks[:1], [7])["AP"] == pytest.approx(1.0)
     assert not hasattr(np, "float")
 
 
@@ -179,31 +185,31 @@ def test_ap_counts_an_object_of_id_0_and_leaves_out_ignored_ones(tmp_path: Path,
     ("entries", "message"),
     [
         ([{"image_id": 0, "category_id": 1, "score": 1}], "number 0 of .* has no bbox"),
-        ([{"image_id": 0, "category_id": 1, "bbox": [0, 0, -1, 2], "score": 1}], r"has a bbox of \[0, 0, -1, 2\]"),
-        ([{"image_id": 0, "category_id": 1, "bbox": [0, 0, 1], "score": 1}], r"has a bbox of \[0, 0, 1\]"),
+        ([{"image_id": 0, "category_id": 1, "bbox": [0, 0, -1, 2], "score": 1}], r"bbox of .*got \[0, 0, -1, 2\]"),
+        ([{"image_id": 0, "category_id": 1, "bbox": [0, 0, 1], "score": 1}], r"bbox of .*got \[0, 0, 1\]"),
         ([{"image_id": 9, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}], "has no box on any of the 3 images"),
         (
             [{"image_id": 0, "category_id": 9, "bbox": [0, 0, 1, 1], "score": 1}],
-            "has category 9, which the annotations",
+            "must have a category that the annotations list, got 9",
         ),
-        ([{"image_id": 0, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 10**400}], "scores are finite numbers"),
+        ([{"image_id": 0, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 10**400}], "must have a finite score"),
     ],
 )
 def test_broken_boxes_are_refused(scenes: list[str], tmp_path: Path, entries: list, message: str) -> None:
     (tmp_path / "boxes.json").write_text(json.dumps(entries))
-    given = [*scenes, "task=evaluate_boxes", "model=mini", f"boxes={tmp_path / 'boxes.json'}"]
+    given = [*scenes, "task=evaluate_boxes", "model=mini", f"task.boxes={tmp_path / 'boxes.json'}"]
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         evaluate(*given, f"output_dir={tmp_path / 'out'}")
 
 
 def test_boxes_are_asked_for(scenes: list[str], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"error: task=evaluate_boxes wants .* boxes=FILE"):
+    with pytest.raises(SystemExit, match=r"error: task\.boxes must name .* task\.boxes=FILE"):
         evaluate(*scenes, "task=evaluate_boxes", "model=mini", f"output_dir={tmp_path / 'out'}")
     with pytest.raises(SystemExit, match=r"error: There is no file none\.json"):
-        evaluate(*scenes, "task=evaluate_boxes", "model=mini", "boxes=none.json", f"output_dir={tmp_path / 'out'}")
-    with pytest.raises(
-        SystemExit, match=r"error: boxes is set, and EvaluatePrompts does not read it; it is of EvaluateBoxes"
-    ):
-        evaluate(*scenes, "task=evaluate_prompts", "model=mini", "boxes=none.json", f"output_dir={tmp_path / 'out'}")
-    with pytest.raises(SystemExit, match=r"error: evaluate\.py runs .*got DetectObjects"):
-        evaluate(*scenes, "task._target_=mobilesamv2.tasks.detect.DetectObjects", f"output_dir={tmp_path / 'out'}")
+        evaluate(*scenes, "task=evaluate_boxes", "model=mini", "task.boxes=none.json", f"output_dir={tmp_path / 'out'}")
+    with pytest.raises(ConfigCompositionException, match="boxes"):
+        evaluate(
+            *scenes, "task=evaluate_prompts", "model=mini", "task.boxes=none.json", f"output_dir={tmp_path / 'out'}"
+        )
+    with pytest.raises(SystemExit, match=r"error: evaluate\.py does not run the recipe distill; train\.py does"):
+        evaluate(*scenes, "recipe=distill", f"output_dir={tmp_path / 'out'}")

@@ -37,7 +37,7 @@ def test_a_run_writes_into_its_folder_alone_and_asks_nobody(tmp_path: Path) -> N
     environ = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     environ |= {"HOME": str(folders["home"]), "TMPDIR": str(folders["tmp"])}
     environ["PYTHONPATH"] = os.pathsep.join([str(folders["site"]), str(ROOT)])
-    given = ["experiment=detect_yolov8n_shapes", "detector.image_size=64", "dataset.limit=4", "batch_size=2"]
+    given = ["experiment=detect_yolov8n_synthetic", "detector.image_size=64", "dataset.limit=4", "batch_size=2"]
     given += ["validation_images=1", "num_workers=1", "trainer.accelerator=cpu", "trainer.max_epochs=1", "model=mini"]
     command = [sys.executable, str(ROOT / "train.py"), *given, "output_dir=out"]
     done = subprocess.run(command, cwd=folders["cwd"], env=environ, capture_output=True, text=True, check=False)

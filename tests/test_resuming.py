@@ -18,10 +18,10 @@ from test_training import ADAMW, trainer
 from mobilesamv2 import build_sam
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.samples import EncoderSamples, PromptSamples
-from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.tasks.distill import DistillDecoupled
-from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
 from mobilesamv2.tasks.teacher import Teacher
+from mobilesamv2.tasks.train_prompted_masks import TrainPromptedMasks
 
 
 class StopsAt(pl.Callback):
@@ -51,15 +51,15 @@ class Notes(pl.Callback):
 
 def finetuning(num_workers: int = 0) -> tuple[pl.LightningModule, TrainingData]:
     torch.manual_seed(0)
-    task = FinetuneDecoder(build_sam("mini"), ADAMW, warmup_images=4, freeze_image_encoder=False)
-    samples = PromptSamples(ShapesDataset(12, (64, 96)), 256, prompts_per_image=2)
+    task = TrainPromptedMasks(build_sam("mini"), ADAMW, warmup_images=4, freeze_image_encoder=False)
+    samples = PromptSamples(SyntheticDataset(12, (64, 96)), 256, prompts_per_image=2)
     return task, TrainingData(samples, 2, validation_images=2, num_workers=num_workers, seed=1)
 
 
 def distilling() -> tuple[pl.LightningModule, TrainingData]:
     torch.manual_seed(0)
     task = DistillDecoupled(build_sam("mini"), Teacher(build_sam("sam_vit_mini")), ADAMW, warmup_images=4)
-    return task, TrainingData(EncoderSamples(ShapesDataset(12, (64, 96)), 256), 2, validation_images=2, seed=1)
+    return task, TrainingData(EncoderSamples(SyntheticDataset(12, (64, 96)), 256), 2, validation_images=2, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,13 @@ def run_train(folder: Path, *given: str) -> Path:
 
     12 images make three steps of four; two more are for validation.
     """
-    small = ["experiment=distill_tinyvit", "model=sam_vit_mini", "model@teacher=mini", "dataset=shapes"]
+    small = [
+        "experiment=distill_tinyvit",
+        "model=by_name",
+        "model.name=sam_vit_mini",
+        "model@teacher=mini",
+        "dataset=synthetic",
+    ]
     small += ["dataset.limit=14", "validation_images=2", "task.warmup_images=0", "batch_size=2", "num_workers=0"]
     small += ["trainer.max_epochs=2", "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"]
     command = [sys.executable, str(ROOT / "train.py"), *small, *given, f"output_dir={folder}"]

@@ -11,7 +11,7 @@ from mobilesamv2 import SegEvery, segevery
 from mobilesamv2.masks import decode, encode, uncrop, union
 from mobilesamv2.metrics.stage_time import STAGES
 from mobilesamv2.prompts import Grid, GridProposals, Hierarchical
-from mobilesamv2.prompts.crops import crops_of
+from mobilesamv2.prompts.grid import generate_crops
 from mobilesamv2.structures import Masks, Prompts
 
 SIZE = (64, 96)
@@ -71,13 +71,13 @@ def test_what_is_covered_is_not_asked_again() -> None:
 
 def test_masks_without_confidence_cover_nothing() -> None:
     everything = found(np.ones(SIZE, bool), predicted_iou=0.9)
-    assert second(everything, confident_iou=0.9) == second(found())
-    assert second(everything, confident_iou=0.89) == set()
+    assert second(everything, high_confidence_iou=0.9) == second(found())
+    assert second(everything, high_confidence_iou=0.89) == set()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (500, 3), (37, 41)])
 def test_hierarchical_on_any_size(size: tuple[int, int]) -> None:
-    rounds = Hierarchical(points_per_side=5, coarse_every=2).rounds(np.zeros((*size, 3), np.uint8))
+    rounds = Hierarchical(points_per_side=5, coarse_stride=2).rounds(np.zeros((*size, 3), np.uint8))
     assert len(asked(next(rounds))) == 4
     everywhere = Masks(
         size, encode(torch.ones(1, size[1], size[0], dtype=torch.bool)), torch.zeros(1, 4), *[torch.ones(1)] * 3,
@@ -90,13 +90,13 @@ def test_hierarchical_on_any_size(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"coarse_every": 1}, "coarse_every is between 2 and points_per_side"),
-        ({"coarse_every": 9}, "coarse_every is between 2 and points_per_side"),
-        ({"points_per_side": 0}, "points_per_side is 1 or more"),
-        ({"crop_n_layers": -1}, "crop_n_layers is 0 or more"),
-        ({"crop_overlap_ratio": 1.0}, "crop_overlap_ratio is from 0 to below 1"),
-        ({"crop_n_layers": 2, "crop_n_points_downscale_factor": 4}, "leaves layer 2 none of 8 points a side"),
-        ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor=0"),
+        ({"coarse_stride": 1}, "coarse_stride must be between 2 and points_per_side"),
+        ({"coarse_stride": 9}, "coarse_stride must be between 2 and points_per_side"),
+        ({"points_per_side": 0}, "points_per_side must be at least 1"),
+        ({"crop_n_layers": -1}, "crop_n_layers must be at least 0"),
+        ({"crop_overlap_ratio": 1.0}, "crop_overlap_ratio must be at least 0 and below 1"),
+        ({"crop_n_layers": 2, "crop_n_points_downscale_factor": 4}, "in layer 2, got 4 with points_per_side=8"),
+        ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor must be positive .*, got 0 with"),
     ],
 )
 def test_settings_are_checked(settings: dict, message: str) -> None:
@@ -108,14 +108,14 @@ def test_settings_are_checked(settings: dict, message: str) -> None:
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 def test_crops_are_sams(size: tuple[int, int], layers: int) -> None:
     boxes, layer_of = generate_crop_boxes(size, layers, 512 / 1500)
-    crops = crops_of(size, layers, 512 / 1500)
+    crops = generate_crops(size, layers, 512 / 1500)
     assert [list(crop.box) for crop in crops] == boxes
     assert [crop.layer for crop in crops] == layer_of
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (3, 2)])
 def test_every_crop_has_a_pixel(size: tuple[int, int]) -> None:
-    for _, (x0, y0, x1, y1) in crops_of(size, 3, 0.34):
+    for _, (x0, y0, x1, y1) in generate_crops(size, 3, 0.34):
         assert 0 <= x0 < x1 <= size[1]
         assert 0 <= y0 < y1 <= size[0]
 
@@ -140,7 +140,7 @@ def test_masks_at_a_crops_edge_are_cut() -> None:
     crop = (150, 0, 451, 280)
     size = (300, 460)
     expected = is_box_near_crop_edge(boxes - torch.tensor([150, 0, 150, 0]), list(crop), [0, 0, 460, 300])
-    assert torch.equal(segevery._is_cut(boxes, crop, size), expected)
+    assert torch.equal(segevery._touches_crop_edge(boxes, crop, size), expected)
     assert 0.1 < expected.float().mean() < 0.9
 
 
@@ -159,7 +159,10 @@ def test_segevery_with_crops_is_the_mask_generator(
     official = official_mini()
     calibrate(official, image)
     settings = {"points_per_side": 8, "crop_n_layers": layers, "crop_n_points_downscale_factor": downscale}
-    ours = SegEvery(ours_from(official, tmp_path), Grid(**settings, stability=0.9, nms_iou=nms, crop_nms_iou=nms))
+    ours = SegEvery(
+        ours_from(official, tmp_path),
+        Grid(**settings, stability_score_thresh=0.9, box_nms_thresh=nms, crop_nms_thresh=nms),
+    )
     results = ours(image).to_coco(image_id=1)
     records = SamAutomaticMaskGenerator(
         official,
@@ -187,7 +190,10 @@ def test_hierarchical_finds_what_the_grid_does_with_fewer_prompts(photo: np.ndar
     official = official_mini()
     calibrate(official, photo)
     sam = ours_from(official, tmp_path)
-    every, few = SegEvery(sam, Grid(points_per_side=12, nms_iou=1.0)), SegEvery(sam, Hierarchical(12, nms_iou=1.0))
+    every, few = (
+        SegEvery(sam, Grid(points_per_side=12, box_nms_thresh=1.0)),
+        SegEvery(sam, Hierarchical(12, box_nms_thresh=1.0)),
+    )
     all_masks, masks = every(photo), few(photo)
     assert 9 < few.timer.num_prompts < every.timer.num_prompts == 144
     counts = {rle["counts"] for rle in all_masks.rles}
@@ -202,5 +208,5 @@ def test_a_round_is_of_one_crop(photo: np.ndarray, tmp_path) -> None:
             crops = torch.tensor([[0, 0, 20, 20], [5, 5, 30, 30]])
             yield Prompts(points=torch.full((2, 1, 2), 9.0), labels=torch.ones(2, 1).long(), crops_xyxy=crops)
 
-    with pytest.raises(ValueError, match="are of one crop; these are of 2"):
+    with pytest.raises(ValueError, match="must be of one crop, got 2"):
         SegEvery(ours_from(official_mini(), tmp_path), TwoCrops())(photo)

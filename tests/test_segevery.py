@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mobilesamv2.masks import decode
 from mobilesamv2.metrics.stage_time import summarize
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.prompts import Grid, GridProposals, ObjectAware
+from mobilesamv2.rle_encoder import RleEncoder
 from mobilesamv2.structures import Filters, Masks, Prompts
 
 
@@ -42,7 +44,7 @@ def test_object_aware_boxes_are_segany_with_these_boxes(sam: Sam, photo: np.ndar
     assert detector.asked == {"confidence": 0.4, "nms_iou": 0.9, "max_boxes": 320, "snap": 20}
     segany = SegAny(sam)
     segany.set_image(photo)
-    expected = segany.predict(boxes=boxes, multimask=False)
+    expected = segany.predict(boxes=boxes, multimask_output=False)
     assert len(masks) == 2
     assert torch.equal(masks.scores, torch.tensor([0.9, 0.5]))
     assert torch.equal(masks.prompts.boxes_xyxy, torch.tensor(boxes))
@@ -53,7 +55,7 @@ def test_object_aware_boxes_are_segany_with_these_boxes(sam: Sam, photo: np.ndar
 
 
 def test_object_aware_points_are_the_centres(sam: Sam, photo: np.ndarray) -> None:
-    masks = SegEvery(sam, ObjectAware(Boxes((10.0, 20, 50, 40)), prompt="points", multimask=True))(photo)
+    masks = SegEvery(sam, ObjectAware(Boxes((10.0, 20, 50, 40)), prompt="points", multimask_output=True))(photo)
     assert masks.prompts.points is not None
     assert masks.prompts.points.tolist() == [[[30.0, 30.0]]] * 3
 
@@ -64,7 +66,7 @@ def test_no_objects_no_masks(sam: Sam, photo: np.ndarray) -> None:
     assert masks.to_coco(image_id=1) == []
 
 
-@pytest.mark.parametrize("filters", [{"predicted_iou": 1e6}, {"stability": 1.1}])
+@pytest.mark.parametrize("filters", [{"pred_iou_thresh": 1e6}, {"stability_score_thresh": 1.1}])
 def test_nothing_passes_the_filters(sam: Sam, photo: np.ndarray, filters: dict[str, float]) -> None:
     masks = SegEvery(sam, Grid(points_per_side=4, **filters))(photo)
     assert len(masks) == 0
@@ -81,7 +83,7 @@ def test_filters_hold_for_what_is_kept(sam: Sam, photo: np.ndarray) -> None:
 
 
 def test_proposals_have_no_filter_and_no_empty_mask(sam: Sam, photo: np.ndarray) -> None:
-    every = SegEvery(sam, GridProposals(points_per_side=6, nms_iou=1.0))(photo)
+    every = SegEvery(sam, GridProposals(points_per_side=6, box_nms_thresh=1.0))(photo)
     assert 0.9 * 6 * 6 * 3 <= len(every) <= 6 * 6 * 3
     assert all(decode(rle).any() for rle in every.rles)
     assert len(SegEvery(sam, GridProposals(points_per_side=6))(photo)) < len(every)
@@ -90,7 +92,7 @@ def test_proposals_have_no_filter_and_no_empty_mask(sam: Sam, photo: np.ndarray)
 class TwoRounds:
     """Asks a second time at the centres of what the first round found."""
 
-    multimask, filters, settings = False, Filters(), {}
+    multimask_output, filters, settings, one_round = False, Filters(), {}, False
     seen: Masks | None = None
 
     def rounds(self, image: np.ndarray):
@@ -129,7 +131,7 @@ def test_a_round_may_be_empty_and_rounds_are_of_one_kind(sam: Sam, photo: np.nda
     assert len(SegEvery(sam, Script(point, point[:0]))(photo)) == 1
     assert len(SegEvery(sam, Script(point[:0], box))(photo)) == 1
     assert len(SegEvery(sam, Script(box[:0]))(photo)) == 0
-    with pytest.raises(ValueError, match="all of one kind"):
+    with pytest.raises(ValueError, match="must be of one kind"):
         SegEvery(sam, Script(point, box))(photo)
 
 
@@ -141,8 +143,8 @@ def test_half_precision_weights(photo: np.ndarray) -> None:
     half.sam.bfloat16()
     for segany in (full, half):
         segany.set_image(photo)
-    a, b = (s.predict(boxes=[[10, 10, 80, 60]], multimask=False) for s in (full, half))
-    again = half.predict(boxes=[[10, 10, 80, 60]], mask_input=b.low_res_logits[:, 0], multimask=False)
+    a, b = (s.predict(boxes=[[10, 10, 80, 60]], multimask_output=False) for s in (full, half))
+    again = half.predict(boxes=[[10, 10, 80, 60]], mask_input=b.low_res_logits[:, 0], multimask_output=False)
     assert np.isfinite(again.low_res_logits).all()
     assert np.abs(a.low_res_logits - b.low_res_logits).mean() < 0.05 * np.abs(a.low_res_logits).max()
 
@@ -181,7 +183,7 @@ def test_images_of_unlike_sizes_together(sam: Sam, photo: np.ndarray) -> None:
     images = [photo, photo[:50, ::-1].copy(), photo[:, :40].copy()]
     segevery = SegEvery(sam, Grid(points_per_side=8))
     together = []
-    for masks in segevery.each(images):
+    for masks in segevery.generate_batch(images):
         together.append(masks)
         assert segevery.timer.num_prompts == 64
         assert all(ms > 0 for ms in segevery.timer.ms.values())
@@ -214,17 +216,17 @@ def test_prompts_without_an_image() -> None:
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ({}, "Nothing to segment"),
+        ({}, "Prompts must have points, boxes or mask_input"),
         ({"boxes": np.zeros((0, 4))}, "0 prompts"),
-        ({"labels": [[1]]}, "no points"),
-        ({"points": [1, 2]}, r"points should be of shape \(any, any, 2\)"),
-        ({"points": [[1, 2]], "labels": [1, 0]}, "Each point has one label"),
-        ({"points": [[1, 2]], "labels": [2]}, "Labels are 1"),
-        ({"boxes": [[0, 0, 1]]}, r"boxes should be of shape \(any, 4\)"),
-        ({"boxes": [[0, 0, 1, np.nan]]}, "boxes holds NaN"),
-        ({"boxes": [[0, 0, 1, 1]], "points": [[[1, 1]], [[2, 2]]]}, "disagree about their number"),
-        ({"boxes": [[0, 0, 1, 1]] * 2, "mask_input": np.zeros((1, 64, 64))}, "1 mask inputs for 2 prompts"),
-        ({"mask_input": np.zeros((1, 8, 8))}, r"mask_input should be of shape \(any, 64, 64\)"),
+        ({"labels": [[1]]}, "labels and no points"),
+        ({"points": [1, 2]}, r"points must have shape \(any, any, 2\)"),
+        ({"points": [[1, 2]], "labels": [1, 0]}, "labels must have one entry per point"),
+        ({"points": [[1, 2]], "labels": [2]}, r"labels must be 1 .*, got \[2\]"),
+        ({"boxes": [[0, 0, 1]]}, r"boxes must have shape \(any, 4\)"),
+        ({"boxes": [[0, 0, 1, np.nan]]}, "boxes must be finite, got NaN"),
+        ({"boxes": [[0, 0, 1, 1]], "points": [[[1, 1]], [[2, 2]]]}, "must have the same length, got"),
+        ({"boxes": [[0, 0, 1, 1]] * 2, "mask_input": np.zeros((1, 64, 64))}, "got 1 for 2 prompts"),
+        ({"mask_input": np.zeros((1, 8, 8))}, r"mask_input must have shape \(any, 64, 64\)"),
     ],
 )
 def test_bad_prompts_are_refused(photo: np.ndarray, prompts: dict, message: str) -> None:
@@ -236,5 +238,30 @@ def test_bad_prompts_are_refused(photo: np.ndarray, prompts: dict, message: str)
 
 @pytest.mark.parametrize("settings", [{"prompt": "box"}, {"rank_by": "area"}])
 def test_object_aware_settings_are_checked(settings: dict) -> None:
-    with pytest.raises(ValueError, match="is one of"):
+    with pytest.raises(ValueError, match="must be one of"):
         ObjectAware(Boxes(), **settings)
+
+
+@pytest.mark.parametrize("waiting", [0, 3 * 64 * 64 * 64 * 4])
+def test_masks_do_not_depend_on_when_they_are_encoded(
+    sam: Sam, photo: np.ndarray, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where NMS alone chooses, masks wait for it as logits, all of them, some or none."""
+    segevery = SegEvery(sam, GridProposals(points_per_side=12))
+    encoded: list[int] = []
+    encode = RleEncoder.__call__
+
+    def counted(self: RleEncoder, logits: torch.Tensor, stability_score_thresh: float = 0.0) -> Any:
+        encoded.append(len(logits))
+        return encode(self, logits, stability_score_thresh)
+
+    monkeypatch.setattr(RleEncoder, "__call__", counted)
+    expected = segevery(photo)
+    assert sum(encoded) == len(expected) < 12 * 12 * 3
+    encoded.clear()
+    monkeypatch.setattr("mobilesamv2.segevery.MAX_PENDING_BYTES", waiting)
+    found = segevery(photo)
+    assert sum(encoded) > len(expected)
+    assert found.rles == expected.rles
+    for name in ("boxes_xyxy", "predicted_iou", "stability_score", "scores", "prompt_index"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name

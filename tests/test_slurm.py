@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from mobilesamv2.cli import main as cli
+from mobilesamv2.cli.main import main as cli
 
 pytestmark = pytest.mark.slow
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sinfo", "scontrol")
@@ -90,9 +90,9 @@ def test_a_sweep_of_which_a_job_is_killed_and_queued_again(slurm: dict[str, str]
         "model=mini",
         "prompt_sampler=grid",
         "prompt_sampler.points_per_side=14,6,4",
-        "prompt_sampler.stability=0",
+        "prompt_sampler.stability_score_thresh=0",
     ]
-    given += ["prompt_sampler.predicted_iou=0", "trainer.accelerator=cpu", "num_workers=0", "seed=3"]
+    given += ["prompt_sampler.pred_iou_thresh=0", "trainer.accelerator=cpu", "num_workers=0", "seed=3"]
     cluster = ["gpus_per_node=null", "cpus_per_task=1", "timeout_min=30", "partition=test"]
     cluster = ["hydra/launcher=slurm", *(f"hydra.launcher.{option}" for option in cluster)]
     command = [sys.executable, str(ROOT / "evaluate.py"), "-m", *cluster, *given, "output_dir=sweep"]
@@ -125,7 +125,14 @@ def test_a_sweep_of_which_a_job_is_killed_and_queued_again(slurm: dict[str, str]
 
 
 def test_a_job_of_two_nodes_trains_what_one_process_does(slurm: dict[str, str], tmp_path: Path) -> None:
-    given = ["experiment=distill_tinyvit", "model=sam_vit_mini", "model@teacher=mini", "dataset=shapes", "batch_size=2"]
+    given = [
+        "experiment=distill_tinyvit",
+        "model=by_name",
+        "model.name=sam_vit_mini",
+        "model@teacher=mini",
+        "dataset=synthetic",
+        "batch_size=2",
+    ]
     given += ["dataset.limit=10", "validation_images=2", "task.warmup_images=0", "num_workers=0", "teacher.cache=off"]
     given += ["trainer.max_epochs=1", "trainer.accelerator=cpu"]
     cluster = ["gpus_per_node=null", "cpus_per_task=1", "timeout_min=30", "partition=test", "nodes=2"]

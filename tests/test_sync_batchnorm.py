@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from mobilesamv2 import build_sam
+from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
 from mobilesamv2.models.object_detector import build_detector, save_detector
-from mobilesamv2.tasks.sync_batchnorm import SyncBatchNorms
 
 
 @pytest.mark.parametrize("name", ["mini", "mini_conv", "micro_conv"])

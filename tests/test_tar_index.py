@@ -1,4 +1,4 @@
-"""Indices of tars are kept, and made anew when the tar is another one."""
+"""Indices of tars are cached, and rebuilt when the tar changes."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from mobilesamv2.data import tar_index
-from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
-from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.data.sa1b import SA1BDataset
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.data.writers import write_sa1b_tar
 
 
 def write_tar(path: Path, ids: range) -> Path:
-    scenes = ShapesDataset(ids.stop, (40, 60))
+    scenes = SyntheticDataset(ids.stop, (40, 60))
     write_sa1b_tar((scenes[i] for i in ids), path)
     return path
 

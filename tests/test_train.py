@@ -13,11 +13,11 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import preflight
 from mobilesamv2 import load_sam
-from mobilesamv2.data.sa1b import write_sa1b_tar
-from mobilesamv2.data.shapes import ShapesDataset
-from train import main
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.data.writers import write_sa1b_tar
+from mobilesamv2.recipes import build
+from mobilesamv2.recipes.train import main
 
 QUIET = ["trainer.accelerator=cpu", "+trainer.enable_progress_bar=false", "num_workers=0", "batch_size=2"]
 
@@ -32,14 +32,20 @@ def train(*overrides: str) -> float | None:
 
 @pytest.fixture
 def tar(tmp_path: Path) -> Path:
-    scenes = ShapesDataset(8, (90, 120))
+    scenes = SyntheticDataset(8, (90, 120))
     write_sa1b_tar((scenes[i] for i in range(8)), tmp_path / "sa_000000.tar")
     return tmp_path / "sa_000000.tar"
 
 
 def test_distils_from_a_tar(tar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    given = ["experiment=distill_tinyvit", "model=mini", "model@teacher=sam_vit_mini", f"dataset.tars={tar}"]
+    given = [
+        "experiment=distill_tinyvit",
+        "model=mini",
+        "model@teacher=by_name",
+        "teacher.name=sam_vit_mini",
+        f"dataset.tars={tar}",
+    ]
     given += [f"cache.folder={tmp_path / 'cache'}", "validation_images=2", "trainer.log_every_n_steps=1"]
     train(*given, f"output_dir={out}", "trainer.max_epochs=2")
     assert "mini.safetensors" in capsys.readouterr().out
@@ -57,18 +63,30 @@ def test_distils_from_a_tar(tar: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_run_gives_what_a_search_is_to_improve(tar: Path, tmp_path: Path) -> None:
-    given = ["experiment=distill_tinyvit", "model=mini", "model@teacher=sam_vit_mini", f"dataset.tars={tar}"]
+    given = [
+        "experiment=distill_tinyvit",
+        "model=mini",
+        "model@teacher=by_name",
+        "teacher.name=sam_vit_mini",
+        f"dataset.tars={tar}",
+    ]
     given += ["teacher.cache=off", "validation_images=2", "trainer.max_epochs=1"]
     found = train(*given, f"output_dir={tmp_path / 'a'}", "objective=val/loss")
     rows = list(csv.DictReader((tmp_path / "a" / "metrics.csv").open()))
     assert found == pytest.approx(float(next(row["val/loss"] for row in rows if row["val/loss"])))
-    with pytest.raises(SystemExit, match=r"error: objective=val/los was not logged; there are .*val/loss"):
+    with pytest.raises(SystemExit, match=r"error: objective must be a logged metric, one of .*val/loss.*, got val/los"):
         train(*given, f"output_dir={tmp_path / 'b'}", "objective=val/los")
 
 
 @pytest.mark.slow
 def test_a_search_in_miniature(tmp_path: Path) -> None:
-    given = ["experiment=search_distill", "model=mini", "model@teacher=sam_vit_mini", "dataset=shapes"]
+    given = [
+        "experiment=search_distill",
+        "model=mini",
+        "model@teacher=by_name",
+        "teacher.name=sam_vit_mini",
+        "dataset=synthetic",
+    ]
     given += ["dataset.limit=12", "validation_images=4", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
     given += ["trainer.max_epochs=1", "task.warmup_images=0", f"output_dir={tmp_path / 'search'}"]
     command = [sys.executable, str(ROOT / "train.py"), *given, *QUIET]
@@ -85,14 +103,14 @@ def test_a_search_in_miniature(tmp_path: Path) -> None:
 
 def test_the_jobs_of_a_sweep_are_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {}
-    monkeypatch.setattr(preflight, "instantiate", lambda node, **given: told.update(given))
-    monkeypatch.setattr(preflight, "is_sweep", lambda: True)
+    monkeypatch.setattr(build, "instantiate", lambda node, **given: told.update(given))
+    monkeypatch.setattr(build, "is_sweep", lambda: True)
     job = SimpleNamespace(override_dirname="optimizer.lr=1")
-    monkeypatch.setattr(preflight, "HydraConfig", SimpleNamespace(get=lambda: SimpleNamespace(job=job)))
-    preflight.loggers(OmegaConf.create({"wandb": {"project": "p"}}), tmp_path / "sweep" / "3")
+    monkeypatch.setattr(build, "HydraConfig", SimpleNamespace(get=lambda: SimpleNamespace(job=job)))
+    build.loggers(OmegaConf.create({"wandb": {"project": "p"}}), tmp_path / "sweep" / "3")
     assert (told["group"], told["name"]) == ("sweep", "optimizer.lr=1")
     told.clear()
-    preflight.loggers(OmegaConf.create({"wandb": {"group": "mine"}}), tmp_path / "sweep" / "3")
+    build.loggers(OmegaConf.create({"wandb": {"group": "mine"}}), tmp_path / "sweep" / "3")
     assert "group" not in told
 
 
@@ -124,7 +142,7 @@ def test_missing_files_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_trains_a_detector_that_ultralytics_loads(tar: Path, tmp_path: Path) -> None:
-    given = ["experiment=detect_yolov8n_shapes", "dataset=sa1b", f"dataset.tars={tar}"]
+    given = ["experiment=detect_yolov8n_synthetic", "dataset=sa1b", f"dataset.tars={tar}"]
     given += ["detector.image_size=128", "validation_images=2", f"output_dir={tmp_path / 'out'}"]
     train(*given)
     from ultralytics import YOLO

@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from torchvision.ops import sigmoid_focal_loss
 
 from mobilesamv2 import build_sam, load_sam
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import EncoderSamples, PromptSamples
-from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.tasks.distill import DistillDecoupled
-from mobilesamv2.tasks.finetune_decoder import FinetuneDecoder
-from mobilesamv2.tasks.losses import bce_loss, dice_loss, focal_loss, mask_iou
+from mobilesamv2.tasks.losses import MaskLoss, dice_loss, mask_iou
 from mobilesamv2.tasks.teacher import Teacher, teacher_identity
+from mobilesamv2.tasks.train_prompted_masks import TrainPromptedMasks
 
 ADAMW = partial(torch.optim.AdamW, lr=2e-3)
 
@@ -29,19 +28,32 @@ def trainer(folder: Path, **settings) -> pl.Trainer:
 
 
 def test_losses_by_hand() -> None:
-    logits, targets = torch.randn(2, 3, 5, 4), (torch.rand(2, 3, 5, 4) > 0.5).float()
-    expected = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2).mean((-2, -1))
-    assert torch.allclose(focal_loss(logits, targets), expected, atol=1e-6)
     sure = torch.tensor([[[50.0, 50.0], [-50.0, -50.0]]])
     target = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     assert dice_loss(sure, target).item() == pytest.approx(1 - (2 + 1) / (2 + 1 + 1))
-    assert bce_loss(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[1.0, 0.0]]])).item() == pytest.approx(math.log(2))
     assert mask_iou(sure, target).item() == 0.5
     assert mask_iou(-sure.abs(), target * 0).item() == 0.0
 
 
+def test_the_loss_of_masks_by_hand() -> None:
+    """Probabilities of a half everywhere, on an object of one cell in four."""
+    logits, targets = torch.zeros(1, 3, 2, 2), torch.tensor([[1.0, 0.0], [0.0, 0.0]]).expand(1, 3, 2, 2)
+    focal = (0.25 + 3 * 0.75) / 4 * 0.5**2 * math.log(2)  # weights of fore- and background, share of the error, loss
+    dice = 1 - (2 * 0.5 + 1) / (4 * 0.5**2 + 1 + 1)
+    for weights, expected in (
+        ({}, 20 * focal + dice),
+        ({"focal_weight": 0.0, "dice_weight": 0.5, "bce_weight": 2.0}, 0.5 * dice + 2 * math.log(2)),
+        ({"focal_weight": 3.0, "dice_weight": 0.0, "bce_weight": 1.0}, 3 * focal + math.log(2)),
+    ):
+        loss = MaskLoss(**weights).mask_terms(logits, targets)
+        assert loss.shape == (1, 3)
+        assert loss[0].tolist() == pytest.approx([expected] * 3)
+    predicted_iou, target_iou = torch.tensor([[0.5, 0.9]]), torch.tensor([[0.7, 0.9]])
+    assert MaskLoss(iou_weight=2.0).iou_term(predicted_iou, target_iou)[0].tolist() == pytest.approx([0.08, 0.0])
+
+
 def test_prompts_lie_on_their_masks() -> None:
-    samples = PromptSamples(ShapesDataset(6, (120, 200)), image_size=256, prompts_per_image=5, box_jitter=0.0)
+    samples = PromptSamples(SyntheticDataset(6, (120, 200)), image_size=256, prompts_per_image=5, box_jitter=0.0)
     for i in range(6):
         sample = samples[i]
         assert sample["pixels"].shape == (3, 256, 256)
@@ -50,7 +62,7 @@ def test_prompts_lie_on_their_masks() -> None:
         for mask, box, point in zip(sample["masks"], sample["boxes_xyxy"], sample["points"][:, 0], strict=True):
             assert (box[:2] <= point + 1e-3).all()
             assert (point <= box[2:] + 1e-3).all()
-            y, x = mask.nonzero(as_tuple=True)
+            y, x = (mask >= 0.5).nonzero(as_tuple=True)
             if len(x):  # a mask of a few pixels may fill no cell of four by four, and a thin tip neither
                 edges = torch.tensor([x.min(), y.min(), x.max() + 1, y.max() + 1]) * 4
                 assert (edges[:2] >= box[:2] - 4).all()
@@ -59,21 +71,21 @@ def test_prompts_lie_on_their_masks() -> None:
 
 
 def test_an_image_without_objects_weighs_nothing() -> None:
-    class Empty(ShapesDataset):
+    class Empty(SyntheticDataset):
         def __getitem__(self, index: int):
             image, truth = super().__getitem__(index)
             return image, type(truth)(truth.image_id, truth.size, [], [], [])
 
     samples = PromptSamples(Empty(8), image_size=256)
     assert samples[0]["weights"].sum() == 0
-    task = FinetuneDecoder(build_sam("mini"), ADAMW, freeze_image_encoder=False)
+    task = TrainPromptedMasks(build_sam("mini"), ADAMW, freeze_image_encoder=False)
     trainer(Path("."), max_steps=1).fit(task, datamodule=TrainingData(samples, batch_size=2))
     assert all(torch.isfinite(p).all() for p in task.sam.parameters())
 
 
 def test_nothing_left_to_train_on_is_an_error() -> None:
-    with pytest.raises(ValueError, match="8 images, of which 7 are kept for validation, make no batch of 4"):
-        TrainingData(EncoderSamples(ShapesDataset(8), 256), batch_size=4, validation_images=7)
+    with pytest.raises(ValueError, match="must be left to train on, got 1 of 8 with validation_images=7"):
+        TrainingData(EncoderSamples(SyntheticDataset(8), 256), batch_size=4, validation_images=7)
 
 
 def distillation(folder: Path, teacher: object = None) -> tuple[DistillDecoupled, TrainingData]:
@@ -82,7 +94,7 @@ def distillation(folder: Path, teacher: object = None) -> tuple[DistillDecoupled
     student = build_sam("mini")
     cache = EmbeddingCache(folder / "cache", teacher_identity(teacher), shard_size=5)
     task = DistillDecoupled(student, Teacher(teacher, cache), ADAMW, warmup_images=8)
-    return task, TrainingData(EncoderSamples(ShapesDataset(14), 256), batch_size=4, validation_images=2)
+    return task, TrainingData(EncoderSamples(SyntheticDataset(14), 256), batch_size=4, validation_images=2)
 
 
 class Modes(pl.Callback):
@@ -151,14 +163,14 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
     task.teacher.cache.flush()
     torch.manual_seed(1)
     other = build_sam("sam_vit_mini")
-    with pytest.raises(ValueError, match="others than this run's: weights_sha256"):
+    with pytest.raises(ValueError, match="differ from this run's: weights_sha256"):
         distillation(tmp_path, other)
 
 
 def test_sizes_must_agree() -> None:
     with torch.device("meta"):
         teacher, student = build_sam("mobile_sam"), build_sam("mini")
-    with pytest.raises(ValueError, match=r"\(256, 64\) in the student and \(1024, 256\) in the teacher"):
+    with pytest.raises(ValueError, match=r"must be the teacher's \(1024, 256\), got \(256, 64\)"):
         DistillDecoupled(student, Teacher(teacher), ADAMW)
 
 
@@ -167,8 +179,10 @@ def test_finetuning_trains_what_it_should(tmp_path: Path, freeze: bool) -> None:
     torch.manual_seed(0)
     sam = build_sam("mini")
     before = {k: v.clone() for k, v in sam.state_dict().items()}
-    task = FinetuneDecoder(sam, ADAMW, freeze_image_encoder=freeze)
-    data = TrainingData(PromptSamples(ShapesDataset(10), 256, prompts_per_image=3), batch_size=4, validation_images=2)
+    task = TrainPromptedMasks(sam, ADAMW, freeze_image_encoder=freeze)
+    data = TrainingData(
+        PromptSamples(SyntheticDataset(10), 256, prompts_per_image=3), batch_size=4, validation_images=2
+    )
     runner = trainer(tmp_path, max_epochs=1)
     runner.fit(task, datamodule=data)
     changed = {k.split(".")[0] for k, v in sam.state_dict().items() if not torch.equal(v, before[k])}
@@ -178,40 +192,41 @@ def test_finetuning_trains_what_it_should(tmp_path: Path, freeze: bool) -> None:
         assert torch.isfinite(runner.callback_metrics[name])
 
 
-def test_rounds_add_points_where_masks_are_wrong(tmp_path: Path) -> None:
+def test_several_points_lie_in_the_object_or_where_its_mask_is_wrong(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    scenes = PromptSamples(ShapesDataset(10), 256, prompts_per_image=3)
-    task = FinetuneDecoder(build_sam("mini"), ADAMW, rounds=2)
+    scenes = PromptSamples(SyntheticDataset(10), 256, prompts_per_image=3, mask_stride=2, points=4)
+    task = TrainPromptedMasks(build_sam("mini"), ADAMW)
     runner = trainer(tmp_path, max_steps=1)
     runner.fit(task, datamodule=TrainingData(scenes, batch_size=4, validation_images=2))
-    for kind in ("box", "point", "box_corrected", "point_corrected"):
+    for kind in ("box", "point", "points"):
         assert 0 <= runner.callback_metrics[f"train/miou_{kind}"] <= 1
-    asked: list[dict[str, torch.Tensor]] = []
+    prompts: list[dict[str, torch.Tensor]] = []
     decode = task.sam.decode
-    task.sam.decode = lambda embeddings, **prompt: asked.append(prompt) or decode(embeddings, **prompt)
+    task.sam.decode = lambda embeddings, **prompt: prompts.append(prompt) or decode(embeddings, **prompt)
     batch = scenes.collate([scenes[0], scenes[1]])
-    with torch.no_grad():
-        task.eval()._loss(batch)
-    assert [(prompt["multimask"], prompt.get("points", torch.empty(6, 0, 2)).shape[1]) for prompt in asked] == [
-        *((False, n) for n in (0, 1, 2)),
-        *((n == 1, n) for n in (1, 2, 3)),
-    ]
-    masks = batch["masks"].flatten(0, 1) > 0.5
-    for prompt in (asked[2], asked[5]):  # each added point says whether the object is where it lies
-        x, y = ((prompt["points"][:, -2:] - 1.5) / 4).long().unbind(-1)
-        on_object = masks[torch.arange(len(masks))[:, None], y, x].long()
-        labels = prompt["labels"][:, -2:]
-        assert (labels == on_object)[labels >= 0].all()
-    with pytest.raises(ValueError, match="rounds is a number of points, 0 or more, and is -1"):
-        FinetuneDecoder(build_sam("mini"), ADAMW, rounds=-1)
+    for training in (True, False):
+        with torch.no_grad():
+            task.train(training)._loss(batch)
+    assert [prompt["multimask_output"] for prompt in prompts] == [False, True, False] * 2
+    points, labels = prompts[2]["points"], prompts[2]["labels"]
+    assert (points.shape, labels.shape) == ((6, 5, 2), (6, 5))
+    assert torch.equal(points[:, 0], batch["points"].flatten(0, 1)[:, 0])
+    assert (labels[:, 0] == 1).all()
+    assert (labels[:, 1] >= 0).all()
+    assert (labels.diff(dim=1)[labels[:, :-1] == -1] == 0).all()  # padding comes last
+    assert (labels == 0).any()
+    x, y = (points / 2).long().unbind(-1)
+    shares = batch["masks"].flatten(0, 1)[torch.arange(6)[:, None], y, x]
+    assert (shares[labels == 0] <= 0.5).all()
+    assert (prompts[5]["points"].shape, prompts[5]["labels"].unique().tolist()) == ((6, 3, 2), [1])
 
 
 @pytest.mark.slow
 def test_overfits_one_scene(tmp_path: Path) -> None:
     """The gradient points the right way: the loss of one scene falls."""
     torch.manual_seed(0)
-    task = FinetuneDecoder(build_sam("mini"), ADAMW, freeze_image_encoder=False, focal_weight=2.0)
-    data = TrainingData(PromptSamples(ShapesDataset(1), 256, prompts_per_image=4), batch_size=1)
+    task = TrainPromptedMasks(build_sam("mini"), ADAMW, freeze_image_encoder=False, focal_weight=2.0)
+    data = TrainingData(PromptSamples(SyntheticDataset(1), 256, prompts_per_image=4), batch_size=1)
     losses: list[float] = []
     watch = pl.callbacks.LambdaCallback(
         on_train_batch_end=lambda t, *args: losses.append(float(t.callback_metrics["train/loss"]))

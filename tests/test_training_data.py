@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 
 from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.datamodule import TrainingData
-from mobilesamv2.data.lvis import write_lvis
-from mobilesamv2.data.sa1b import SA1BDataset, write_sa1b_tar
+from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.samples import EncoderSamples, PromptSamples
-from mobilesamv2.data.shapes import ShapesDataset
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.data.writers import write_lvis, write_sa1b_tar
 from mobilesamv2.masks import encode
 from mobilesamv2.structures import GroundTruth
 
@@ -24,13 +24,13 @@ from mobilesamv2.structures import GroundTruth
 @pytest.fixture
 def tar(tmp_path: Path) -> Path:
     path = tmp_path / "sa_000000.tar"
-    scenes = ShapesDataset(4, (60, 80))
+    scenes = SyntheticDataset(4, (60, 80))
     write_sa1b_tar((scenes[i] for i in range(4)), path)
     return path
 
 
 def test_what_is_written_as_sa1b_reads_back(tar: Path) -> None:
-    scenes, dataset = ShapesDataset(4, (60, 80)), SA1BDataset(tar)
+    scenes, dataset = SyntheticDataset(4, (60, 80)), SA1BDataset(tar)
     assert dataset.image_ids == [0, 1, 2, 3]
     for i in (3, 0, 2):
         image, truth = dataset[i]
@@ -39,7 +39,7 @@ def test_what_is_written_as_sa1b_reads_back(tar: Path) -> None:
         assert np.abs(image.astype(int) - drawn).mean() < 20  # JPEG
     assert len(SA1BDataset(tar, limit=2)) == 2
     assert len(SA1BDataset(tar.parent)) == 4
-    with pytest.raises(ValueError, match="Photo sa_0 is there twice"):
+    with pytest.raises(ValueError, match="Image ids must be unique, got sa_0 twice"):
         SA1BDataset([tar, tar])
 
 
@@ -92,7 +92,7 @@ def test_broken_tars_are_named(tar: Path, tmp_path: Path) -> None:
         pass
     with pytest.raises(ValueError, match="holds no pair"):
         SA1BDataset(tmp_path / "empty.tar")
-    with pytest.raises(ValueError, match=r"Photo sa_5 .*can't be decoded"):
+    with pytest.raises(ValueError, match=r"Image sa_5 .*can't be decoded"):
         SA1BDataset(broken_tar(tmp_path / "a.tar", b"no photo", b"{}"))[0]
     photo = io.BytesIO()
     from PIL import Image
@@ -108,10 +108,10 @@ def test_broken_tars_are_named(tar: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_broken_is_left_out_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One of two tars ends early, one photo has no annotations, and one can't be decoded."""
+    """One of two tars ends early, one image has no annotations, and one can't be decoded."""
     import tarfile
 
-    scenes = ShapesDataset(12, (60, 80))
+    scenes = SyntheticDataset(12, (60, 80))
     first, second = tmp_path / "sa_000000.tar", tmp_path / "sa_000001.tar"
     write_sa1b_tar((scenes[i] for i in range(8)), first)
     write_sa1b_tar((scenes[i] for i in range(8, 12)), second)
@@ -120,7 +120,7 @@ def test_what_is_broken_is_left_out_named_and_counted(tmp_path: Path, caplog: py
     content = first.read_bytes()
     start = content.index(b"\xff\xd8\xff", 1)  # the first photo
     first.write_bytes(content[:start] + bytes(200) + content[start + 200 : int(0.8 * len(content))])
-    with pytest.raises(ValueError, match=r"1 of 2 tars are broken, too many for .*=0\.01: .*000000\.tar"):
+    with pytest.raises(ValueError, match=r"1 of 2 tars are broken, more than .*=0\.01 allows: .*000000\.tar"):
         SA1BDataset(tmp_path)
 
     dataset = SA1BDataset(tmp_path, max_broken=0.5)
@@ -134,19 +134,19 @@ def test_what_is_broken_is_left_out_named_and_counted(tmp_path: Path, caplog: py
         assert batch["pixels"].shape == (2, 3, 64, 64)
         assert "broken" not in batch
     assert len(data.broken) == 1
-    assert "Left out (1 so far): Photo sa_0 of" in caplog.text
-    with pytest.raises(ValueError, match=r"1 of \d+ images are broken, .* allows 0; the last one: Photo sa_0"):
+    assert "Skipped (1 so far): Image sa_0 of" in caplog.text
+    with pytest.raises(ValueError, match=r"1 of \d+ images are broken, .* allows 0; the last one: Image sa_0"):
         delivered(TrainingData(samples, batch_size=2, max_broken=0.0))
 
 
 def test_a_missing_file_is_left_out_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    scenes = ShapesDataset(6, (60, 80))
+    scenes = SyntheticDataset(6, (60, 80))
     write_lvis((scenes[i] for i in range(6)), tmp_path)
     (tmp_path / "images" / "3.png").unlink()
     images = CocoDataset(tmp_path / "annotations.json", tmp_path / "images")
     data = TrainingData(EncoderSamples(images, 64), batch_size=2, max_broken=0.2)
     assert [len(batch["image_id"]) for batch in delivered(data)] == [2, 2, 2]
-    assert "Left out (1 so far): " in caplog.text
+    assert "Skipped (1 so far): " in caplog.text
     assert "3.png" in caplog.text
 
 
@@ -168,9 +168,9 @@ def test_objects_of_every_size_are_drawn_as_often() -> None:
         image_ids: tuple[int, ...] = (7,)
 
     images = Images([(np.zeros((64, 64, 3), dtype=np.uint8), truth)])
-    for by_size, share in ((False, 1 / 9), (True, 1 / 2)):
-        samples = PromptSamples(images, 64, prompts_per_image=1, box_jitter=0, by_size=by_size)
+    for size_balanced, share in ((False, 1 / 9), (True, 1 / 2)):
+        samples = PromptSamples(images, 64, prompts_per_image=1, box_jitter=0, size_balanced=size_balanced)
         rng = np.random.default_rng(0)
         large = sum(samples.draw(0, rng)["masks"].sum().item() > 50 for _ in range(600)) / 600
         assert abs(large - share) < 0.05
-    assert PromptSamples(images, 64, prompts_per_image=20, by_size=True)[0]["weights"].sum() == 20
+    assert PromptSamples(images, 64, prompts_per_image=20, size_balanced=True)[0]["weights"].sum() == 20

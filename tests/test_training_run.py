@@ -22,13 +22,19 @@ from test_training import trainer
 from torch import nn
 
 from mobilesamv2 import build_sam
-from mobilesamv2.data.sa1b import write_sa1b_tar
-from mobilesamv2.data.shapes import ShapesDataset
-from mobilesamv2.tasks import checkpointing
-from mobilesamv2.tasks.checkpointing import AveragedWeights
+from mobilesamv2.callbacks import checkpoint as checkpoints
+from mobilesamv2.callbacks.checkpoint import EMA
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.data.writers import write_sa1b_tar
 from mobilesamv2.tasks.schedule import decay_groups
 
-SMALL = ["experiment=distill_tinyvit", "model=mini", "model@teacher=sam_vit_mini", "dataset=shapes"]
+SMALL = [
+    "experiment=distill_tinyvit",
+    "model=mini",
+    "model@teacher=by_name",
+    "teacher.name=sam_vit_mini",
+    "dataset=synthetic",
+]
 
 
 class Rates(pl.Callback):
@@ -67,7 +73,7 @@ def test_biases_norms_and_tables_of_positions_do_not_decay() -> None:
     assert [group.get("weight_decay") for group in decay_groups(sam.image_encoder)] == [None, 0.0]
     optimizer = partial(torch.optim.AdamW, lr=1.0, weight_decay=0.1)(decay_groups(sam.image_encoder))
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
-    with pytest.raises(ValueError, match="No parameter is to be trained"):
+    with pytest.raises(ValueError, match="At least one parameter must be trainable"):
         decay_groups(nn.Linear(1, 1).requires_grad_(False))
 
 
@@ -75,7 +81,7 @@ def test_an_averaged_run_resumes_exactly_and_averages_the_student_alone(tmp_path
     def fit(folder: Path, stop: int | None = None, resume: bool = False) -> pl.LightningModule:
         task, data = distilling()
         keeps = pl.callbacks.ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)
-        average = AveragedWeights(decay=0.5)
+        average = EMA(decay=0.5)
         callbacks = [keeps, average, *([StopsAt(stop, at_the_end=False)] if stop else [])]
         runner = trainer(tmp_path, callbacks=callbacks, max_epochs=2, enable_checkpointing=True)
         path = folder / "last.ckpt" if resume else None
@@ -96,20 +102,42 @@ def test_an_averaged_run_resumes_exactly_and_averages_the_student_alone(tmp_path
     assert not torch.equal(task.state_dict()[name], whole[name])
 
 
+def test_the_decay_of_the_average_rises(tmp_path: Path) -> None:
+    """The average of a weight that is 1, 2, 3, 4 after the steps, with decays computed by hand."""
+
+    class Ramp(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def training_step(self, batch: object, batch_idx: int) -> torch.Tensor:
+            return -self.weight
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    for decay, second, third in ((0.9, 3 / 12, 4 / 13), (0.2, 0.2, 0.2)):
+        task = Ramp()
+        trainer(tmp_path, max_steps=4, callbacks=[EMA(decay)]).fit(task, [[0]] * 4)
+        average = 2 / 11 * 1 + 9 / 11 * 2
+        average = second * average + (1 - second) * 3
+        assert task.weight.item() == pytest.approx(third * average + (1 - third) * 4)
+
+
 def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
     given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off", f"output_dir={tmp_path}"]
     train(*given, "trainer.max_epochs=1")
     for other, what in (("seed=3", "seed 0 then, 3 now"), ("dataset.limit=7", "images 6 then, 5 now")):
-        with pytest.raises(SystemExit, match=f"resumed with other settings: {what}. resume=null starts anew"):
+        with pytest.raises(SystemExit, match=f"resumed with other settings: {what}. resume=null starts over"):
             train(*given, "trainer.max_epochs=2", other)
     with pytest.raises(SystemExit, match="images of a step 2 then, 4 now"):
         train(*given, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2")
-    with pytest.raises(SystemExit, match=r"is of another model: student.image_encoder.* now. resume=null starts anew"):
+    with pytest.raises(SystemExit, match=r"is of another model, .*: student.image_encoder.* resume=null starts over"):
         train(*given, "trainer.max_epochs=2", "encoder=repvit")
     [checkpoint] = (tmp_path / "checkpoints").glob("last.ckpt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:9999])
     os.utime(checkpoint)
-    with pytest.raises(SystemExit, match=r"last.ckpt can't be read: .*resume=null starts anew"):
+    with pytest.raises(SystemExit, match=r"last.ckpt can't be read: .*resume=null starts over"):
         train(*given, "trainer.max_epochs=2")
     train(*given, "trainer.max_epochs=2", "seed=3", "resume=null")
 
@@ -176,11 +204,11 @@ def test_a_stopped_run_is_saved_after_the_step_and_queued_again_if_it_should(
     number: int, state: str, requeued: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(checkpointing, "_scontrol", lambda *args: asked.append(args) or state)
+    monkeypatch.setattr(checkpoints, "_scontrol", lambda *args: asked.append(args) or state)
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     earlier = signal.getsignal(signal.SIGTERM)
     task, data = distilling()
-    callbacks = [checkpointing.SaveAndRequeue(tmp_path / "stopped.ckpt"), Told(2, number)]
+    callbacks = [checkpoints.SaveAndRequeue(tmp_path / "stopped.ckpt"), Told(2, number)]
     settings = {"max_epochs": 2, "accumulate_grad_batches": 2, "plugins": [LightningEnvironment()]}
     runner = trainer(tmp_path, callbacks=callbacks, **settings)
     with pytest.raises(SystemExit) as stopped:
@@ -192,7 +220,7 @@ def test_a_stopped_run_is_saved_after_the_step_and_queued_again_if_it_should(
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = checkpointing.WholeCheckpoints()
+    files = checkpoints.AtomicCheckpointIO()
     files.save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
 
     def breaks(content: object, path: Path) -> None:
@@ -238,11 +266,11 @@ def test_the_log_says_how_fast_it_was(tmp_path: Path) -> None:
 
 
 def test_many_jobs_share_the_teachers_pass_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scenes = ShapesDataset(9, (60, 90))
+    scenes = SyntheticDataset(9, (60, 90))
     for tar, part in (("a.tar", range(5)), ("b.tar", range(5, 9))):
         write_sa1b_tar((scenes[i] for i in part), tmp_path / tar)
     folder = f"cache.folder={tmp_path / 'cache'}"
-    teacher = ["model@teacher=sam_vit_mini", folder, f"output_dir={tmp_path / 'jobs'}"]
+    teacher = ["model@teacher=by_name", "teacher.name=sam_vit_mini", folder, f"output_dir={tmp_path / 'jobs'}"]
     train("experiment=cache_teacher", *teacher, f"dataset.tars={tmp_path / 'a.tar'}")
     assert "5 images encoded" in capsys.readouterr().out
     train("experiment=cache_teacher", *teacher, f"dataset.tars={tmp_path}")
@@ -272,17 +300,17 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     for given, message in (
         (["trainer.precision=bf16-true"], "use 32-true or bf16-mixed"),
         (["trainer.max_epochs=-1", "teacher.cache=off"], "set trainer.max_epochs or max_steps"),
-        (["task._target_=x.Y"], "train.py does not run Y"),
-        (["experiment=pretrain_mini", "task=distill"], "This task wants a teacher"),
-        (["teacher.cache=yes"], "teacher.cache is on or off; got"),
-        (["teacher.precision=half"], "teacher.precision is one of fp32, bf16, fp16; got half"),
-        (["cache.dtype=int4"], "cache.dtype is fp16 or int8; got int4"),
-        (["cache.region=valid"], "the loss is taken over the padding; task.mask_padding=true, or cache.region=full"),
-        (["cache.region=valid", "task=distill_coupled"], "masks are decoded from whole embeddings: cache.region=full"),
-        (["task=evaluate_proposals"], "train.py does not run EvaluateProposals"),
+        (["recipe=boxes"], "train.py does not run the recipe boxes; evaluate.py does"),
+        (["experiment=pretrain_mini", "task=distill"], "This task requires a teacher"),
+        (["teacher.cache=yes"], "teacher.cache must be on or off, got"),
+        (["teacher.precision=half"], "teacher.precision must be one of fp32, bf16, fp16, got half"),
+        (["cache.dtype=int4"], "cache.dtype must be fp16 or int8, got int4"),
+        (["cache.store_padding=false"], "cache.store_padding must be true, got false: the loss includes the padding"),
+        (["cache.store_padding=false", "task=distill_coupled"], "masks are decoded from full embeddings"),
+        (["recipe=none"], "recipe must be a module of mobilesamv2.recipes"),
         (
-            ["experiment=cache_teacher", "teacher.cache=off", "model@teacher=mini", "dataset=shapes"],
-            "teacher.cache is off",
+            ["experiment=cache_teacher", "teacher.cache=off", "model@teacher=mini", "dataset=synthetic"],
+            "teacher.cache must be on for task=cache_teacher",
         ),
     ):
         small = [] if given[0].startswith("experiment") else SMALL

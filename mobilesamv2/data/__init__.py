@@ -1,1 +1,1 @@
-"""Data sets as they are published."""
+"""Data sets, training samples, and readers and writers of their files."""

@@ -13,12 +13,12 @@ Size = tuple[int, int]
 
 
 class Placement(NamedTuple):
-    """Where an image comes to lie in the model's input: ``xy = scale * xy_of_the_image + offset``, within a window.
+    """Placement of an image in the model's input: ``input_xy = scale * image_xy + offset``, within a window.
 
     Attributes:
-        scale: pixels of the input for one of the image.
+        scale: pixels of the input per pixel of the image.
         offset: (x, y), pixels of the input.
-        window: x0, y0, x1, y1, whole pixels of the input; nothing of the image is seen outside.
+        window: x0, y0, x1, y1, integer pixels of the input; the image is not visible outside.
     """
 
     scale: float
@@ -26,7 +26,7 @@ class Placement(NamedTuple):
     window: tuple[int, int, int, int]
 
     def source(self, size: Size) -> tuple[float, float, float, float]:
-        """The window in pixels of the image, xyxy, as far as the image reaches."""
+        """Return the window in pixels of the image, xyxy, clipped to the image."""
         bounds = (size[1], size[0]) * 2
         shifts = self.offset * 2
         values = ((w - shift) / self.scale for w, shift in zip(self.window, shifts, strict=True))
@@ -36,21 +36,21 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is left to chance in a sample.
+    """Random augmentation of a sample.
 
     Attributes:
-        mosaic: probability that a sample is put together from four images around a random centre.
-        scale: a sample is enlarged by a factor between 1 minus and 1 plus this.
-        translate: and shifted by up to this share of the input's side, either way.
+        mosaic: probability that a sample is composed of four images around a random centre.
+        scale: a sample is scaled by a factor between 1 minus and 1 plus this.
+        translate: largest shift in either direction, as a share of the input's side.
         flip: probability of a horizontal flip.
         hue: largest shift, as a share of the colour circle.
-        saturation: is multiplied by 1 minus to 1 plus this.
-        brightness: and so is the value of HSV.
+        saturation: saturation is multiplied by 1 minus to 1 plus this.
+        brightness: the value of HSV is multiplied by 1 minus to 1 plus this.
 
     Raises:
-        ValueError: a share or probability that is below 0 or above 1, or a scale of 1, which would leave no image.
+        ValueError: if a share or probability is below 0 or above 1, or the scale is 1, which would leave no image.
 
-    Source: the defaults are ultralytics'; what MobileSAMv2 trained with is unpublished.
+    Source: the defaults are ultralytics'; MobileSAMv2's own settings are unpublished.
     """
 
     mosaic: float = 1.0
@@ -64,10 +64,11 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not 0 <= value <= 1 or (name == "scale" and value == 1):
-                raise ValueError(f"samples.augmentation.{name} lies between 0 and 1, and is {value}.")
+                bounds = "at least 0 and below 1" if name == "scale" else "between 0 and 1"
+                raise ValueError(f"samples.augmentation.{name} must be {bounds}, got {value}.")
 
     def placements(self, sizes: list[Size], side: int, rng: np.random.Generator) -> list[Placement]:
-        """Where one image, or the four of a mosaic, come to lie in an input of ``side`` x ``side`` pixels.
+        """Draw the placements of one image, or of the four of a mosaic, in an input of ``side`` x ``side`` pixels.
 
         A mosaic is a canvas of twice the side, whose centre is the middle of the input before scale and shift; the
         images touch at a point drawn from its inner half.
@@ -75,38 +76,37 @@ class Augmentation:
         factor = 1 + rng.uniform(-self.scale, self.scale)
         shift = rng.uniform(-self.translate, self.translate, 2) * side + side / 2
         if len(sizes) == 1:
-            whole = _fit(sizes[0], side)
-            corners, spaces, middle = [(0.0, 0.0)], [(0.0, 0.0, float(side), float(side))], side / 2
-            scales = [whole]
+            scales = [_fit_scale(sizes[0], side)]
+            corners, cells, middle = [(0.0, 0.0)], [(0.0, 0.0, float(side), float(side))], side / 2
         else:
             x, y = rng.uniform(side / 2, 3 * side / 2, 2)
-            scales = [_fit(size, side) for size in sizes]
+            scales = [_fit_scale(size, side) for size in sizes]
             corners = [
                 (x - (i % 2 == 0) * scale * width, y - (i < 2) * scale * height)
                 for i, (scale, (height, width)) in enumerate(zip(scales, sizes, strict=True))
             ]
             end = 2.0 * side
-            spaces = [(0.0, 0.0, x, y), (x, 0.0, end, y), (0.0, y, x, end), (x, y, end, end)]
+            cells = [(0.0, 0.0, x, y), (x, 0.0, end, y), (0.0, y, x, end), (x, y, end, end)]
             middle = float(side)
-        found = []
-        for size, scale, corner, space in zip(sizes, scales, corners, spaces, strict=True):
+        placements = []
+        for size, scale, corner, cell in zip(sizes, scales, corners, cells, strict=True):
             offset = [factor * (c - middle) + s for c, s in zip(corner, shift, strict=True)]
             extent = [*offset, offset[0] + factor * scale * size[1], offset[1] + factor * scale * size[0]]
-            free = [factor * (s - middle) + shift[i % 2] for i, s in enumerate(space)]
-            low = [max(a, b, 0.0) for a, b in zip(extent[:2], free[:2], strict=True)]
-            high = [min(a, b, float(side)) for a, b in zip(extent[2:], free[2:], strict=True)]
+            bounds = [factor * (edge - middle) + shift[i % 2] for i, edge in enumerate(cell)]
+            low = [max(a, b, 0.0) for a, b in zip(extent[:2], bounds[:2], strict=True)]
+            high = [min(a, b, float(side)) for a, b in zip(extent[2:], bounds[2:], strict=True)]
             window = tuple(int(v + 0.5) for v in (*low, *map(max, low, high)))
-            found.append(Placement(factor * scale, (offset[0], offset[1]), window))  # pyright: ignore
-        return found
+            placements.append(Placement(factor * scale, (offset[0], offset[1]), window))  # pyright: ignore
+        return placements
 
     def recolour(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """RGB uint8 (H, W, 3) in other colours: hue shifted, saturation and value multiplied."""
+        """Change the colours of an image, RGB uint8 (H, W, 3): shift the hue, multiply saturation and value."""
         hue, saturation, brightness = rng.uniform(-1, 1, 3) * (self.hue, self.saturation, self.brightness)
         if not hue and not saturation and not brightness:
             return image
         levels = np.arange(256)
         tables = (
-            (levels + round(hue * 256)) % 256,  # Pillow's circle has 256 steps
+            (levels + round(hue * 256)) % 256,  # Pillow's colour circle has 256 steps
             np.clip(levels * (1 + saturation), 0, 255),
             np.clip(levels * (1 + brightness), 0, 255),
         )
@@ -114,23 +114,23 @@ class Augmentation:
         return np.asarray(hsv.point([int(v) for table in tables for v in table]).convert("RGB"))
 
 
-def upright(size: Size, side: int) -> Placement:
-    """The image at the left and the top of the input, its longest side as long as the input's."""
-    scale = _fit(size, side)
+def letterbox_placement(size: Size, side: int) -> Placement:
+    """Return the placement at the left and the top of the input, the image's longest side as long as the input's."""
+    scale = _fit_scale(size, side)
     height, width = (max(1, int(scale * length + 0.5)) for length in size)
     return Placement(scale, (0.0, 0.0), (0, 0, width, height))
 
 
 def paint(canvas: np.ndarray, image: np.ndarray, placement: Placement) -> None:
-    """Draws an image, RGB uint8 (H, W, 3), into the model's input (S, S, 3), antialiased bilinear."""
+    """Draw an image, RGB uint8 (H, W, 3), into the model's input (S, S, 3), antialiased bilinear."""
     x0, y0, x1, y1 = placement.window
     source = placement.source((image.shape[0], image.shape[1]))
     if x1 <= x0 or y1 <= y0 or source[2] <= source[0] or source[3] <= source[1]:
         return
-    part = Image.fromarray(image).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=source)
-    canvas[y0:y1, x0:x1] = np.asarray(part)
+    resized = Image.fromarray(image).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=source)
+    canvas[y0:y1, x0:x1] = np.asarray(resized)
 
 
-def _fit(size: Size, side: int) -> float:
-    """Pixels of the input for one of an image whose longest side becomes the input's."""
+def _fit_scale(size: Size, side: int) -> float:
+    """Return the scale that makes an image's longest side as long as the input's."""
     return side / max(size)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cached_property
@@ -11,34 +9,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
-from mobilesamv2.data.annotated_images import AnnotatedImages, choose_images
+from mobilesamv2.data.base import ImageDataset, choose_images
 from mobilesamv2.data.images import read_rgb
-from mobilesamv2.data.provenance import sha256_of
+from mobilesamv2.data.json_files import is_finite_number, read_json
+from mobilesamv2.files import sha256_of
 from mobilesamv2.masks import to_rles
 from mobilesamv2.structures import GroundTruth
 
-MOST_PIXELS = 2**31 - 1
-"""Of an image: run lengths are numbers of 32 bits."""
+MAX_PIXELS = 2**31 - 1
+"""Pixels of an image; run lengths are 32-bit integers."""
 
 
-class CocoDataset(AnnotatedImages):
+class CocoDataset(ImageDataset):
     """Images with their annotated objects, in the order of the annotation file.
 
     Args:
         annotations: a JSON file in COCO's layout: ``images``, ``annotations`` and ``categories``.
         images: the folder of the images; None where only the annotations are read.
-        limit: at most so many images, or below 1 that share of them; None keeps all.
+        limit: at most N images, or below 1 that share of them; None keeps all.
         subset_seed: draws them at random; None keeps the first.
-        image_list: a text file of image ids, one a line; only these are kept.
+        image_list: text file with one image id per line; only these images are kept.
 
     Raises:
-        FileNotFoundError: the file, the folder or the list is not there.
-        ValueError: the file is not in COCO's layout; the sentence names the entry.
+        FileNotFoundError: if the file, the folder or the list is missing.
+        ValueError: if the file is not in COCO's layout.
     """
 
     published = "COCO is published at https://cocodataset.org/#download."
-    """Where users of this class find its files."""
+    """Where the files are published, for error messages."""
 
     def __init__(
         self,
@@ -53,12 +53,13 @@ class CocoDataset(AnnotatedImages):
         self.images = None if images is None else Path(images)
         content = read_json(self.annotations)
         if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-            raise ValueError(f"{self.annotations} is not in COCO's layout: it has no 'images' and 'annotations'.")
+            raise ValueError(f"{self.annotations} is not in COCO's layout: missing 'images' or 'annotations'.")
         lists = {key: content[key] for key in ("images", "annotations")}
         lists["categories"] = content.get("categories") or []
         for key, entries in lists.items():
             if not isinstance(entries, list):
-                raise ValueError(f"{self.annotations} is not in COCO's layout: its '{key}' are no list.")
+                found = type(entries).__name__
+                raise ValueError(f"{self.annotations} is not in COCO's layout: '{key}' must be a list, got {found}.")
         records = self._checked_images(content["images"])
         self.records = [records[i] for i in choose_images([r["id"] for r in records], limit, subset_seed, image_list)]
         self._frequencies = self._checked_categories(lists["categories"])
@@ -66,31 +67,25 @@ class CocoDataset(AnnotatedImages):
         self._objects = self._checked_objects(content["annotations"], {r["id"] for r in content["images"]})
 
     @classmethod
+    @override
     def require_files(cls, settings: Mapping[str, Any]) -> None:
-        """Nothing, if the annotation file and the folder of images are there.
-
-        Args:
-            settings: what the data set is to be built with; images may be None.
-
-        Raises:
-            FileNotFoundError: naming what is missing, and where it is published.
-        """
         annotations, images = settings["annotations"], settings.get("images")
         missing = [] if Path(annotations).is_file() else [f"There is no annotation file {annotations}."]
         if images is not None and not Path(images).is_dir():
             missing.append(f"There is no folder of images {images}.")
         if missing:
-            hint = "Other places are named with dataset.annotations=FILE and dataset.images=FOLDER."
+            hint = "Set other paths with dataset.annotations=FILE and dataset.images=FOLDER."
             raise FileNotFoundError("\n".join([*missing, cls.published, hint]))
 
     @property
+    @override
     def image_ids(self) -> list[int]:
-        """Ids of the images, in order."""
         return [record["id"] for record in self.records]
 
     @property
+    @override
     def provenance(self) -> dict[str, Any]:
-        """The annotation file, its SHA-256, and the folder of the images."""
+        """Return the annotation file, its SHA-256, and the folder of the images."""
         return {
             "annotations": str(self.annotations),
             "annotations_sha256": self._sha256,
@@ -101,35 +96,40 @@ class CocoDataset(AnnotatedImages):
     def _sha256(self) -> str:
         return sha256_of([self.annotations])
 
+    @override
     def load_image(self, index: int) -> np.ndarray:
-        """RGB uint8 (H, W, 3).
+        """Load an image, RGB uint8 (H, W, 3).
 
         Raises:
-            FileNotFoundError: the image is not there.
-            ValueError: it can't be decoded, or its size disagrees with the annotation file.
+            FileNotFoundError: if the image is missing.
+            ValueError: if it can't be decoded, or its size is not that of the annotation file.
         """
         record = self.records[index]
         path = self._find(record)
         image = read_rgb(path, str(path))
-        stated = self.size_of(index)
-        if image.shape[:2] != stated:
-            raise ValueError(f"{path} is {image.shape[:2]} (height, width), and {self.annotations} says {stated}.")
+        expected = self.size_of(index)
+        if image.shape[:2] != expected:
+            raise ValueError(
+                f"{path} must have the (height, width) {expected} that {self.annotations} lists, got {image.shape[:2]}."
+            )
         return image
 
+    @override
     def stored_image(self, index: int) -> tuple[str, bytes]:
-        """The image's file.
+        """Return the suffix and the content of an image's file.
 
         Raises:
-            FileNotFoundError: the image is not there.
+            FileNotFoundError: if the image is missing.
         """
         path = self._find(self.records[index])
         return path.suffix, path.read_bytes()
 
+    @override
     def ground_truth(self, index: int) -> GroundTruth:
-        """The objects of an image, without crowds and ignored ones.
+        """Return the objects of an image, without crowds and ignored ones.
 
         Raises:
-            ValueError: a segmentation is broken; the sentence names the annotation.
+            ValueError: if a segmentation is broken.
         """
         record, size = self.records[index], self.size_of(index)
         objects = [o for o in self._objects[record["id"]] if not o.get("iscrowd") and not o.get("ignore")]
@@ -145,15 +145,16 @@ class CocoDataset(AnnotatedImages):
             frequencies=[self._frequencies.get(o.get("category_id")) for o in objects],
         )
 
+    @override
     def size_of(self, index: int) -> tuple[int, int]:
-        """(H, W) of an image, pixels."""
         return self.records[index]["height"], self.records[index]["width"]
 
+    @override
     def check_images(self) -> None:
-        """Nothing, if every image is there.
+        """Check that every image exists.
 
         Raises:
-            FileNotFoundError: an image is missing; the sentence names the first one and says how many are.
+            FileNotFoundError: if an image is missing; the message contains the first one and how many are missing.
         """
         missing = [record for record in self.records if not any(path.is_file() for path in self.paths(record))]
         if missing:
@@ -163,7 +164,7 @@ class CocoDataset(AnnotatedImages):
                 raise FileNotFoundError(f"{error} {len(missing)} of {len(self)} images are missing.") from None
 
     def paths(self, record: dict[str, Any]) -> list[Path]:
-        """Where the image of a record may lie, the likeliest first."""
+        """Return where the image of a record may lie, the likeliest path first."""
         return [self.images / record["file_name"]] if self.images is not None and "file_name" in record else []
 
     def _find(self, record: dict[str, Any]) -> Path:
@@ -171,76 +172,55 @@ class CocoDataset(AnnotatedImages):
         for path in candidates:
             if path.is_file():
                 return path
-        places = " and ".join(map(str, candidates)) or "nothing, since it has no file_name"
-        raise FileNotFoundError(f"Image {record['id']} of {self.annotations} is missing; looked for {places}.")
+        tried = " and ".join(map(str, candidates)) or "nothing, since it has no file_name"
+        raise FileNotFoundError(f"Image {record['id']} of {self.annotations} is missing; looked for {tried}.")
 
     def _checked_images(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         seen: set[int] = set()
         for i, record in enumerate(records):
             name = f"Image number {i} of {self.annotations}"
             if not isinstance(record, dict):
-                raise ValueError(f"{name} is a {type(record).__name__}, not id, height and width.")
-            for key, least in (("id", -(2**63)), ("height", 1), ("width", 1)):
+                raise ValueError(f"{name} must be an object with id, height and width, got {type(record).__name__}.")
+            for key, minimum in (("id", -(2**63)), ("height", 1), ("width", 1)):
                 value = record.get(key)
-                if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
-                    raise ValueError(f"{name} has no {key}, or one that is no such number: {value}.")
+                if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value < 2**63:
+                    kind = "64-bit integer" if minimum < 0 else "positive 64-bit integer"
+                    raise ValueError(f"{name} must have a {kind} as {key}, got {value}.")
             for key in ("file_name", "coco_url"):
                 if not isinstance(record.get(key, ""), str):
-                    raise ValueError(f"{name} has a {key} that is no text: {record[key]}.")
-            if record["height"] * record["width"] > MOST_PIXELS:
+                    raise ValueError(f"{name} must have a string as {key}, got {record[key]}.")
+            if record["height"] * record["width"] > MAX_PIXELS:
                 size = f"{record['height']} x {record['width']}"
-                raise ValueError(f"{name} is {size} pixels, more than a mask can count.")
+                raise ValueError(f"{name} must have at most {MAX_PIXELS} pixels, for 32-bit run lengths, got {size}.")
             if record["id"] in seen:
                 raise ValueError(f"{self.annotations} has two images of id {record['id']}.")
             seen.add(record["id"])
         return records
 
     def _checked_categories(self, categories: list[Any]) -> dict[int | None, str | None]:
-        """The frequency of each category by its id; None where it is not said."""
+        """Return the frequency of each category by its id; None where the file has none."""
         frequencies: dict[int | None, str | None] = {}
         for i, category in enumerate(categories):
             if not isinstance(category, dict) or not isinstance(category.get("id"), int):
-                raise ValueError(f"Category number {i} of {self.annotations} has no id that is a number: {category}.")
+                raise ValueError(f"Category number {i} of {self.annotations} must have an integer id, got {category}.")
             frequencies[category["id"]] = category.get("frequency")
         return frequencies
 
-    def _checked_objects(self, objects: list[dict[str, Any]], known: set[int]) -> dict[int, list[dict[str, Any]]]:
+    def _checked_objects(self, objects: list[dict[str, Any]], image_ids: set[int]) -> dict[int, list[dict[str, Any]]]:
         by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for i, annotation in enumerate(objects):
             if not isinstance(annotation, dict):
-                raise ValueError(f"Annotation number {i} of {self.annotations} is a {type(annotation).__name__}.")
+                kind = type(annotation).__name__
+                raise ValueError(f"Annotation number {i} of {self.annotations} must be an object, got {kind}.")
             name = f"Annotation {annotation.get('id', f'number {i}')} of {self.annotations}"
             missing = [key for key in ("image_id", "segmentation", "area") if key not in annotation]
             if missing:
                 raise ValueError(f"{name} has no {missing[0]}.")
-            if not isinstance(annotation["image_id"], int) or annotation["image_id"] not in known:
+            if not isinstance(annotation["image_id"], int) or annotation["image_id"] not in image_ids:
                 raise ValueError(f"{name} is on image {annotation['image_id']}, which the file does not list.")
             if not is_finite_number(annotation["area"]) or annotation["area"] < 0:
-                raise ValueError(f"{name} has an area that is no number of pixels: {annotation['area']}.")
+                raise ValueError(f"{name} must have an area of 0 or more square pixels, got {annotation['area']}.")
             if not isinstance(annotation.get("category_id"), int | None):
-                raise ValueError(f"{name} has a category_id that is no number: {annotation['category_id']}.")
+                raise ValueError(f"{name} must have an integer as category_id, got {annotation['category_id']}.")
             by_image[annotation["image_id"]].append(annotation)
         return by_image
-
-
-def is_finite_number(value: Any) -> bool:
-    """Whether a JSON value is a number that a float can hold."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
-        raise ValueError(f"{path} is not valid JSON: {error}") from error

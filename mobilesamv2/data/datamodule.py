@@ -1,4 +1,4 @@
-"""What a Trainer is fed with."""
+"""Data modules for training and evaluation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+from typing_extensions import override
 
-from mobilesamv2.data.annotated_images import AnnotatedImages
+from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import EncoderSamples, Sample
 from mobilesamv2.structures import GroundTruth
@@ -23,67 +24,72 @@ logger = logging.getLogger(__name__)
 EvaluationSample = tuple[np.ndarray, GroundTruth]
 """One image, RGB uint8 (H, W, 3), and its objects."""
 
-NOTHING = -1
+NO_SAMPLE = -1
+"""Index of the item of a ``PaddedDataset`` that is None."""
 
 
 class EvaluationData(pl.LightningDataModule):
-    """Images with their objects, in lists, decoded ahead by workers.
+    """Images with their objects, in lists, prefetched by workers.
 
-    Several processes share the images out without repeating one; their shares may differ by an image. A process without
-    a share is given None once, so that all processes pass through the same hooks.
+    Several processes divide the images among themselves without repetition; their shares may differ by one image. A
+    process without a share receives None once, so that all processes run the same hooks.
 
     Args:
         dataset: the images.
-        num_workers: processes that decode ahead, for each process that evaluates.
-        done: ids of images to leave out.
+        num_workers: workers that decode images, for each process that evaluates.
+        done: ids of images to skip.
         batch_size: images in a list.
+
+    Raises:
+        ValueError: if ``batch_size`` is below 1.
     """
 
     def __init__(
-        self, dataset: AnnotatedImages, num_workers: int = 1, done: Collection[int] = (), batch_size: int = 1
+        self, dataset: ImageDataset, num_workers: int = 1, done: Collection[int] = (), batch_size: int = 1
     ) -> None:
         super().__init__()
         if batch_size < 1:
-            raise ValueError(f"batch_size is 1 or more, and is {batch_size}.")
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         self.batch_size = batch_size
-        self.dataset: Dataset[Any] = _OrNothing(dataset)
+        self.dataset: Dataset[Any] = PaddedDataset(dataset)
         self.num_workers = num_workers
-        left_out = set(done)
-        self.remaining = [i for i, image_id in enumerate(dataset.image_ids) if image_id not in left_out]
+        skipped = set(done)
+        self.remaining = [i for i, image_id in enumerate(dataset.image_ids) if image_id not in skipped]
 
+    @override
     def test_dataloader(self) -> DataLoader[list[EvaluationSample | Exception | None]]:
-        """This process's share."""
         rank, world_size = _rank(self.trainer)
-        share = self.remaining[rank::world_size] or [NOTHING]
+        share = self.remaining[rank::world_size] or [NO_SAMPLE]
         return DataLoader(
-            self.dataset, self.batch_size, sampler=share, collate_fn=_as_it_is, num_workers=self.num_workers
+            self.dataset, self.batch_size, sampler=share, collate_fn=identity_collate, num_workers=self.num_workers
         )
 
+    @override
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Images stay on the CPU until SegAny has resized them."""
+        """Keep images on the CPU until SegAny has resized them."""
         return batch
 
 
 class TrainingData(pl.LightningDataModule):
     """Batches of training samples, and some images at the end of the data set that only validation reads.
 
-    Order and chance follow from the seed, the epoch and the sample alone, and the place in an epoch from the number of
-    optimizer steps: a run that is resumed sees what it would have seen. Several processes take turns batch by batch, as
-    one process does that accumulates their gradients.
+    Order and randomness depend only on the seed, the epoch and the sample, and the position in an epoch on the number
+    of optimizer steps: a resumed run sees the same samples as one that was not stopped. Several processes take turns
+    batch by batch, like one process that accumulates their gradients.
 
     Args:
-        samples: what the task trains on.
+        samples: samples of the task.
         batch_size: samples in a batch of one process.
-        validation_images: how many at the end are kept from training.
-        num_workers: processes that make samples ahead.
-        seed: of the order and of what is left to chance.
-        max_broken: share of the images that may turn out to be broken; each is named in the log, and another image,
-            drawn at random, takes its place. More stop the run.
-        embeddings: where the teacher's embeddings are; a batch whose images are all there at the beginning of the
-            epoch has them as ``teacher_embedding``.
+        validation_images: images at the end of the data set that are kept from training.
+        num_workers: workers that prefetch samples.
+        seed: seed of the order and of the augmentation.
+        max_broken: share of the images that may turn out to be broken; each is logged and replaced by another image,
+            drawn at random. More stop the run.
+        embeddings: cache of the teacher's embeddings; a batch whose images are all cached when the epoch begins
+            contains them as ``teacher_embedding``.
 
     Raises:
-        ValueError: nothing would be left to train on.
+        ValueError: if less than a batch is left to train on.
     """
 
     def __init__(
@@ -100,13 +106,13 @@ class TrainingData(pl.LightningDataModule):
         last = len(samples) - validation_images
         if last < batch_size or validation_images < 0:
             raise ValueError(
-                f"{len(samples)} images, of which {validation_images} are kept for validation, make no batch of "
-                f"{batch_size}; lower validation_images or batch_size, or add data."
+                f"At least batch_size={batch_size} images must be left to train on, got {last} of {len(samples)} with "
+                f"validation_images={validation_images}; lower validation_images or batch_size, or add data."
             )
         samples.choose_from = range(last)
-        self.samples = _Whole(samples, seed, last)
+        self.samples = SkipBrokenDataset(samples, seed, last)
         self.broken: set[str] = set()
-        """What was wrong with images that others took the place of."""
+        """Errors of the images that were replaced by others."""
         self.max_broken = max_broken
         self.batches = ShuffledBatches(self, last, batch_size, seed)
         self.validation = range(last, len(samples))
@@ -117,13 +123,13 @@ class TrainingData(pl.LightningDataModule):
 
     @property
     def images_per_step(self) -> int:
-        """Images of all processes in an optimizer step."""
+        """Return the number of images in an optimizer step, over all processes."""
         accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
         return self.batches.batch_size * _rank(self.trainer)[1] * accumulated
 
     @property
-    def _counted_by(self) -> dict[str, Any]:
-        """What the place in an epoch is counted by."""
+    def _position_settings(self) -> dict[str, Any]:
+        """Return the settings that the position in an epoch depends on."""
         return {
             "images": self.batches.num_samples,
             "seed": self.batches.seed,
@@ -131,68 +137,73 @@ class TrainingData(pl.LightningDataModule):
             "images of a step": self.images_per_step,
         }
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer steps that are done, and what the place in an epoch is counted by."""
-        return self._counted_by | {"step": self.trainer.global_step if self.trainer else 0}
+        """Return the number of finished optimizer steps, and the settings that the position in an epoch depends on."""
+        return self._position_settings | {"step": self.trainer.global_step if self.trainer else 0}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Has a run go on where it stopped, if it goes on as it began.
+        """Resume at the step where a run stopped.
 
         Raises:
-            ValueError: it doesn't; the sentence says what differs.
+            ValueError: if the run had other settings.
         """
-        # Lightning asks for the first batches, which workers fetch ahead, before it restores its own count of steps
+        # Lightning requests the first batches, which workers prefetch, before it restores its own count of steps
         self.batches.first_step = int(state_dict.get("step", 0))
-        now = self._counted_by
-        differs = [
+        differences = [
             f"{key} {state_dict.get(key)} then, {value} now"
-            for key, value in now.items()
+            for key, value in self._position_settings.items()
             if value != state_dict.get(key)
         ]
-        if differs:
+        if differences:
             raise ValueError(
-                f"The run can't be resumed with other settings: {'; '.join(differs)}. resume=null starts anew."
+                f"The run can't be resumed with other settings: {'; '.join(differences)}. resume=null starts over."
             )
 
+    @override
     def train_dataloader(self) -> DataLoader[Sample]:
-        """This process's batches; a last round that not every process has a full batch of is left out."""
-        return ResumableLoader(self.samples, batch_sampler=self.batches, **self._settings)
+        """Return this process's batches, without a last round that is too short for a full batch on every process."""
+        return ResumableLoader(self.samples, batch_sampler=self.batches, **self._loader_args)
 
+    @override
     def val_dataloader(self) -> DataLoader[Sample]:
-        """This process's share, in order; all of it, where there are fewer images than processes."""
+        """Return this process's share of the validation images, in order; all, if there are fewer than processes."""
         rank, world_size = _rank(self.trainer)
         share = self.validation[rank::world_size] if len(self.validation) >= world_size else self.validation
         keys = [(VALIDATION, index) for index in share]
-        return DataLoader(self.samples, batch_size=self.batches.batch_size, sampler=keys, **self._settings)
+        return DataLoader(self.samples, batch_size=self.batches.batch_size, sampler=keys, **self._loader_args)
 
+    @override
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """This process's share of all images, in order, without those that the teacher's embeddings are there of."""
+        """Return this process's share of all images, in order, without those whose embeddings are cached."""
         rank, world_size = _rank(self.trainer)
         ids = self.samples.samples.images.image_ids
         keys = [
             (ALL, i) for i, image_id in enumerate(ids) if self.embeddings is None or image_id not in self.embeddings
         ]
         return DataLoader(
-            self.samples, batch_size=self.batches.batch_size, sampler=keys[rank::world_size], **self._settings
+            self.samples, batch_size=self.batches.batch_size, sampler=keys[rank::world_size], **self._loader_args
         )
 
     @property
-    def _settings(self) -> dict[str, Any]:
-        """Of every loader."""
+    def _loader_args(self) -> dict[str, Any]:
+        """Return the arguments that all loaders share."""
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {"num_workers": self.num_workers, "collate_fn": self.collate, "pin_memory": on_gpu}
 
+    @override
     def on_before_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
-        """Takes the notes on broken images out of a batch, and names each image once.
+        """Remove the errors of broken images from a batch, and log each once.
 
         Raises:
-            ValueError: there are too many of them.
+            ValueError: if there are more broken images than ``max_broken`` allows.
         """
-        notes = (note for of_sample in batch.pop("broken", ()) for note in of_sample.split("\n") if note)
-        new = set(notes) - self.broken
+        errors = (error for lines in batch.pop("broken", ()) for error in lines.split("\n") if error)
+        new = set(errors) - self.broken
         self.broken |= new
-        for note in sorted(new):
-            logger.warning("Left out (%d so far): %s", len(self.broken), note)
+        for error in sorted(new):
+            logger.warning("Skipped (%d so far): %s", len(self.broken), error)
         allowed = self.max_broken * len(self.samples)
         if new and len(self.broken) > allowed:
             raise ValueError(
@@ -206,20 +217,22 @@ Key = tuple[int, int]
 """Epoch and index of a sample."""
 
 VALIDATION, ALL = -1, -2
-"""In the place of an epoch: nothing is left to chance; a broken image is replaced by one of validation, or by any."""
+"""Instead of an epoch, without augmentation; a broken image is replaced by one of validation, or by any."""
 
 ATTEMPTS = 20
-"""Images that are tried in place of a broken one."""
+"""Images to try in a row, the broken one included."""
 
 
 class ShuffledBatches(Sampler[list[Key]]):
-    """Batches of one process, in an order that is another one in each epoch, from the present step on.
+    """Batches of one process, in a different order in each epoch, from the current step on.
+
+    torchdata's StatefulDataLoader is not used: an order fixed by (seed, epoch, index) is simpler and bit-exact.
 
     Args:
-        data: whose trainer knows the step, the process and the number of processes.
-        num_samples: to choose from.
-        batch_size: of one process.
-        seed: of the order.
+        data: data module whose trainer has the step, the rank and the number of processes.
+        num_samples: number of samples to draw from.
+        batch_size: samples in a batch of one process.
+        seed: seed of the order.
     """
 
     def __init__(self, data: pl.LightningDataModule, num_samples: int, batch_size: int, seed: int) -> None:
@@ -228,10 +241,10 @@ class ShuffledBatches(Sampler[list[Key]]):
         self.batch_size = batch_size
         self.seed = seed
         self.first_step = 0
-        """Optimizer steps that were done before this run went on."""
+        """Optimizer steps that were finished before this run resumed."""
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Return the number of batches in an epoch."""
         return self.num_samples // (self.batch_size * _rank(self.data.trainer)[1])
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -243,7 +256,7 @@ class ShuffledBatches(Sampler[list[Key]]):
             yield [(epoch, index) for index in order[begin : begin + self.batch_size]]
 
     def _position(self) -> tuple[int, int]:
-        """Epoch and batch that the next optimizer step begins with."""
+        """Return the epoch and the batch that the next optimizer step begins with."""
         trainer = self.data.trainer
         if trainer is None:
             return 0, 0
@@ -254,26 +267,27 @@ class ShuffledBatches(Sampler[list[Key]]):
 
 
 class ResumableLoader(DataLoader[Sample]):
-    """A loader that Lightning knows to go on where a run stopped; its batches know the place by themselves."""
+    """Loader that Lightning recognises as resumable; ``ShuffledBatches`` finds the position by itself."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing needs to be kept."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing was kept."""
+        """Ignore the state, which is empty."""
 
 
-class _Whole(Dataset[Sample]):
-    """Samples by epoch and index, with a chance of their own for each; another one where an image is broken.
+class SkipBrokenDataset(Dataset[Sample]):
+    """Samples by epoch and index, each with its own random generator; a broken image is replaced by another one.
 
-    ``broken`` says, a line each, what was wrong; it is empty for the sample that was asked for.
+    The key ``broken`` of a sample contains the errors of the images it replaces, one per line; it is empty for the
+    requested image itself.
     """
 
-    def __init__(self, samples: EncoderSamples, seed: int, first_of_validation: int) -> None:
+    def __init__(self, samples: EncoderSamples, seed: int, first_validation_index: int) -> None:
         self.samples = samples
         self.seed = seed
-        self.first_of_validation = first_of_validation
+        self.first_validation_index = first_validation_index
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -281,7 +295,7 @@ class _Whole(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch + 2, index))
-        split, end = self.first_of_validation, len(self)
+        split, end = self.first_validation_index, len(self)
         low, high = {VALIDATION: (split, end), ALL: (0, end)}.get(epoch, (0, split))
         broken: list[str] = []
         for _ in range(ATTEMPTS):
@@ -297,7 +311,7 @@ class _Whole(Dataset[Sample]):
 def _with_embeddings(
     collate: Callable[[list[Sample]], Sample], embeddings: EmbeddingCache, samples: list[Sample]
 ) -> Sample:
-    """A batch, with the teacher's embeddings (B, C, S/16, S/16) float16 if they are all known."""
+    """Collate a batch, with the teacher's embeddings (B, C, S/16, S/16) float16 if all of them are cached."""
     batch = collate(samples)
     image_ids = batch["image_id"].tolist()
     if all(image_id in embeddings for image_id in image_ids):
@@ -306,25 +320,26 @@ def _with_embeddings(
 
 
 def _rank(trainer: pl.Trainer | None) -> tuple[int, int]:
-    """Number of this process, and of processes."""
+    """Return the rank of this process and the number of processes."""
     return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
 
-class _OrNothing(Dataset[EvaluationSample | Exception | None]):
-    """A data set with one more item, None, at the index ``NOTHING``.
+class PaddedDataset(Dataset[EvaluationSample | Exception | None]):
+    """Data set with one more item, None, at the index ``NO_SAMPLE``.
 
-    What can't be read comes as the error itself, since a worker process would wrap it into its traceback.
+    For an image that can't be read the item is the error itself, since a worker process would wrap it in a traceback.
     """
 
-    def __init__(self, dataset: AnnotatedImages) -> None:
+    def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> EvaluationSample | Exception | None:
         try:
-            return None if index == NOTHING else self.dataset[index]
+            return None if index == NO_SAMPLE else self.dataset[index]
         except (ValueError, FileNotFoundError) as error:
             return error
 
 
-def _as_it_is(sample: Any) -> Any:
+def identity_collate(sample: Any) -> Any:
+    """Return a sample, or a list of samples, unchanged: a ``collate_fn`` that makes no tensors."""
     return sample

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,34 +14,39 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobilesamv2.files import atomic_write
+
 DTYPES = ("fp16", "int8")
-REGIONS = ("full", "valid")
+REGIONS = {True: "full", False: "valid"}
+"""``store_padding`` as the metadata of a shard has it, under "region"."""
 
 Parts = dict[str, Tensor]
-"""An embedding as a shard has it: its values under "", each channel's scale under ".scale" and what the image looks
-like under ".look", if it has them."""
+"""An embedding as a shard stores it: its values under "" and, optionally, each channel's scale under ".scale" and the
+fingerprint of the image under ".look"."""
 
-LOOK_TOLERANCE = 0.1
-"""Between the means of two decoders of one JPEG; in units of the model's input, where photos have a deviation of 1."""
+FINGERPRINT_TOLERANCE = 0.1
+"""Largest difference between the fingerprints of one JPEG from two decoders, in units of the model's input, where
+images have a standard deviation of about 1."""
 
 
 class EmbeddingCache:
     """Embeddings by image id, in shards of safetensors.
 
-    A shard is written whole under a temporary name, synchronised and renamed, so that a killed run loses the shard in
-    progress and nothing else. Several processes may write at once; each writes shards of its own. Every embedding has
-    a checksum, which is looked at whenever it is read.
+    A shard is written under a temporary name, synchronised and renamed, so that a killed run loses only the shard in
+    progress. Several processes may write at once; each writes its own shards. Every embedding has a checksum, which is
+    checked on every read.
 
     Args:
-        folder: where the shards are; created if need be.
-        identity: what the embeddings depend on: the teacher's name, the hash of its weights, how images are prepared.
-            It is written into each shard.
+        folder: folder of the shards, created if missing.
+        identity: what the embeddings depend on: the teacher's name, the hash of its weights, the preprocessing. It is
+            written into each shard.
         dtype: ``fp16``, or ``int8`` with a scale for each channel of each image, half the bytes.
-        region: ``full``, or ``valid``, which leaves out the cells that hold nothing of the image; they are read as 0.
+        store_padding: store the full embedding; False omits the cells that contain no part of the image, which are read
+            as 0.
         shard_size: embeddings in a shard.
 
     Raises:
-        ValueError: the folder holds other embeddings, or a broken shard; the sentence says what differs.
+        ValueError: if the folder contains other embeddings, or a broken shard.
     """
 
     def __init__(
@@ -50,24 +54,24 @@ class EmbeddingCache:
         folder: str | Path,
         identity: Mapping[str, str | int],
         dtype: str = "fp16",
-        region: str = "full",
+        store_padding: bool = True,
         shard_size: int = 64,
     ) -> None:
-        for name, value, known in (("dtype", dtype, DTYPES), ("region", region, REGIONS)):
-            if value not in known:
-                raise ValueError(f"cache.{name} is {' or '.join(known)}; got {value}.")
+        if dtype not in DTYPES:
+            raise ValueError(f"cache.dtype must be {' or '.join(DTYPES)}, got {dtype}.")
         self.folder = Path(folder)
-        self.dtype, self.region = dtype, region
-        self.identity = {key: str(value) for key, value in identity.items()} | {"dtype": dtype, "region": region}
+        self.dtype, self.store_padding = dtype, store_padding
+        settings = {"dtype": dtype, "region": REGIONS[store_padding]}
+        self.identity = {key: str(value) for key, value in identity.items()} | settings
         self.shard_size = shard_size
         self.folder.mkdir(parents=True, exist_ok=True)
         self._shards: dict[str, Path] = {}
         self._pending: dict[str, Parts] = {}
-        self._grid: int | None = None  # side of a whole embedding, cells
+        self._grid: int | None = None  # side of an embedding with its padding, cells
         self.refresh()
 
     def refresh(self) -> None:
-        """Finds the shards that other processes have written since."""
+        """Find the shards that other processes have written since the last call."""
         known = set(self._shards.values())
         for path in sorted(self.folder.glob("*.safetensors")):
             if path not in known:
@@ -80,25 +84,25 @@ class EmbeddingCache:
         return len(self._shards.keys() | self._pending.keys())
 
     def read(self, image_ids: Sequence[int], pixels: Tensor | None = None) -> Tensor:
-        """Embeddings (B, C, h, w) float16 of images that are in the cache.
+        """Read the embeddings (B, C, h, w) float16 of images that are in the cache.
 
         Args:
             image_ids: B ids.
-            pixels: (B, 3, S, S), the images themselves, if it is to be made sure that they are those of the cache.
+            pixels: (B, 3, S, S), the images themselves, to check that the cache was computed on the same images.
 
         Raises:
-            KeyError: an image that is not in the cache.
-            ValueError: a shard that is broken, or an image of that id that looks different.
+            KeyError: if an image is not in the cache.
+            ValueError: if a shard is broken, or an image differs from the cached one with its id.
         """
-        found = [self._parts(str(image_id)) for image_id in image_ids]
+        stored = [self._parts(str(image_id)) for image_id in image_ids]
         if pixels is not None:
-            for image_id, parts, look in zip(image_ids, found, looks_of(pixels), strict=True):
-                if ".look" in parts and (parts[".look"].float() - look).abs().max() > LOOK_TOLERANCE:
+            for image_id, parts, expected in zip(image_ids, stored, fingerprint(pixels), strict=True):
+                if ".look" in parts and (parts[".look"].float() - expected).abs().max() > FINGERPRINT_TOLERANCE:
                     raise ValueError(
-                        f"{self.folder} has the embedding of another image of id {image_id}, of another data set "
-                        "perhaps: name another folder, cache.folder=FOLDER."
+                        f"{self.folder} contains the embedding of another image with id {image_id}, perhaps of another "
+                        "data set: set cache.folder=FOLDER to another folder."
                     )
-        return torch.stack([self._whole(parts) for parts in found])
+        return torch.stack([self._pad_to_full(parts) for parts in stored])
 
     def write(
         self,
@@ -107,69 +111,68 @@ class EmbeddingCache:
         cells: Tensor | None = None,
         pixels: Tensor | None = None,
     ) -> None:
-        """Keeps embeddings; what ``read`` gives from now on is what later passes will read.
+        """Store embeddings; from now on ``read`` returns the values that later passes will read.
 
         Args:
-            image_ids: B ids; those that are in the cache already are passed over.
+            image_ids: B ids; those that are in the cache already are skipped.
             embeddings: (B, C, h, w).
-            cells: (B, 2) rows and columns that hold something of the image; for ``region="valid"``.
-            pixels: (B, 3, S, S), the images themselves, so that reading can tell others of the same ids from them.
+            cells: (B, 2) rows and columns that contain a part of the image; required with ``store_padding=False``.
+            pixels: (B, 3, S, S), the images themselves, so that ``read`` can tell other images with the same ids apart.
 
         Raises:
-            ValueError: an embedding that half precision can't hold; the sentence names the image.
+            ValueError: if an embedding is not finite in half precision, or ``cells`` is missing.
         """
-        if self.region == "valid" and cells is None:
-            raise ValueError("region='valid' wants to be told which cells hold something of the image.")
+        if not self.store_padding and cells is None:
+            raise ValueError("store_padding=False requires cells, the rows and columns that contain image.")
         self._grid = embeddings.shape[-1]
-        looks = None if pixels is None else looks_of(pixels)
+        fingerprints = None if pixels is None else fingerprint(pixels)
         for i, (image_id, embedding) in enumerate(zip(image_ids, embeddings.detach().float().cpu(), strict=True)):
             if image_id in self:
                 continue
             if not torch.isfinite(embedding.half()).all():
-                raise ValueError(f"The embedding of image {image_id} is not finite in half precision.")
-            if self.region == "valid" and cells is not None:
+                raise ValueError(f"The embedding of image {image_id} must be finite in half precision.")
+            if not self.store_padding and cells is not None:
                 rows, columns = cells[i].tolist()
                 embedding = embedding[:, :rows, :columns]
-            parts = quantised(embedding) if self.dtype == "int8" else {"": embedding.half()}
-            if looks is not None:
-                parts[".look"] = looks[i].half()
+            parts = quantized(embedding) if self.dtype == "int8" else {"": embedding.half()}
+            if fingerprints is not None:
+                parts[".look"] = fingerprints[i].half()
             self._pending[str(image_id)] = {name: part.contiguous().clone() for name, part in parts.items()}
         while len(self._pending) >= self.shard_size:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is pending to disk, at most a shard."""
+        """Write pending embeddings to disk, at most one shard.
+
+        Raises:
+            OSError: if the shard can't be written; its embeddings stay pending.
+        """
         keys = list(self._pending)[: self.shard_size]
         if not keys:
             return
         path = self.folder / f"{uuid.uuid4().hex}.safetensors"
-        temporary = path.with_suffix(".partial")
         tensors = {f"{key}{name}": part for key in keys for name, part in self._pending[key].items()}
         metadata = {
             "identity": json.dumps(self.identity),
             "grid": str(self._grid),
             "crc32": json.dumps({key: crc32(self._pending[key]) for key in keys}),
         }
-        try:
-            save_file(tensors, temporary, metadata)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.rename(path)
-        except (SafetensorError, OSError) as error:
-            temporary.unlink(missing_ok=True)
-            raise OSError(f"{len(keys)} embeddings can't be written into {self.folder}: {error}") from error
+        with atomic_write(path) as partial:
+            save_file(tensors, partial, metadata)
         for key in keys:
             self._shards[key] = path
             del self._pending[key]
 
-    def _whole(self, parts: Parts) -> Tensor:
-        """(C, h, w) float16, what was left out filled with zeros."""
+    def _pad_to_full(self, parts: Parts) -> Tensor:
+        """Return (C, h, w) float16, padded with zeros where the padding was not stored."""
         values = parts[""]
         if ".scale" in parts:
             values = values.float() * parts[".scale"][:, None, None]
+        if self.store_padding:
+            return values.half()
         rows, columns = values.shape[1:]
         grid = self._grid or max(rows, columns)
-        return F.pad(values.half(), (0, grid - columns, 0, grid - rows)) if self.region == "valid" else values.half()
+        return F.pad(values.half(), (0, grid - columns, 0, grid - rows))
 
     def _parts(self, key: str) -> Parts:
         if key in self._pending:
@@ -179,8 +182,8 @@ class EmbeddingCache:
         path = self._shards[key]
         try:
             with safe_open(path, framework="pt") as file:
-                there = file.keys()
-                names = [name for name in ("", ".scale", ".look") if f"{key}{name}" in there]
+                stored = file.keys()
+                names = [name for name in ("", ".scale", ".look") if f"{key}{name}" in stored]
                 parts = {name: file.get_tensor(f"{key}{name}") for name in names}
                 expected = json.loads(file.metadata()["crc32"])[key]
         except (SafetensorError, OSError) as error:
@@ -195,30 +198,38 @@ class EmbeddingCache:
                 metadata = file.metadata() or {}
         except SafetensorError as error:
             raise ValueError(f"The embeddings in {path} can't be read ({error}); delete that file.") from error
-        theirs = json.loads(metadata.get("identity", "{}"))
-        if theirs != self.identity:
-            names = sorted(theirs.keys() | self.identity.keys())
-            differs = [
-                f"{name} {theirs.get(name)} instead of {self.identity.get(name)}"
-                for name in names
-                if theirs.get(name) != self.identity.get(name)
+        stored = json.loads(metadata.get("identity", "{}"))
+        if stored != self.identity:
+            theirs, ours = _as_settings(stored), _as_settings(self.identity)
+            differences = [
+                f"{name} {theirs.get(name)} instead of {ours.get(name)}"
+                for name in sorted(theirs.keys() | ours.keys())
+                if theirs.get(name) != ours.get(name)
             ]
             raise ValueError(
-                f"The embeddings in {self.folder} are others than this run's: {'; '.join(differs)}. "
-                "Name another folder, cache.folder=FOLDER, or delete this one."
+                f"The embeddings in {self.folder} differ from this run's: {'; '.join(differences)}. "
+                "Set cache.folder=FOLDER to another folder, or delete this one."
             )
         self._grid = int(metadata["grid"])
         return list(json.loads(metadata["crc32"]))
 
 
-def looks_of(pixels: Tensor) -> Tensor:
-    """(B, 48) coarse means of images (B, 3, S, S), by which two of them are told apart; on the CPU."""
-    every = max(1, pixels.shape[-1] // 128)
-    return F.adaptive_avg_pool2d(pixels[:, :, ::every, ::every].float(), 4).flatten(1).cpu()
+def _as_settings(identity: Mapping[str, str]) -> dict[str, str]:
+    """Return an identity with its region as the setting ``store_padding``, for error messages."""
+    settings = dict(identity)
+    if "region" in settings:
+        settings["store_padding"] = str(settings.pop("region") == REGIONS[True]).lower()
+    return settings
 
 
-def quantised(embedding: Tensor) -> Parts:
-    """An embedding (C, h, w) as int8, and the scale (C,) that makes each channel's largest value 127.
+def fingerprint(pixels: Tensor) -> Tensor:
+    """Return coarse means (B, 48) of images (B, 3, S, S), which tell two images apart; on the CPU."""
+    stride = max(1, pixels.shape[-1] // 128)
+    return F.adaptive_avg_pool2d(pixels[:, :, ::stride, ::stride].float(), 4).flatten(1).cpu()
+
+
+def quantized(embedding: Tensor) -> Parts:
+    """Quantize an embedding (C, h, w) to int8, with the scale (C,) that makes each channel's largest value 127.
 
     A channel of zeros has scale 1.
     """
@@ -228,7 +239,7 @@ def quantised(embedding: Tensor) -> Parts:
 
 
 def crc32(parts: Parts) -> int:
-    """Checksum of an embedding's bytes."""
+    """Return the checksum of an embedding's bytes."""
     checksum = 0
     for name in sorted(parts):
         checksum = zlib.crc32(parts[name].numpy().data, checksum)

@@ -1,54 +1,83 @@
-"""Decoding photos."""
+"""Finding and decoding image files."""
 
 from __future__ import annotations
 
+import glob
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""Suffixes of the files that count as images of a folder."""
+
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
-"""Pillow's modes of more than 8 bits, which its own conversion would cut off at 255."""
+"""Pillow's modes of more than 8 bits, which its own conversion would clip at 255."""
 
 
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, struct.error)
-"""What Pillow's decoders raise on bytes that are no photo; some read them as numbers and places without a check."""
+DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, struct.error)
+"""What Pillow's decoders raise on bytes that are no image; some use them as numbers and offsets without a check."""
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the image files that paths, folders and patterns name, each once, in order.
+
+    Args:
+        paths: files, folders (the images directly in them, by name) or patterns (``images/**/*.jpg``).
+
+    Raises:
+        FileNotFoundError: if one of them names no image.
+    """
+    found: dict[Path, Path] = {}
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        elif path.is_file():
+            images = [path]
+        else:
+            images = sorted(p for p in map(Path, glob.glob(str(given), recursive=True)) if p.is_file())
+        if not images:
+            raise FileNotFoundError(f"There is no image at {given}. Of a folder, {', '.join(IMAGE_SUFFIXES)} are read.")
+        found |= {image.resolve(): found.get(image.resolve(), image) for image in images}
+    return list(found.values())
 
 
 def read_rgb(file: Path | IO[bytes], name: str, upright: bool = False) -> np.ndarray:
-    """A photo of any mode as RGB uint8 (H, W, 3); 16 bits are scaled to 8.
+    """Load an image of any mode as RGB uint8 (H, W, 3); 16 bits are scaled to 8.
 
     Args:
         file: a path or an open file.
-        name: what an error calls the photo.
-        upright: turn it as its EXIF data says. Annotations go with the pixels as they are stored.
+        name: name of the image in error messages.
+        upright: rotate it as its EXIF orientation says. Annotations refer to the pixels as they are stored.
 
     Raises:
-        ValueError: it can't be decoded; the sentence names it.
+        ValueError: if it can't be decoded.
     """
     try:
         with Image.open(file) as image:
-            turned = _upright(image) if upright else image
-            return _eight_bits(turned) if turned.mode in DEEP_MODES else np.asarray(turned.convert("RGB"))
-    except (*BROKEN, ImportError, Image.DecompressionBombError) as error:
+            oriented = _exif_transpose(image) if upright else image
+            return _to_8_bits(oriented) if oriented.mode in DEEP_MODES else np.asarray(oriented.convert("RGB"))
+    except (*DECODER_ERRORS, ImportError, Image.DecompressionBombError) as error:
         # ultralytics, once imported, makes Pillow look for a HEIF decoder where it knows no format
         reason = error.__context__ if isinstance(error, ImportError) else error
         raise ValueError(f"{name} can't be decoded: {reason}") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """A photo turned as its EXIF data says; as it is where they are broken, since its pixels need not be."""
+def _exif_transpose(image: Image.Image) -> Image.Image:
+    """Rotate an image as its EXIF orientation says; with broken EXIF data, keep it as stored."""
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except BROKEN:
+    except DECODER_ERRORS:
         return image
 
 
-def _eight_bits(image: Image.Image) -> np.ndarray:
-    """A grey photo of integers up to 65535, or of numbers up to 255, as RGB uint8 (H, W, 3)."""
+def _to_8_bits(image: Image.Image) -> np.ndarray:
+    """Convert a grey image of integers up to 65535, or of floats up to 255, to RGB uint8 (H, W, 3)."""
     grey = np.nan_to_num(np.asarray(image).astype(np.float64))
     if grey.max(initial=0) > 255:
         grey = grey / 257

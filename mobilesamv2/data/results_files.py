@@ -1,4 +1,4 @@
-"""Results files in COCO's layout: of masks, one JSON file or a folder of them; of boxes, one."""
+"""Readers of results files in COCO's layout: masks from one JSON file or a folder of them, boxes from one file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mobilesamv2.data.annotated_images import AnnotatedImages
-from mobilesamv2.data.coco import CocoDataset, is_finite_number, read_json
+from mobilesamv2.data.base import ImageDataset
+from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.json_files import is_finite_number, read_json
 from mobilesamv2.masks import to_rles
 from mobilesamv2.structures import RLE
 
@@ -21,12 +22,12 @@ Scored = tuple[list[RLE], list[float]]
 
 
 class Boxes(NamedTuple):
-    """A detector's boxes on one image.
+    """Boxes of a detector on one image.
 
     Attributes:
-        boxes_xyxy: (N, 4), pixels.
-        scores: of each box.
-        category_ids: of each box.
+        boxes_xyxy: (N, 4) xyxy, pixels of the original image.
+        scores: N scores.
+        category_ids: N ids of categories.
     """
 
     boxes_xyxy: Tensor
@@ -35,22 +36,21 @@ class Boxes(NamedTuple):
 
 
 def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = None) -> dict[int, Boxes]:
-    """The boxes of a detector's results file, by image id; those on images that were not chosen are passed over.
+    """Read the boxes of a detector's results file, by image id; boxes on images outside the data set are skipped.
 
     Args:
-        path: a JSON list of ``{"image_id", "category_id", "bbox", "score"}``, boxes as COCO's xywh.
+        path: a JSON list of ``{"image_id", "category_id", "bbox", "score"}``, boxes in COCO's xywh.
         dataset: the images.
-        max_boxes: of an image at most so many, the best; None keeps all.
+        max_boxes: keep at most N boxes per image, those with the highest scores; None keeps all.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not such a file, a broken box, a score that is not finite, or no box on any of the images; the
-            sentence names the entry.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not such a file, a box is broken, a score is not finite, or no box is on any of the images.
     """
     if max_boxes is not None and max_boxes < 1:
-        raise ValueError(f"max_boxes is 1 or more, or null for all boxes; got {max_boxes}.")
+        raise ValueError(f"max_boxes must be at least 1, or null for all boxes, got {max_boxes}.")
     path, chosen = Path(path), set(dataset.image_ids)
-    found: dict[int, Boxes] = {}
+    boxes_by_image: dict[int, Boxes] = {}
     for image_id, entries in _by_image(path, None, "", _BOX_KEYS).items():
         if image_id not in chosen:
             continue
@@ -63,35 +63,35 @@ def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = N
         for (i, _), category in zip(entries, category_ids, strict=True):
             if not isinstance(category, int) or category not in dataset.category_ids:
                 raise ValueError(
-                    f"Result number {i} of {path} has category {category}, which the annotations do not list."
+                    f"Result number {i} of {path} must have a category that the annotations list, got {category}."
                 )
-        found[image_id] = Boxes(boxes, scores, category_ids)
-    if not found:
+        boxes_by_image[image_id] = Boxes(boxes, scores, category_ids)
+    if not boxes_by_image:
         raise ValueError(f"{path} has no box on any of the {len(chosen)} images.")
-    return found
+    return boxes_by_image
 
 
 def _box(path: Path, i: int, box: Any) -> list[float]:
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite_number, box)) or min(box[2:]) < 0:
-        raise ValueError(f"Result number {i} of {path} has a bbox of {box}; boxes are x, y, width and height.")
+        raise ValueError(f"Result number {i} of {path} must have a bbox of x, y, width and height, got {box}.")
     return [float(value) for value in box]
 
 
 def read_results(
-    path: str | Path, dataset: AnnotatedImages, *, ignore_others: bool = False
+    path: str | Path, dataset: ImageDataset, *, ignore_others: bool = False
 ) -> Iterator[tuple[int, Scored]]:
-    """Index in the data set, masks and scores of each image that has masks, one file at a time.
+    """Yield the index in the data set, masks and scores of each image that has masks, one file at a time.
 
     Args:
         path: a JSON list of ``{"image_id", "segmentation", "score"}``, RLE or polygons, or a folder of such files, each
             image's masks in one of them.
-        dataset: the images that the results are on.
-        ignore_others: pass over results on other images, instead of refusing them.
+        dataset: the images of the results.
+        ignore_others: skip results on other images, instead of refusing them.
 
     Raises:
-        FileNotFoundError: there is no such file, or no JSON file in the folder.
-        ValueError: not a results file, an unknown image, one in two files, a broken or missing mask, a score that is
-            not finite; the sentence names the entry.
+        FileNotFoundError: if there is no such file, or no JSON file in the folder.
+        ValueError: if it is not a results file, an image is unknown or in two files, a mask is broken or missing, or a
+            score is not finite.
     """
     path = Path(path)
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -105,34 +105,36 @@ def read_results(
             if image_id not in indices:
                 continue
             if image_id in seen_in:
-                raise ValueError(f"Image {image_id} has results in {seen_in[image_id]} and in {file}; join them first.")
+                raise ValueError(
+                    f"Image {image_id} has results in {seen_in[image_id]} and in {file}; merge them into one file."
+                )
             seen_in[image_id] = file
             i = indices[image_id]
             yield i, _scored(file, image_id, entries, dataset.size_of(i))
 
 
 def _by_image(
-    path: Path, known: dict[int, int] | None, listing: str, keys: tuple[str, ...] = _MASK_KEYS
+    path: Path, indices: dict[int, int] | None, listing: str, keys: tuple[str, ...] = _MASK_KEYS
 ) -> dict[int, list[tuple[int, dict[str, Any]]]]:
-    """The entries of a file with their numbers, by image."""
+    """Return the entries of a file with their numbers, by image; without ``indices`` any image is accepted."""
     entries = read_json(path)
     if not isinstance(entries, list):
-        raise ValueError(f"{path} is not a COCO-results file: it holds a {type(entries).__name__}, not a list.")
-    found: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+        raise ValueError(f"{path} is not a COCO results file: it must contain a list, got {type(entries).__name__}.")
+    by_image: dict[int, list[tuple[int, dict[str, Any]]]] = {}
     for i, entry in enumerate(entries):
         name = f"Result number {i} of {path}"
         if not isinstance(entry, dict):
-            raise ValueError(f"{name} is a {type(entry).__name__}, not {', '.join(keys)}.")
+            raise ValueError(f"{name} must be an object with {', '.join(keys)}, got {type(entry).__name__}.")
         missing = [key for key in keys if key not in entry]
         if missing:
             raise ValueError(f"{name} has no {missing[0]}.")
         image_id, score = entry["image_id"], entry["score"]
-        if not isinstance(image_id, int) or (known is not None and image_id not in known):
-            raise ValueError(f"{name} is on image {image_id}, which {listing} does not list, or was not chosen of it.")
+        if not isinstance(image_id, int) or (indices is not None and image_id not in indices):
+            raise ValueError(f"{name} must be on an image of {listing} that is evaluated, got image {image_id}.")
         if not is_finite_number(score):
-            raise ValueError(f"{name}, on image {image_id}, has a score of {score}; scores are finite numbers.")
-        found.setdefault(image_id, []).append((i, entry))
-    return found
+            raise ValueError(f"{name}, on image {image_id}, must have a finite score, got {score}.")
+        by_image.setdefault(image_id, []).append((i, entry))
+    return by_image
 
 
 def _scored(path: Path, image_id: int, entries: list[tuple[int, dict[str, Any]]], size: tuple[int, int]) -> Scored:

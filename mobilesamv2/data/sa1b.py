@@ -1,4 +1,4 @@
-"""SA-1B: photos and masks straight from its tars, by random access, without extraction."""
+"""SA-1B: images and masks read from its tars by random access, without extraction."""
 
 from __future__ import annotations
 
@@ -7,51 +7,49 @@ import io
 import json
 import logging
 import os
-import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
+from typing_extensions import override
 
-from mobilesamv2.data.annotated_images import AnnotatedImages, choose_images
-from mobilesamv2.data.coco import is_finite_number
+from mobilesamv2.data.base import ImageDataset, choose_images
 from mobilesamv2.data.images import read_rgb
+from mobilesamv2.data.json_files import is_finite_number
 from mobilesamv2.data.tar_index import cached_index
-from mobilesamv2.masks import boxes_from_rles, to_rles
+from mobilesamv2.masks import to_rles
 from mobilesamv2.structures import GroundTruth
-from mobilesamv2.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
 PUBLISHED = "SA-1B is published at https://ai.meta.com/datasets/segment-anything-downloads as sa_000000.tar and so on."
 
 IMAGE, ANNOTATIONS = 2, 4
-"""Columns of the table where a photo and its annotations begin; their lengths follow."""
+"""Columns of the table with the offsets of an image and of its annotations; their lengths follow."""
 
 MAX_OPEN_TARS = 64
-"""Of each process; systems allow about a thousand files."""
+"""Open tars per process; systems allow about a thousand files."""
 
 
-class SA1BDataset(AnnotatedImages):
-    """Photos of SA-1B with their masks.
+class SA1BDataset(ImageDataset):
+    """Images of SA-1B with their masks.
 
     Args:
         tars: a tar, a folder of tars, or a list of either.
-        limit: at most so many photos, or below 1 that share of them; None keeps all.
+        limit: at most N images, or below 1 that share of them; None keeps all.
         subset_seed: draws them at random; None keeps the first.
-        image_list: a text file of image ids, one a line; only these are kept.
-        index_folder: where the tars' indices are kept, for the next run to read instead of walking through the tars;
-            None keeps none.
-        max_broken: share of the tars that may be truncated, and of the photos that may lack their annotations; they
-            are named in the log and left out. More are an error.
+        image_list: text file with one image id per line; only these images are kept.
+        index_folder: folder of the tars' cached indices, which the next run reads instead of scanning the tars; None
+            caches nothing.
+        max_broken: share of the tars that may be truncated, and of the images that may lack their annotations; they
+            are logged and skipped. More are an error.
 
     Raises:
-        FileNotFoundError: a tar, folder or list is not there, or a folder has no tar.
-        ValueError: a file is no tar of SA-1B's layout, or too much is broken.
+        FileNotFoundError: if a tar, folder or list is missing, or a folder contains no tar.
+        ValueError: if a file is not a tar in SA-1B's layout, or too much is broken.
     """
 
     def __init__(
@@ -65,9 +63,9 @@ class SA1BDataset(AnnotatedImages):
     ) -> None:
         self.tars = require_tars(tars)
         truncated: list[str] = []
-        alone: list[str] = []
+        unpaired: list[str] = []
         tables: list[np.ndarray] = []
-        all_are_wanted = limit is None or limit < 1 or subset_seed is not None or image_list is not None
+        requires_all_tars = limit is None or limit < 1 or subset_seed is not None or image_list is not None
         folder = None if index_folder is None else Path(index_folder)
         for i, file in enumerate(
             tqdm(self.tars, desc="indexing tars", unit="tar", disable=len(self.tars) < 10 or None)
@@ -75,40 +73,36 @@ class SA1BDataset(AnnotatedImages):
             index = cached_index(file, folder)
             tables.append(np.insert(index.entries, 0, i, axis=1))
             truncated += [f"{file} is truncated: {index.truncated}"] if index.truncated else []
-            alone += [f"{name} of {file} has no partner" for name in index.alone]
-            if not all_are_wanted and limit is not None and sum(map(len, tables)) >= limit:
+            unpaired += [f"{name} of {file} has no image or no annotations" for name in index.unpaired]
+            if not requires_all_tars and limit is not None and sum(map(len, tables)) >= limit:
                 break
-        table = np.concatenate(tables)  # (photos, 6): number of the tar, and the columns of a tar's index
-        _tolerate(truncated, "tars", len(self.tars), max_broken)
-        _tolerate(alone, "photos", len(table), max_broken)
+        table = np.concatenate(tables)  # (images, 6): number of the tar, then the columns of its index
+        _check_broken(truncated, "tars", len(self.tars), max_broken)
+        _check_broken(unpaired, "images", len(table), max_broken)
         ids, counts = np.unique(table[:, 1], return_counts=True)
         if len(ids) < len(table):
-            twice = ids[counts > 1][0]
-            raise ValueError(f"Photo sa_{twice} is there twice, in {[str(f) for f in self.tars][:3]} and so on.")
+            duplicate, some_tars = ids[counts > 1][0], ", ".join(str(file) for file in self.tars[:3])
+            raise ValueError(
+                f"Image ids must be unique, got sa_{duplicate} twice in {some_tars} and so on; remove one of its tars."
+            )
         self._table = table[choose_images(table[:, 1].tolist(), limit, subset_seed, image_list)]
         self._image_ids: list[int] = self._table[:, 1].tolist()
         self._files: dict[tuple[int, Path], int] = {}
 
     @classmethod
+    @override
     def require_files(cls, settings: Mapping[str, Any]) -> None:
-        """Nothing, if the tars are there.
-
-        Args:
-            settings: what the data set is to be built with.
-
-        Raises:
-            FileNotFoundError: a tar or folder is not there, or a folder has no tar.
-        """
         require_tars(settings["tars"])
 
     @property
+    @override
     def image_ids(self) -> list[int]:
-        """Ids of the photos, in order."""
         return self._image_ids
 
     @property
+    @override
     def provenance(self) -> dict[str, Any]:
-        """The tars, and the SHA-256 of the chosen photos' annotations."""
+        """Return the tars, and the SHA-256 of the selected images' annotations."""
         tars = [str(self.tars[i]) for i in np.unique(self._table[:, 0])]
         return {"annotations": tars, "annotations_sha256": self._sha256}
 
@@ -119,37 +113,40 @@ class SA1BDataset(AnnotatedImages):
             digest.update(self._read(index, ANNOTATIONS))
         return digest.hexdigest()
 
+    @override
     def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
-        """RGB uint8 (H, W, 3) and the photo's masks.
+        """Return an image, RGB uint8 (H, W, 3), and its masks.
 
         Raises:
-            ValueError: the photo can't be decoded or its size is not the stated one, or its annotations are broken;
-                the sentence names it.
+            ValueError: if the image can't be decoded, its size is not the annotated one, or its annotations are broken.
         """
         image, truth = super().__getitem__(index)
         if image.shape[:2] != truth.size:
             raise ValueError(
-                f"Photo {self._name(index)} is {image.shape[:2]} (height, width), and its annotations say {truth.size}."
+                f"Image {self._name(index)} must have the annotated (height, width) {truth.size}, "
+                f"got {image.shape[:2]}."
             )
         return image, truth
 
+    @override
     def load_image(self, index: int) -> np.ndarray:
-        """RGB uint8 (H, W, 3).
+        """Load an image, RGB uint8 (H, W, 3).
 
         Raises:
-            ValueError: the photo can't be decoded; the sentence names it.
+            ValueError: if it can't be decoded.
         """
-        return read_rgb(io.BytesIO(self._read(index, IMAGE)), f"Photo {self._name(index)}")
+        return read_rgb(io.BytesIO(self._read(index, IMAGE)), f"Image {self._name(index)}")
 
+    @override
     def stored_image(self, index: int) -> tuple[str, bytes]:
-        """The photo as it lies in its tar."""
         return ".jpg", self._read(index, IMAGE)
 
+    @override
     def ground_truth(self, index: int) -> GroundTruth:
-        """The photo's masks.
+        """Return the masks of an image.
 
         Raises:
-            ValueError: its annotations are broken; the sentence names it.
+            ValueError: if its annotations are broken.
         """
         try:
             content = json.loads(self._read(index, ANNOTATIONS))
@@ -168,11 +165,11 @@ class SA1BDataset(AnnotatedImages):
         return f"sa_{self.image_ids[index]} of {self.tars[self._table[index, 0]]}"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Open files stay behind when a worker is spawned."""
+        """Return the state without open files, which a spawned worker can't inherit."""
         return self.__dict__ | {"_files": {}}
 
     def _read(self, index: int, column: int) -> bytes:
-        """A photo's or its annotations' bytes; each process has files of its own, and positions are not shared."""
+        """Read the bytes of an image or its annotations, from files that each process opens for itself."""
         tar = self.tars[self._table[index, 0]]
         key = (os.getpid(), tar)
         if key not in self._files:
@@ -183,32 +180,33 @@ class SA1BDataset(AnnotatedImages):
         offset, length = self._table[index, column : column + 2].tolist()
         content = os.pread(self._files[key], length, offset)
         if len(content) != length:
-            raise ValueError(f"{tar} ends before sa_{self.image_ids[index]}: it is truncated.")
+            raise ValueError(f"{tar} is truncated: it ends before the end of sa_{self.image_ids[index]}.")
         return content
 
 
 def _area(value: Any) -> float:
-    """An annotation's area, if it is one."""
+    """Check and return an annotation's area."""
     if not is_finite_number(value) or value < 0:
-        raise ValueError(f"an area is a number of pixels, and not {value}")
+        raise ValueError(f"an area must be 0 or more pixels, got {value}")
     return float(value)
 
 
-def _tolerate(broken: list[str], what: str, total: int, max_broken: float) -> None:
-    """Names what is broken in the log; an error if it is too much."""
-    for sentence in broken:
-        logger.warning("Left out: %s", sentence)
+def _check_broken(broken: list[str], what: str, total: int, max_broken: float) -> None:
+    """Log what is broken; raise a ValueError if it is more than allowed."""
+    for message in broken:
+        logger.warning("Skipped: %s", message)
     if len(broken) > max_broken * total:
         raise ValueError(
-            f"{len(broken)} of {total} {what} are broken, too many for dataset.max_broken={max_broken}: {broken[0]}."
+            f"{len(broken)} of {total} {what} are broken, more than dataset.max_broken={max_broken} allows: "
+            f"{broken[0]}."
         )
 
 
 def require_tars(tars: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The tars that a tar, a folder of tars, or a list of either names, each folder's by name.
+    """Return the tars of a tar, a folder of tars, or a list of either; those of a folder sorted by name.
 
     Raises:
-        FileNotFoundError: a tar or folder is not there, or a folder has no tar.
+        FileNotFoundError: if a tar or folder is missing, or a folder contains no tar.
     """
     files: list[Path] = []
     for path in map(Path, [tars] if isinstance(tars, str | Path) else tars):
@@ -222,37 +220,3 @@ def require_tars(tars: str | Path | Sequence[str | Path]) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"The list of tars is empty. {PUBLISHED}")
     return files
-
-
-def write_sa1b_tar(samples: Iterable[tuple[np.ndarray, GroundTruth]], path: Path) -> None:
-    """Writes images with their masks as one tar in SA-1B's layout, JPEG quality 95.
-
-    Args:
-        samples: RGB uint8 images and their objects.
-        path: the tar to write.
-    """
-    with whole_file(path) as partial, tarfile.open(partial, "w") as tar:
-        for image, truth in samples:
-            height, width = truth.size
-            name = f"sa_{truth.image_id}"
-            record = {"image_id": truth.image_id, "width": width, "height": height, "file_name": f"{name}.jpg"}
-            objects = [
-                {"id": truth.image_id * 10_000 + i, "segmentation": rle, "area": area, "bbox": _sam_box(rle)}
-                for i, (rle, area) in enumerate(zip(truth.rles, truth.areas, strict=True))
-            ]
-            photo = io.BytesIO()
-            Image.fromarray(image).save(photo, "JPEG", quality=95)
-            _add(tar, f"{name}.jpg", photo.getvalue())
-            _add(tar, f"{name}.json", json.dumps({"image": record, "annotations": objects}).encode())
-
-
-def _sam_box(rle: dict[str, Any]) -> list[float]:
-    """Xywh where width and height reach from the first to the last covered pixel, as SA-1B has them."""
-    x0, y0, x1, y1 = boxes_from_rles([rle])[0].tolist()
-    return [x0, y0, x1 - x0, y1 - y0]
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))

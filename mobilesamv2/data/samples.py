@@ -1,4 +1,4 @@
-"""Training samples: what a task reads from an image and its objects, as tensors of one shape."""
+"""Training samples: an image and its objects as tensors of one shape."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
+from typing_extensions import override
 
-from mobilesamv2.data.annotated_images import AnnotatedImages
+from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.masks import areas, boxes_from_rles, decode
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, to_model_input
 
@@ -19,85 +20,101 @@ Sample = dict[str, Any]
 
 
 class EncoderSamples(Dataset[Sample]):
-    """Images as the image encoder reads them.
+    """Images as input of the image encoder.
 
     Args:
         images: any data set of RGB images with their objects.
         image_size: S, pixels.
     """
 
-    def __init__(self, images: AnnotatedImages, image_size: int) -> None:
+    def __init__(self, images: ImageDataset, image_size: int) -> None:
         self.images = images
         self.image_size = image_size
         self.choose_from = range(len(self))
-        """Images that a drawn sample may be put together from; ``TrainingData`` leaves out those of validation."""
+        """Indices of images that a drawn sample may be composed of; ``TrainingData`` excludes those of validation."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def draw(self, index: int, rng: np.random.Generator) -> Sample:
-        """A sample to train on; what is left to chance is drawn from ``rng``. Here nothing is."""
+        """Return a training sample, with its randomness drawn from ``rng``; here there is none."""
         return self[index]
 
     def collate(self, samples: list[Sample]) -> Sample:
-        """Samples to a batch."""
+        """Collate samples to a batch."""
         return default_collate(samples)
 
     def __getitem__(self, index: int) -> Sample:
-        """``pixels`` (3, S, S), ``image_id``, and ``resized``, the image's height and width among them."""
-        image = self.images.load_image(index)  # its objects are not read
-        resized = torch.tensor(ModelFrame(image.shape[:2], self.image_size).resized)
-        return {"pixels": _pixels(image, self.image_size), "image_id": self.images.image_ids[index], "resized": resized}
+        """Return ``pixels`` (3, S, S), ``image_id``, and ``resized``, height and width of the image without padding."""
+        image = self.images.load_image(index)  # without its objects
+        return {
+            "pixels": normalized_pixels(image, self.image_size),
+            "image_id": self.images.image_ids[index],
+            "resized": torch.tensor(ModelFrame(image.shape[:2], self.image_size).resized),
+        }
 
 
 class PromptSamples(EncoderSamples):
-    """Images with the masks of some of their objects, and a box and a point for each.
+    """Images with the masks of some of their objects, and a box and points for each.
 
-    Which objects, and where the point lies, is left to chance, but for validation, where each epoch has the same.
+    The objects and the points are random in training; in validation they are the same in every epoch.
 
     Args:
         images: any data set of RGB images with their objects.
         image_size: S, pixels.
         prompts_per_image: K objects, drawn with replacement where there are fewer.
         box_jitter: standard deviation of the noise on a box's edges, as a share of its sides.
-        by_size: draw as many objects of each size as of any other, by octaves of their side, where an image has them;
-            else small ones, which are many, are most of what is learnt.
+        size_balanced: draw objects of each size with equal probability, by octaves of their side, where an image has
+            them; otherwise small objects, which are the most frequent, dominate training.
+        mask_stride: pixels of the model's input per cell of a mask: 4 as in the low-res logits, or 2 or 1.
+        points: points in each object beside the first one.
+
+    Raises:
+        ValueError: if ``mask_stride`` is not 1, 2 or 4.
     """
 
     def __init__(
         self,
-        images: AnnotatedImages,
+        images: ImageDataset,
         image_size: int,
         prompts_per_image: int = 6,
         box_jitter: float = 0.1,
-        by_size: bool = False,
+        size_balanced: bool = False,
+        mask_stride: int = 4,
+        points: int = 0,
     ) -> None:
         super().__init__(images, image_size)
+        if mask_stride not in (1, 2, 4):
+            raise ValueError(f"mask_stride must be 1, 2 or 4, got {mask_stride}.")
+        self.mask_stride = mask_stride
+        self.points = points
         self.prompts_per_image = prompts_per_image
         self.box_jitter = box_jitter
-        self.by_size = by_size
+        self.size_balanced = size_balanced
 
     def __getitem__(self, index: int) -> Sample:
-        """``draw`` with the same prompts each time."""
+        """Return ``draw`` with the same prompts on every call."""
         return self.draw(index, np.random.default_rng(index))
 
+    @override
     def draw(self, index: int, rng: np.random.Generator) -> Sample:
-        """The encoder's sample, and in pixels of the model's input: ``boxes_xyxy``, ``points``, ``masks``, ``weights``.
+        """Return the encoder's sample with prompts and masks of K objects.
 
         Returns:
-            Beside the encoder's: boxes (K, 4), points (K, 1, 2), masks (K, S/4, S/4) of 0 and 1, and
-            weights (K,) that are 0 for an image without objects.
+            Beside the encoder's keys, in pixels of the model's input: ``boxes_xyxy`` (K, 4), ``points``
+            (K, 1 + points, 2), ``masks`` (K, S/mask_stride, S/mask_stride), the share of each cell that the object
+            covers, 0 to 1, and ``weights`` (K,), which are 0 for an image without objects.
         """
         image, truth = self.images[index]
         frame = ModelFrame(truth.size, self.image_size)
         k, side = self.prompts_per_image, self.image_size
         sample = {
-            "pixels": _pixels(image, side),
+            "pixels": normalized_pixels(image, side),
             "image_id": truth.image_id,
             "resized": torch.tensor(frame.resized),
             "boxes_xyxy": torch.zeros(k, 4),
-            "points": torch.zeros(k, 1, 2),
-            "masks": torch.zeros(k, side // 4, side // 4),
+            "points": torch.zeros(k, 1 + self.points, 2),
+            "masks": torch.zeros(k, side // self.mask_stride, side // self.mask_stride),
             "weights": torch.zeros(k),
         }
         sizes = areas(truth.rles).numpy()
@@ -105,39 +122,46 @@ class PromptSamples(EncoderSamples):
         count = len(rles)
         if count == 0:
             return sample
-        if self.by_size:
-            chosen = rng.choice(count, k, replace=count < k, p=_evenly(sizes[sizes > 0]))
+        if self.size_balanced:
+            chosen = rng.choice(count, k, replace=count < k, p=_size_balanced_probabilities(sizes[sizes > 0]))
         else:
             chosen = rng.permutation(count)[:k] if count >= k else rng.integers(count, size=k)
         for slot, i in enumerate(chosen.tolist()):
             mask = decode(rles[i])
             y, x = np.nonzero(mask)
-            spot = int(rng.integers(len(x)))
-            point = torch.tensor([[float(x[spot]), float(y[spot])]])
-            box = boxes_from_rles([rles[i]])
+            picks = rng.integers(len(x), size=1 + self.points)
+            points = torch.from_numpy(np.stack([x[picks], y[picks]], axis=1)).float()
+            box = boxes_from_rles([rles[i]]).float()
+            box[:, 2:] += 1  # to the far edge of the last pixel
             noise = torch.from_numpy(rng.normal(0, self.box_jitter, 4)).float().clamp(-0.25, 0.25)
             box = box + noise * (box[:, 2:] - box[:, :2]).repeat(1, 2)
-            sample["points"][slot] = frame.coords_to_model(point)
+            sample["points"][slot] = frame.coords_to_model(points)
             sample["boxes_xyxy"][slot] = frame.boxes_to_model(box)[0]
-            sample["masks"][slot] = _low_res(mask, frame)
+            sample["masks"][slot] = _coverage(mask, frame, self.mask_stride)
             sample["weights"][slot] = 1.0
         return sample
 
 
-def _evenly(sizes: np.ndarray) -> np.ndarray:
-    """Chances (N,) of objects of these areas that make every octave of their side as likely as any other."""
+def _size_balanced_probabilities(sizes: np.ndarray) -> np.ndarray:
+    """Return probabilities (N,) of objects of these areas that make all octaves of their side equally likely."""
     _, octave, count = np.unique((np.log2(sizes) / 2).astype(int), return_inverse=True, return_counts=True)
     return 1 / count[octave] / len(count)
 
 
-def _pixels(image: np.ndarray, side: int) -> Tensor:
+def normalized_pixels(image: np.ndarray, side: int) -> Tensor:
+    """Return an image, RGB uint8 (H, W, 3), as input of the encoder, (3, S, S) float32: resized, normalized, padded.
+
+    Args:
+        image: RGB uint8 (H, W, 3).
+        side: S, pixels.
+    """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     return to_model_input(image, side, mean, std)[0]
 
 
-def _low_res(mask: np.ndarray, frame: ModelFrame) -> Tensor:
-    """(S/4, S/4) of 0 and 1: where half or more of the cell is covered."""
+def _coverage(mask: np.ndarray, frame: ModelFrame, stride: int) -> Tensor:
+    """Return the share of each cell that the mask covers, (S/stride, S/stride), 0 to 1."""
     height, width = frame.resized
     resized = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
     full = F.pad(torch.from_numpy(np.array(resized)).float(), (0, frame.side - width, 0, frame.side - height))
-    return (F.avg_pool2d(full[None], 4)[0] >= 127.5).float()
+    return F.avg_pool2d(full[None], stride)[0] / 255

@@ -8,8 +8,9 @@ Source: SAM, appendix D.3; the rules of matching and ties are pycocotools'.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mobilesamv2 import masks
+from mobilesamv2.metrics.bootstrap import RESAMPLES, percentiles, resampled_sums
+from mobilesamv2.metrics.mask_metric import MaskMetric, RankedMasks
 from mobilesamv2.structures import RLE, GroundTruth
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -31,8 +34,8 @@ GROUPS = ("all", *AREA_GROUPS, *FREQUENCY_GROUPS)
 
 DEFAULT_KS = (10, 100, 1000)
 
-RESAMPLES = 2000
-"""Of the images, for the bootstrap intervals."""
+
+KCaps = Literal["masks", "prompts"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def count_matches(
     ks: Sequence[int] = DEFAULT_KS,
     prompt_ranks: Sequence[int] | None = None,
 ) -> ImageCounts:
-    """Matches the proposals of one image to its objects.
+    """Match the proposals of one image to its objects.
 
     Args:
         truth: the image's objects.
@@ -72,7 +75,7 @@ def count_matches(
             many they are. None: the K best masks.
 
     Raises:
-        ValueError: a score that is not a finite number, or a mask of another size; the sentence names the image.
+        ValueError: if a score is not a finite number, or a mask is of another size.
     """
     values = np.asarray(scores, dtype=np.float64)
     if len(values) != len(detections):
@@ -86,7 +89,7 @@ def count_matches(
     for rle in best:
         if tuple(rle["size"]) != truth.size:
             raise ValueError(f"A mask of image {truth.image_id} is {rle['size']}, and the image {list(truth.size)}.")
-    ious = masks.iou_from(best, truth.rles, float(IOU_THRESHOLDS[0]))  # (D, G)
+    ious = masks.iou_at_least(best, truth.rles, float(IOU_THRESHOLDS[0]))  # (D, G)
     members = group_members(truth)
     matched = np.zeros((len(GROUPS), len(ks), len(IOU_THRESHOLDS)), dtype=np.int64)
     prompts = None if prompt_ranks is None else np.asarray(prompt_ranks, dtype=np.int64)[order]
@@ -103,7 +106,7 @@ def count_matches(
 
 
 def group_members(truth: GroundTruth) -> np.ndarray:
-    """(groups, G) bool: which objects each of ``GROUPS`` counts."""
+    """Return (groups, G) bool: which objects each of ``GROUPS`` counts."""
     areas = np.asarray(truth.areas, dtype=np.float64)
     rows = [np.ones(len(areas), dtype=bool)]
     rows += [(low <= areas) & (areas <= high) for low, high in AREA_GROUPS.values()]
@@ -112,7 +115,7 @@ def group_members(truth: GroundTruth) -> np.ndarray:
 
 
 def ranks_of_matches(ious: np.ndarray) -> list[list[int]]:
-    """For each threshold the ranks of the detections that find an object, greedily and one to one.
+    """Return for each threshold the ranks of the detections that find an object, greedily and one to one.
 
     A detection takes the free object of largest IoU; among equals the last one, which is COCOeval's way.
 
@@ -141,41 +144,72 @@ def ranks_of_matches(ious: np.ndarray) -> list[list[int]]:
     return found
 
 
-class AverageRecall(Metric):
+class AverageRecall(Metric, MaskMetric):
     """AR@K over a data set, accumulated image by image in sums of fixed shape.
 
     Args:
         ks: how many of the best masks of an image count.
+        k_caps: ``masks``, or ``prompts`` for the masks of the K best prompts (MobileSAMv2, table 4).
 
     Raises:
-        ValueError: no K, or one below 1.
+        ValueError: if there is no K, one below 1, or ``k_caps`` is neither.
     """
 
     matched: Tensor
     n_gt: Tensor
+    groups = GROUPS
 
-    def __init__(self, ks: Sequence[int] = DEFAULT_KS) -> None:
+    def __init__(self, ks: Sequence[int] = DEFAULT_KS, k_caps: KCaps = "masks") -> None:
         super().__init__()
         if not ks or min(ks) < 1:
-            raise ValueError(f"ks are numbers of masks, one or more of them and each 1 or more; got {list(ks)}.")
+            raise ValueError(f"ks, numbers of masks, must be at least one number of at least 1, got {list(ks)}.")
+        if k_caps not in get_args(KCaps):
+            raise ValueError(f"k_caps must be one of {', '.join(get_args(KCaps))}, got '{k_caps}'.")
         self.ks = tuple(ks)
+        self.k_caps: KCaps = k_caps
+        self.needs_prompt_ranks = k_caps == "prompts"
         shape = (len(GROUPS), len(self.ks), len(IOU_THRESHOLDS))
         self.add_state("matched", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("n_gt", torch.zeros(len(GROUPS), dtype=torch.int64), dist_reduce_fx="sum")
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return Ks and what they cap."""
+        return {"ks": list(self.ks), "k_caps": self.k_caps}
+
+    def measure(self, truth: GroundTruth, masks: RankedMasks) -> dict[str, np.ndarray]:
+        """Return the counts of one image: ``matched``, ``n_gt``, and ``detections``, proposed and counted."""
+        prompt_index: Tensor | None = getattr(masks, "prompt_index", None) if self.needs_prompt_ranks else None
+        ranks = None if prompt_index is None else prompt_index.tolist()
+        counts = count_matches(truth, masks.rles, masks.scores.tolist(), self.ks, ranks)
+        detections = np.array([counts.num_detections, counts.num_counted])
+        return {"matched": counts.matched, "n_gt": counts.n_gt, "detections": detections}
+
+    def summarize(self, sums: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+        """Return AR by name, as fractions: ``AR@K``, ``ARs@K`` and so on, and ``mAR``; None for an empty group."""
+        return named(average_recall(sums["matched"], sums["n_gt"]), self.ks)
+
+    def per_image(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return ``matches`` (images, groups, Ks, thresholds), ``n_gt`` (images, groups), ``groups`` and ``ks``."""
+        return {
+            "matches": values["matched"].astype(np.int32),
+            "n_gt": values["n_gt"].astype(np.int32),
+            "groups": np.array(GROUPS),
+            "ks": np.array(self.ks),
+        }
+
     def update(self, counts: ImageCounts) -> None:
-        """Adds one image."""
+        """Add one image to the sums."""
         self.matched += torch.from_numpy(counts.matched).to(self.matched.device)
         self.n_gt += torch.from_numpy(counts.n_gt).to(self.n_gt.device)
 
     def compute(self) -> dict[str, float | None]:
-        """AR by name, as fractions: ``AR@K``, ``ARs@K`` and so on, and ``mAR``; None for a group without objects."""
-        ar = average_recall(self.matched.cpu().numpy(), self.n_gt.cpu().numpy())
-        return named(ar, self.ks)
+        """Return AR of the sums, as ``summarize`` does."""
+        return self.summarize({"matched": self.matched.cpu().numpy(), "n_gt": self.n_gt.cpu().numpy()})
 
 
 def average_recall(matched: np.ndarray, n_gt: np.ndarray) -> np.ndarray:
-    """(..., groups, Ks, thresholds) and (..., groups) counts to AR (..., groups, Ks); NaN for an empty group."""
+    """Return AR (..., groups, Ks) of counts (..., groups, Ks, thresholds) and (..., groups); NaN for an empty group."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return (matched / n_gt[..., None, None]).mean(-1)
 
@@ -183,14 +217,14 @@ def average_recall(matched: np.ndarray, n_gt: np.ndarray) -> np.ndarray:
 def bootstrap_intervals(
     matched: np.ndarray, n_gt: np.ndarray, ks: Sequence[int], seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, list[float] | None]:
-    """95% percentile intervals over resampled images.
+    """Return 95% percentile intervals over resampled images.
 
     Args:
         matched: (images, groups, Ks, thresholds) counts.
         n_gt: (images, groups) counts.
         ks: as in ``matched``.
         seed: of the resampling; the same seed draws the same images, so that two results compare in pairs.
-        resamples: how many.
+        resamples: number of resamples.
 
     Returns:
         [low, high] under the names of ``AverageRecall.compute``; None where no resample has objects.
@@ -206,7 +240,7 @@ def paired_intervals(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, list[float] | None]:
-    """95% percentile intervals of the second AR minus the first, over resamples of images that both share.
+    """Return 95% percentile intervals of the second AR minus the first, over resamples of images that both share.
 
     Args:
         first: (images, groups, Ks, thresholds) counts.
@@ -214,7 +248,7 @@ def paired_intervals(
         n_gt: (images, groups) counts.
         ks: as in the counts.
         seed: of the resampling.
-        resamples: how many.
+        resamples: number of resamples.
 
     Returns:
         [low, high] under the names of ``AverageRecall.compute``; None where no resample has objects.
@@ -223,43 +257,13 @@ def paired_intervals(
     return percentiles(named(average_recall(*after) - average_recall(*before), ks) for before, after in pairs)
 
 
-def percentiles(draws: Iterable[Mapping[str, float | None]]) -> dict[str, list[float] | None]:
-    """[2.5th, 97.5th] percentile of each name over resamples; None where none of them has a value."""
-    samples: dict[str, list[float]] = {}
-    for values in draws:
-        for name, value in values.items():
-            samples.setdefault(name, []).extend([] if value is None else [value])
-    return {
-        name: [float(v) for v in np.quantile(values, [0.025, 0.975])] if values else None
-        for name, values in samples.items()
-    }
-
-
-def resampled_sums(
-    per_image: np.ndarray, n_gt: np.ndarray, seed: int, resamples: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Sums over images drawn with replacement, a resample at a time; the same seed draws the same images.
-
-    Args:
-        per_image: (images, ...).
-        n_gt: (images, groups).
-        seed: of the resampling.
-        resamples: how many.
-    """
-    rng = np.random.default_rng(seed)
-    num_images = len(per_image)
-    flat = per_image.reshape(num_images, -1).astype(np.float64)
-    for _ in range(resamples if num_images else 0):
-        times = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images).astype(np.float64)
-        yield (times @ flat).reshape(per_image.shape[1:]), times @ n_gt
+def metric_name(group: str, k: int) -> str:
+    """Return the name of AR at K of a group of objects: ``AR@K``, ``ARs@K`` and so on."""
+    return f"AR{'' if group == 'all' else group}@{k}"
 
 
 def named(ar: np.ndarray, ks: Sequence[int]) -> dict[str, float | None]:
-    """(groups, Ks) AR by name: ``AR@K``, ``ARs@K`` and so on, and ``mAR``; NaN becomes None."""
-    values = {
-        f"AR{'' if group == 'all' else group}@{k}": float(ar[g, i])
-        for g, group in enumerate(GROUPS)
-        for i, k in enumerate(ks)
-    }
+    """Return (groups, Ks) AR by name: ``AR@K``, ``ARs@K`` and so on, and ``mAR``; NaN becomes None."""
+    values = {metric_name(group, k): float(ar[g, i]) for g, group in enumerate(GROUPS) for i, k in enumerate(ks)}
     values["mAR"] = float(ar[0].mean())
     return {name: None if np.isnan(value) else value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What matters of a detector's boxes as prompts: how many objects they reach, and how many boxes that takes.
+"""Quality of a detector's boxes as prompts: how many objects they cover, and how many boxes that takes.
 
 Class-agnostic box AR@K is COCOeval's with one category, by the rules of ``average_recall``.
 """
@@ -18,27 +18,27 @@ from torchvision.ops import box_iou
 from mobilesamv2.metrics.average_recall import AREA_GROUPS, IOU_THRESHOLDS, average_recall, ranks_of_matches
 
 DEFAULT_KS = (10, 100, 320)
-"""Boxes of an image that count; 320 is MobileSAMv2's cap."""
+"""Numbers of boxes per image that count; 320 is MobileSAMv2's cap."""
 
-REACHED = (0.5, 0.75)
-"""IoU from which on an object counts as reached by a box."""
+IOU_REACHED = (0.5, 0.75)
+"""An object counts as reached if a box has at least this IoU with it."""
 
 CONFIDENCES = tuple(i / 20 for i in range(1, 19))
-"""From .05 to .9, the thresholds of the calibration table."""
+"""Thresholds of the calibration table, .05 to .9."""
 
 GROUPS = ("all", *AREA_GROUPS)
 
 
 @dataclass(frozen=True)
 class BoxCounts:
-    """What one image adds.
+    """Counts of one image.
 
     Attributes:
-        matched: (groups, Ks, IoU thresholds) int64, objects that are found greedily, one box for each.
+        matched: (groups, Ks, IoU thresholds) int64, objects that are matched greedily, one box for each.
         n_gt: (groups,) int64, objects.
-        reached: (groups, ``REACHED``) int64, objects that any box overlaps by so much.
+        reached: (groups, ``IOU_REACHED``) int64, objects that any box reaches with that IoU.
         kept: (``CONFIDENCES``,) int64, boxes of at least that confidence.
-        reached_at: (``CONFIDENCES``,) int64, objects that one of those overlaps by .5.
+        reached_at: (``CONFIDENCES``,) int64, objects that one of those boxes reaches with an IoU of .5.
     """
 
     matched: np.ndarray
@@ -49,13 +49,13 @@ class BoxCounts:
 
 
 class BoxReport(NamedTuple):
-    """What a data set gives.
+    """Results on a data set.
 
     Attributes:
         values: fractions by name: ``ar_K`` and by size ``ar_s_K``; ``recall_50``, ``recall_75`` and by size
-            ``recall_s_50``, the share of objects with a box of that IoU. Groups without an object are left out.
-        calibration: for each of ``CONFIDENCES`` itself, the mean number of boxes an image that reach it, and the share
-            of objects that one of these overlaps by .5.
+            ``recall_s_50``, the share of objects with a box of that IoU. Groups without objects are omitted.
+        calibration: for each of ``CONFIDENCES`` (confidence, mean number of boxes per image of at least that
+            confidence, share of objects that one of these reaches with an IoU of .5).
     """
 
     values: dict[str, float]
@@ -65,14 +65,14 @@ class BoxReport(NamedTuple):
 def count_boxes(
     boxes_xyxy: Tensor, confidence: Tensor, truths_xyxy: Tensor, areas: Tensor, ks: Sequence[int] = DEFAULT_KS
 ) -> BoxCounts:
-    """Compares the boxes of one image with those of its objects.
+    """Compare the boxes of one image with those of its objects.
 
     Args:
-        boxes_xyxy: (N, 4), in any order and frame.
-        confidence: (N,); equal ones keep the order given.
-        truths_xyxy: (G, 4), in the same frame.
+        boxes_xyxy: (N, 4) xyxy, in any order and frame.
+        confidence: (N,); equal ones keep their order.
+        truths_xyxy: (G, 4) xyxy, in the same frame.
         areas: (G,), the annotations', square pixels of the original image.
-        ks: how many of the most confident boxes count; the largest bounds everything else too.
+        ks: numbers of the most confident boxes that count; the largest bounds everything else too.
     """
     scores = confidence.double().cpu().numpy()
     order = np.argsort(-scores, kind="stable")[: max(ks)]
@@ -87,12 +87,14 @@ def count_boxes(
         for t, ranks in enumerate(ranks_of_matches(ious[:, member])):
             matched[g, :, t] = np.searchsorted(ranks, ks)  # ranks ascend
     best = ious.max(0, initial=0.0)  # (G,)
-    half = np.where(ious >= REACHED[0], scores[:, None], -1.0).max(0, initial=-1.0)  # of the surest box that overlaps
+    half = np.where(ious >= IOU_REACHED[0], scores[:, None], -1.0).max(
+        0, initial=-1.0
+    )  # of the most confident box that overlaps
     confidences = np.array(CONFIDENCES)
     return BoxCounts(
         matched,
         members.sum(1),
-        np.stack([(members & (best >= iou)).sum(1) for iou in REACHED], axis=1),
+        np.stack([(members & (best >= iou)).sum(1) for iou in IOU_REACHED], axis=1),
         (scores[None] >= confidences[:, None]).sum(1),
         (half[None] >= confidences[:, None]).sum(1),
     )
@@ -102,10 +104,10 @@ class BoxRecall(Metric):
     """Box AR@K, reached objects, and the calibration of confidence, over a data set, in sums of fixed shape.
 
     Args:
-        ks: how many of the most confident boxes of an image count.
+        ks: numbers of the most confident boxes per image that count.
 
     Raises:
-        ValueError: no K, or one below 1.
+        ValueError: if there is no K, or one below 1.
     """
 
     matched: Tensor
@@ -118,12 +120,12 @@ class BoxRecall(Metric):
     def __init__(self, ks: Sequence[int] = DEFAULT_KS) -> None:
         super().__init__()
         if not ks or min(ks) < 1:
-            raise ValueError(f"ks are numbers of boxes, one or more of them and each 1 or more; got {list(ks)}.")
+            raise ValueError(f"ks must be one or more numbers of boxes, each at least 1, got {list(ks)}.")
         self.ks = tuple(ks)
         shapes = {
             "matched": (len(GROUPS), len(self.ks), len(IOU_THRESHOLDS)),
             "n_gt": (len(GROUPS),),
-            "reached": (len(GROUPS), len(REACHED)),
+            "reached": (len(GROUPS), len(IOU_REACHED)),
             "kept": (len(CONFIDENCES),),
             "reached_at": (len(CONFIDENCES),),
             "images": (),
@@ -132,14 +134,14 @@ class BoxRecall(Metric):
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, counts: BoxCounts) -> None:
-        """Adds one image."""
+        """Add the counts of one image."""
         for name, value in vars(counts).items():
             state = getattr(self, name)
             state += torch.from_numpy(value).to(state.device)
         self.images += 1
 
     def compute(self) -> BoxReport:
-        """Of all processes."""
+        """Return the report, reduced over all processes."""
         n_gt = self.n_gt.cpu().numpy()
         ar = average_recall(self.matched.cpu().numpy(), n_gt)  # (groups, Ks)
         values: dict[str, float] = {}
@@ -150,7 +152,7 @@ class BoxRecall(Metric):
             values |= {f"ar_{size}{k}": float(ar[g, i]) for i, k in enumerate(self.ks)}
             shares = self.reached[g].cpu().numpy() / n_gt[g]
             values |= {
-                f"recall_{size}{round(100 * iou)}": float(share) for iou, share in zip(REACHED, shares, strict=True)
+                f"recall_{size}{round(100 * iou)}": float(share) for iou, share in zip(IOU_REACHED, shares, strict=True)
             }
         rows = zip(
             CONFIDENCES,

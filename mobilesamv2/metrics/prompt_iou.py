@@ -13,17 +13,17 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from mobilesamv2.masks import boxes_from_rles, decode
-from mobilesamv2.metrics.average_recall import AREA_GROUPS, RESAMPLES, percentiles, resampled_sums
-from mobilesamv2.metrics.result_record import Results, percent, percent_range, time_lines
+from mobilesamv2.metrics.average_recall import AREA_GROUPS
+from mobilesamv2.metrics.bootstrap import RESAMPLES, percentiles, resampled_sums
 from mobilesamv2.structures import GroundTruth, Prompts
 
 GROUPS = ("all", *AREA_GROUPS)
 """Those of AR@K, but for the frequencies that come after them."""
 
-SAMPLED = (1, 3, 5)
+POINT_COUNTS = (1, 3, 5)
 """Points of a prompt that are sampled in an object."""
 
-KINDS = ("box", "centre", *(f"points_{n}" for n in SAMPLED))
+KINDS = ("box", "centre", *(f"points_{n}" for n in POINT_COUNTS))
 """An object's tight box; the pixel farthest from its edge; pixels drawn in it."""
 
 
@@ -34,17 +34,17 @@ class ObjectPrompts:
     Attributes:
         kind: one of ``KINDS``.
         prompts: one for each object.
-        multimask: three masks, of which the one of highest predicted IoU is taken: for a single point, which is
+        multimask_output: three masks, of which the one of highest predicted IoU is taken: for a single point, which is
             ambiguous (SAM, appendix A).
     """
 
     kind: str
     prompts: Prompts
-    multimask: bool
+    multimask_output: bool
 
 
 def object_prompts(truth: GroundTruth, kinds: Sequence[str], seed: int) -> list[ObjectPrompts]:
-    """Prompts of each kind for every object of an image, in pixels of the image.
+    """Return prompts of each kind for every object of an image, in pixels of the image.
 
     Args:
         truth: one object or more, each with a pixel at least.
@@ -56,7 +56,7 @@ def object_prompts(truth: GroundTruth, kinds: Sequence[str], seed: int) -> list[
         if kind == "box":
             corners = boxes_from_rles(truth.rles).double()
             corners[:, 2:] += 1  # to the far edge of the last pixel
-            found.append(ObjectPrompts(kind, Prompts(boxes_xyxy=corners), multimask=False))
+            found.append(ObjectPrompts(kind, Prompts(boxes_xyxy=corners), multimask_output=False))
             continue
         if kind == "centre":
             points = np.array([[_centre(decode(rle))] for rle in truth.rles])
@@ -66,26 +66,26 @@ def object_prompts(truth: GroundTruth, kinds: Sequence[str], seed: int) -> list[
             points = np.array([_sampled(decode(rle), count, rng) for rle in truth.rles])
         tensor = torch.from_numpy(points).double()  # (G, P, 2)
         labels = torch.ones(tensor.shape[:2], dtype=torch.int64)
-        found.append(ObjectPrompts(kind, Prompts(points=tensor, labels=labels), multimask=tensor.shape[1] == 1))
+        found.append(ObjectPrompts(kind, Prompts(points=tensor, labels=labels), multimask_output=tensor.shape[1] == 1))
     return found
 
 
 def _centre(mask: np.ndarray) -> tuple[int, int]:
-    """The pixel (x, y) farthest from the mask's edge; the image's border is an edge too."""
+    """Return the pixel (x, y) farthest from the mask's edge; the image's border is an edge too."""
     distance = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]  # pyright: ignore
     y, x = np.unravel_index(int(np.argmax(distance)), mask.shape)
     return int(x), int(y)
 
 
 def _sampled(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 2) pixels of the mask, xy; repeated where it has fewer."""
+    """Return (count, 2) pixels of the mask, xy; repeated where it has fewer."""
     y, x = np.nonzero(mask)
     chosen = rng.choice(len(x), size=count, replace=len(x) < count)
     return np.stack([x[chosen], y[chosen]], axis=1)
 
 
 def mean_ious(iou_sums: np.ndarray, n_gt: np.ndarray, kinds: Sequence[str]) -> dict[str, float | None]:
-    """Mean IoU over objects: ``mIoU box``, ``mIoUs box`` and so on; None for a group without objects.
+    """Return the mean IoU over objects: ``mIoU box``, ``mIoUs box`` and so on; None for a group without objects.
 
     Args:
         iou_sums: (kinds, groups).
@@ -102,26 +102,13 @@ def mean_ious(iou_sums: np.ndarray, n_gt: np.ndarray, kinds: Sequence[str]) -> d
 def bootstrap_mean_ious(
     iou_sums: np.ndarray, n_gt: np.ndarray, kinds: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, list[float] | None]:
-    """95% percentile intervals over resampled images, under the names of ``mean_ious``.
+    """Return 95% percentile intervals over resampled images, under the names of ``mean_ious``.
 
     Args:
         iou_sums: (images, kinds, groups).
         n_gt: (images, groups).
         kinds: of the sums.
         seed: of the resampling.
-        resamples: how many.
+        resamples: number of resamples.
     """
     return percentiles(mean_ious(*sums, kinds) for sums in resampled_sums(iou_sums, n_gt, seed, resamples))
-
-
-def format_ious(results: Results) -> str:
-    """The table that is printed: a row for each kind of prompt, a column for each size, percent and the interval."""
-    metrics, interval, width = results["metrics"], results["interval"], 14
-    lines = ["mIoU (%)".ljust(width) + "".join(group.rjust(width) for group in GROUPS)]
-    for kind in results["protocol"]["kinds"]:
-        names = [f"mIoU{'' if group == 'all' else group} {kind}" for group in GROUPS]
-        lines.append(kind.ljust(width) + "".join(percent(metrics[name]).rjust(width) for name in names))
-        lines.append(" " * width + "".join(percent_range(interval[name]).rjust(width) for name in names))
-    lines.append("objects".ljust(width) + "".join(str(results["n_gt"][group]).rjust(width) for group in GROUPS))
-    lines.append(f"{results['protocol']['num_images']} images; against {results['protocol']['against']}")
-    return "\n".join([*lines, *time_lines(results)])

@@ -1,4 +1,4 @@
-"""Milliseconds for each stage of segmenting an image."""
+"""Milliseconds per stage of segmenting an image."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import numpy as np
 import torch
 
 STAGES = ("image_encoder", "prompt_sampling", "mask_decoder", "postprocessing")
-"""Of SegEvery, as in MobileSAMv2's table 2, where post-processing is not shown."""
+"""Stages of SegEvery, as in MobileSAMv2's table 2, where post-processing is not listed."""
 
 PROMPT_FREE_STAGES = ("network", "postprocessing")
-"""Of a network that needs no prompts."""
+"""Stages of a network without prompts."""
 
 
 class StageTimer:
-    """Adds up the time of each stage of the current image.
+    """Timer that adds up the time of each stage of the current image.
 
-    On an accelerator a stage waits for the device at its beginning and end, so that work is counted where it belongs.
+    On an accelerator a stage waits for the device at its start and end, so that work counts for the stage that issued
+    it.
 
     Args:
-        device: where the model runs.
+        device: the device of the model.
         stages: their names.
     """
 
@@ -32,13 +33,13 @@ class StageTimer:
         self.start_image()
 
     def start_image(self) -> None:
-        """What comes next belongs to a new image."""
+        """Start a new image: set times and prompts to zero."""
         self.ms: dict[str, float] = dict.fromkeys(self._stages, 0.0)
         self.num_prompts = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Adds the time of the block to a stage, in ms."""
+        """Add the time of the block to a stage, in ms."""
         self._wait()
         start = time.perf_counter()
         yield
@@ -51,10 +52,10 @@ class StageTimer:
 
 
 def summarize(images: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Median, 10th and 90th percentile over images of each stage and of their sum, ms; empty without images.
+    """Return the median, 10th and 90th percentile over images of each stage and of their sum, ms; empty without images.
 
     Args:
-        images: ``StageTimer.ms`` of each, all of the same stages.
+        images: ``StageTimer.ms`` of each image, all with the same stages.
     """
     if not images:
         return {}

@@ -1,4 +1,4 @@
-"""What an image encoder costs: parameters and multiply-accumulates."""
+"""Cost of an image encoder: parameters and multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Cost(NamedTuple):
-    """Of one image.
+    """Cost of encoding one image.
 
     Attributes:
         parameters: number of weights.
-        macs: multiply-accumulates of convolutions, linear layers and attention.
+        macs: number of multiply-accumulates of convolutions, linear layers and attention.
     """
 
     parameters: int
@@ -22,7 +22,9 @@ class Cost(NamedTuple):
 
 
 def encoder_cost(encoder: nn.Module, image_size: int) -> Cost:
-    """Counts what a pass does; one built under ``torch.device("meta")`` is counted without computing it.
+    """Count the parameters and multiply-accumulates of an encoder.
+
+    An encoder built under ``torch.device("meta")`` is counted without computing its outputs.
 
     Args:
         encoder: an image encoder.

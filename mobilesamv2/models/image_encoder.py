@@ -1,7 +1,8 @@
-"""Image encoders: a timm backbone and a neck, from (B, 3, S, S) to the image embedding (B, C, S/16, S/16)."""
+"""Image encoders: a timm backbone and a neck, (B, 3, S, S) images to (B, C, S/16, S/16) image embeddings."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,15 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 EMBEDDING_STRIDE = 16
-"""Pixels of the model's input for each cell of the image embedding."""
+"""Pixels of the model's input per cell of the image embedding, along an axis."""
 
 
 class ImageEncoder(nn.Module):
-    """A backbone and a neck.
+    """Backbone followed by a neck.
 
     Args:
-        backbone: its ``forward_features`` takes images and gives what the neck takes.
-        neck: gives the image embedding.
+        backbone: its ``forward_features`` maps images to the neck's input.
+        neck: returns the image embedding.
     """
 
     def __init__(self, backbone: nn.Module, neck: nn.Module) -> None:
@@ -31,12 +32,12 @@ class ImageEncoder(nn.Module):
         self.neck = neck
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) normalised images to (B, C, S/16, S/16) image embeddings."""
+        """Encode (B, 3, S, S) normalised images as (B, C, S/16, S/16) image embeddings."""
         return self.neck(self.backbone.forward_features(images))
 
 
 def sam_neck(in_channels: int, out_channels: int) -> nn.Sequential:
-    """SAM's neck: 1 x 1 and 3 x 3 convolution, each followed by a layer norm over channels."""
+    """Build SAM's neck: 1 x 1 and 3 x 3 convolution, each followed by a layer norm over channels."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         LayerNorm2d(out_channels, eps=1e-6),
@@ -55,7 +56,7 @@ def sam_vit(
     num_heads: int | None = None,
     global_attn_indexes: tuple[int, ...] | None = None,
 ) -> ImageEncoder:
-    """SAM's own ViT.
+    """Build SAM's own ViT.
 
     Args:
         variant: timm's name, ``samvit_base_patch16`` for example.
@@ -64,9 +65,9 @@ def sam_vit(
         embed_dim: width of the ViT; None keeps the variant's, here and below.
         depth: number of blocks.
         num_heads: attention heads of a block.
-        global_attn_indexes: blocks that attend to the whole image instead of windows of 14 x 14.
+        global_attn_indexes: blocks with global attention instead of windows of 14 x 14.
     """
-    changes: dict[str, Any] = {
+    overrides: dict[str, Any] = {
         "embed_dim": embed_dim,
         "depth": depth,
         "num_heads": num_heads,
@@ -78,9 +79,9 @@ def sam_vit(
         num_classes=0,
         global_pool="",
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        **{name: value for name, value in changes.items() if value is not None},
+        **{name: value for name, value in overrides.items() if value is not None},
     )
-    # timm keeps the neck inside; ours stands beside the backbone, as for every other encoder.
+    # timm's model includes the neck; here the neck is separate from the backbone, as for every other encoder
     backbone.neck = nn.Identity()
     return ImageEncoder(backbone, sam_neck(int(backbone.embed_dim), out_channels))
 
@@ -94,11 +95,11 @@ def tiny_vit(
     depths: Sequence[int] | None = None,
     num_heads: Sequence[int] | None = None,
 ) -> ImageEncoder:
-    """MobileSAM's TinyViT: the last downsampling keeps its resolution, so that the stride ends at 16.
+    """Build MobileSAM's TinyViT, whose last downsampling keeps the resolution: the final stride is 16.
 
     Args:
         variant: timm's name, ``tiny_vit_5m_224`` for example.
-        image_size: S, pixels; TinyViT itself takes any.
+        image_size: S, pixels; TinyViT itself accepts any.
         out_channels: C.
         embed_dims: widths of the four stages; None keeps the variant's, here and below.
         depths: blocks of the four stages.
@@ -107,12 +108,12 @@ def tiny_vit(
     Source: MobileSAM, section 3. Drop path is 0 for every size, as in the released 5M model.
     """
     del image_size
-    changes: dict[str, Any] = {"embed_dims": embed_dims, "depths": depths, "num_heads": num_heads}
+    overrides: dict[str, Any] = {"embed_dims": embed_dims, "depths": depths, "num_heads": num_heads}
     backbone: Any = timm.create_model(
         variant,
         num_classes=0,
         drop_path_rate=0.0,
-        **{name: value for name, value in changes.items() if value is not None},
+        **{name: value for name, value in overrides.items() if value is not None},
     )
     backbone.stages[3].downsample.conv2.conv.stride = (1, 1)
     channels = int(backbone.num_features)
@@ -121,7 +122,7 @@ def tiny_vit(
 
 
 class EfficientViTBackbone(nn.Module):
-    """Features of EfficientViT-L at strides 32, 16 and 8 of an image of half the side.
+    """EfficientViT-L that returns features at strides 32, 16 and 8 of an image of half the side.
 
     Args:
         variant: timm's name.
@@ -130,21 +131,21 @@ class EfficientViTBackbone(nn.Module):
 
     def __init__(self, variant: str, depths: tuple[int, ...] | None) -> None:
         super().__init__()
-        changes: dict[str, Any] = {} if depths is None else {"depths": depths}
-        self.body: Any = timm.create_model(variant, features_only=True, out_indices=(1, 2, 3), **changes)
+        overrides: dict[str, Any] = {} if depths is None else {"depths": depths}
+        self.body: Any = timm.create_model(variant, features_only=True, out_indices=(1, 2, 3), **overrides)
         for module in self.body.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps = 1e-6  # timm has 1e-7
         self.channels: list[int] = self.body.feature_info.channels()[::-1]
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) images to three maps, coarsest first."""
+        """Compute three feature maps of (B, 3, S, S) images, coarsest first."""
         half = F.interpolate(images, scale_factor=0.5, mode="bilinear", align_corners=False)
         return self.body(half)[::-1]
 
 
 class EfficientViTNeck(nn.Module):
-    """EfficientViT-SAM's neck: three maps brought to one grid, summed, and refined by residual convolutions.
+    """EfficientViT-SAM's neck: three maps resized to one grid, summed, and refined by residual convolutions.
 
     Args:
         in_channels: widths of the maps.
@@ -179,7 +180,7 @@ class EfficientViTNeck(nn.Module):
         self.norm = LayerNorm2d(out_channels, eps=1e-6)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Three maps (B, ., ., .) to (B, C, grid, grid)."""
+        """Merge three maps (B, ., ., .) into (B, C, grid, grid)."""
         size = (self.grid, self.grid)
         maps = [
             F.interpolate(project(feature), size=size, mode="bicubic", align_corners=False)
@@ -191,7 +192,7 @@ class EfficientViTNeck(nn.Module):
 def efficientvit_sam(
     variant: str, *, image_size: int, out_channels: int, neck_depth: int, depths: tuple[int, ...] | None = None
 ) -> ImageEncoder:
-    """EfficientViT-SAM as MobileSAMv2 runs it, on an image of half the side.
+    """Build EfficientViT-SAM as MobileSAMv2 runs it, on an image of half the side.
 
     Args:
         variant: timm's name, ``efficientvit_l2`` for example.
@@ -210,60 +211,117 @@ def efficientvit_sam(
 class TimmBackbone(nn.Module):
     """Any timm backbone: its maps from one of stride 16 or less to the coarsest, concatenated at S/16.
 
-    Maps of finer strides keep their detail as channels: a cell holds all that they have of it.
+    Maps of finer strides keep their detail as channels: a cell contains all their pixels within it.
 
     Args:
         variant: timm's name of the backbone.
         image_size: S, pixels.
-        finest_stride: of the maps, 16 or less; the coarsest map of no more begins where the backbone has none of it.
+        finest_stride: stride of the finest map, at most 16. If the backbone has no map of this stride, its next finer
+            one is used.
+        coarsest_stride: stride of the coarsest map; later stages are pruned. None keeps all.
 
     Raises:
-        ValueError: timm has no such backbone, or gives no feature maps for it.
+        ValueError: if timm has no such backbone, or returns no feature maps for it.
     """
 
-    def __init__(self, variant: str, image_size: int, finest_stride: int = EMBEDDING_STRIDE) -> None:
+    def __init__(
+        self,
+        variant: str,
+        image_size: int,
+        finest_stride: int = EMBEDDING_STRIDE,
+        coarsest_stride: int | None = None,
+    ) -> None:
         super().__init__()
         if not timm.is_model(variant):
-            raise ValueError(f"timm has no backbone '{variant}'; timm.list_models('*{variant[:5]}*') lists like ones.")
+            raise ValueError(
+                f"variant must be the name of a timm model, got '{variant}'. "
+                f"timm.list_models('*{variant[:5]}*') lists similar names."
+            )
+        self.variant = variant
         config = timm.get_pretrained_cfg(variant)
-        size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+        settings: dict[str, Any] = {"features_only": True}
+        if config is not None and config.fixed_input_size:
+            settings["img_size"] = image_size
         try:
             with torch.device("meta"):
-                probe: Any = timm.create_model(variant, features_only=True, **size)
+                probe: Any = timm.create_model(variant, **settings)
             strides: list[int] = probe.feature_info.reduction()
             finest = max((i for i, stride in enumerate(strides) if stride <= finest_stride), default=0)
-            indices = tuple(range(finest, len(strides)))
-            self.body: Any = timm.create_model(variant, features_only=True, out_indices=indices, **size)
-        except RuntimeError as error:  # how timm refuses feature maps
-            raise ValueError(f"timm's '{variant}' gives no feature maps, so it can't be an encoder: {error}") from error
+            coarsest = [i for i, stride in enumerate(strides) if coarsest_stride is None or stride <= coarsest_stride]
+            settings["out_indices"] = tuple(range(finest, coarsest[-1] + 1))
+            if coarsest_stride is not None:
+                settings["feature_cls"] = "getter"  # prunes later stages
+            self.body: Any = timm.create_model(variant, **settings)
+        except RuntimeError as error:  # timm's error for a model without feature maps
+            raise ValueError(f"variant must be a timm model with feature maps, got '{variant}': {error}") from error
         self.grid = image_size // EMBEDDING_STRIDE
-        # pixels of a finer map for each cell of the embedding, along an axis
-        self.folds = [max(1, EMBEDDING_STRIDE // stride) for stride in self.body.feature_info.reduction()]
+        # pixels of a finer map per cell of the embedding, along an axis
+        self.unshuffle_factors = [max(1, EMBEDDING_STRIDE // stride) for stride in self.body.feature_info.reduction()]
         widths = self.body.feature_info.channels()
-        self.channels = sum(width * fold**2 for width, fold in zip(widths, self.folds, strict=True))
-        # A hierarchical timm transformer may give its maps channels-last.
+        self.channels = sum(width * factor**2 for width, factor in zip(widths, self.unshuffle_factors, strict=True))
+        # hierarchical timm transformers may return channels-last maps
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) images to (B, channels, S/16, S/16)."""
+        """Compute the concatenated feature maps (B, channels, S/16, S/16) of (B, 3, S, S) images."""
         maps = [m.permute(0, 3, 1, 2) if self.channels_last else m for m in self.body(images)]
-        maps = [F.pixel_unshuffle(m, fold) for m, fold in zip(maps, self.folds, strict=True)]
+        maps = [F.pixel_unshuffle(m, factor) for m, factor in zip(maps, self.unshuffle_factors, strict=True)]
         size = (self.grid, self.grid)
         return torch.cat(
             [m if m.shape[-2:] == size else F.interpolate(m, size=size, mode="bilinear") for m in maps], dim=1
         )
 
 
+def residual_neck(in_channels: int, out_channels: int, width: int, depth: int) -> nn.Sequential:
+    """Build SAM's neck with residual convolutions at the embedding's stride between its two convolutions.
+
+    Args:
+        in_channels: channels of the backbone's maps.
+        out_channels: C.
+        width: channels of the residual blocks.
+        depth: number of residual blocks.
+    """
+    blocks = (
+        ResidualBlock(
+            FusedMBConv(width, width, expand_ratio=1, norm_layer=nn.BatchNorm2d, act_layer=(GELUTanh, None)),
+            nn.Identity(),
+        )
+        for _ in range(depth)
+    )
+    # named, so that necks of unlike depth share the names of what they have in common
+    return nn.Sequential(
+        OrderedDict(
+            project=nn.Conv2d(in_channels, width, 1, bias=False),
+            project_norm=LayerNorm2d(width, eps=1e-6),
+            blocks=nn.Sequential(*blocks),
+            output=nn.Conv2d(width, out_channels, 3, padding=1, bias=False),
+            output_norm=LayerNorm2d(out_channels, eps=1e-6),
+        )
+    )
+
+
 def timm_encoder(
-    variant: str, *, image_size: int, out_channels: int, finest_stride: int = EMBEDDING_STRIDE
+    variant: str,
+    *,
+    image_size: int,
+    out_channels: int,
+    finest_stride: int = EMBEDDING_STRIDE,
+    coarsest_stride: int | None = None,
+    neck_width: int | None = None,
+    neck_depth: int = 0,
 ) -> ImageEncoder:
-    """Any timm backbone with SAM's neck.
+    """Build an encoder from any timm backbone.
 
     Args:
         variant: timm's name of the backbone.
         image_size: S, pixels.
         out_channels: C.
-        finest_stride: of the maps that the neck sees, see ``TimmBackbone``.
+        finest_stride: stride of the finest map that the neck reads, see ``TimmBackbone``.
+        coarsest_stride: stride of the coarsest map that the neck reads, see ``TimmBackbone``.
+        neck_width: channels of a ``residual_neck``; None builds SAM's neck.
+        neck_depth: residual blocks of that neck.
     """
-    backbone = TimmBackbone(variant, image_size, finest_stride)
-    return ImageEncoder(backbone, sam_neck(backbone.channels, out_channels))
+    backbone = TimmBackbone(variant, image_size, finest_stride, coarsest_stride)
+    if neck_width is None:
+        return ImageEncoder(backbone, sam_neck(backbone.channels, out_channels))
+    return ImageEncoder(backbone, residual_neck(backbone.channels, out_channels, neck_width, neck_depth))

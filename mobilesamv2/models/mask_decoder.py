@@ -1,10 +1,10 @@
 """SAM's mask decoder: N prompts on one image to low-res logits and predicted IoU.
 
-Parameter names are those of the released files, and the masks are SAM's up to rounding; the transformer says what it
-computes in another order. Beyond that:
+Parameter names match the released files, and the masks match SAM's up to rounding; ``transformer`` documents what is
+computed in another order. Beyond that:
 
-- Predicted IoU needs the tokens alone. Only what its threshold keeps is upscaled.
-- Prompts go through in chunks, so that memory goes with a chunk and not with N.
+- Predicted IoU depends on the tokens only. Only masks whose predicted IoU exceeds the threshold are upscaled.
+- Prompts are decoded in chunks, so that memory grows with the chunk and not with N.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilesamv2.models.two_way_transformer import ImageSide, TwoWayTransformer
+from mobilesamv2.models.transformer import ImageContext, TwoWayTransformer
 
 NUM_MULTIMASKS = 3
-"""Masks that SAM gives for an ambiguous prompt, beside the single one."""
+"""Masks that SAM predicts for an ambiguous prompt, besides the single one."""
 
-CPU_CELLS, DEVICE_CELLS = 2**13, 2**18
-"""Image cells of the prompts that are decoded at a time: 2 prompts of full size on a CPU, 64 elsewhere."""
+CPU_CHUNK_CELLS, DEVICE_CHUNK_CELLS = 2**13, 2**18
+"""Image cells of a chunk of prompts: at full size 2 prompts on a CPU, 64 on other devices."""
 
-UPSCALED_CPU_CELLS = 2**10
-"""Image cells that a CPU upscales at a time. The largest tensor has 2 KiB a cell at full size, and fits a cache."""
+CPU_UPSCALE_CELLS = 2**10
+"""Image cells upscaled at once on a CPU. The largest tensor has 2 KiB per cell at full size, and fits a cache."""
 
 
 class Decoded(NamedTuple):
-    """Masks of N prompts, those that were kept.
+    """The kept masks of N prompts.
 
     Attributes:
-        logits: (D, S/4, S/4), low-res, in the order of ``kept``.
-        predicted_iou: (N, M), of the rejected ones too.
-        kept: (D,) int64, where a kept mask lies among all N * M.
+        logits: (D, S/4, S/4), low-res, in the order of ``keep_index``.
+        predicted_iou: (N, M), of all masks, rejected ones included.
+        keep_index: (D,) int64, indices of the kept masks among all N * M.
     """
 
     logits: Tensor
     predicted_iou: Tensor
-    kept: Tensor
+    keep_index: Tensor
 
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them.
 
     Args:
-        widths: of the input, each hidden layer and the output.
+        widths: widths of the input, each hidden layer and the output.
     """
 
     def __init__(self, *widths: int) -> None:
@@ -56,14 +56,14 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., first width) to (..., last width)."""
+        """Map (..., first width) to (..., last width)."""
         for layer in self.layers[:-1]:
             x = layer(x).relu()
         return self.layers[-1](x)
 
 
 class MaskDecoder(nn.Module):
-    """Predicts one or three masks for each prompt, and their IoU.
+    """Decoder that predicts one or three masks per prompt, and their IoU.
 
     Args:
         embed_dim: C.
@@ -92,109 +92,109 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = MLP(embed_dim, embed_dim, embed_dim, num_masks)
 
     def forward(
-        self, image_embedding: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, multimask: bool
+        self, image_embedding: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
-        """Decodes N prompts on one image.
+        """Decode N prompts on one image.
 
         Args:
-            image_embedding: (1, C, S/16, S/16), or (N, C, S/16, S/16) where the prompts are on several images.
+            image_embedding: (1, C, S/16, S/16), or (N, C, S/16, S/16) if the prompts are on several images.
             image_pe: (1, C, S/16, S/16), the prompt encoder's ``image_positions``.
             sparse: (N, ., C).
             dense: (N or 1, C, S/16, S/16).
-            multimask: three masks for an ambiguous prompt instead of one.
+            multimask_output: return three masks per prompt, for ambiguous prompts, instead of one.
 
         Returns:
             low-res logits (N, M, S/4, S/4) and predicted IoU (N, M).
         """
-        logits, predicted_iou, _ = self.decode(self.of_image(image_embedding, image_pe, dense), sparse, multimask)
+        logits, predicted_iou, _ = self.decode(
+            self.precompute_image(image_embedding, image_pe, dense), sparse, multimask_output
+        )
         return logits.unflatten(0, predicted_iou.shape), predicted_iou
 
-    def of_image(self, image_embedding: Tensor, image_pe: Tensor, dense: Tensor) -> ImageSide:
-        """What is the same for all prompts on an image; the arguments are those of ``forward``."""
+    def precompute_image(self, image_embedding: Tensor, image_pe: Tensor, dense: Tensor) -> ImageContext:
+        """Compute what all prompts on an image share; the arguments are those of ``forward``."""
         image = (image_embedding + dense).flatten(2).transpose(1, 2)  # (N or 1, cells, C)
         grid = (image_embedding.shape[2], image_embedding.shape[3])
-        return self.transformer.of_image(image.contiguous(), image_pe.flatten(2).transpose(1, 2), grid)
+        return self.transformer.precompute_image(image.contiguous(), image_pe.flatten(2).transpose(1, 2), grid)
 
     def decode(
         self,
-        side: ImageSide,
+        context: ImageContext,
         sparse: Tensor,
-        multimask: bool,
-        iou_above: float | None = None,
-        chunk: int | None = None,
+        multimask_output: bool,
+        pred_iou_thresh: float | None = None,
     ) -> Decoded:
-        """Decodes N prompts, and upscales the masks that their predicted IoU lets pass.
+        """Decode N prompts, and upscale the masks whose predicted IoU exceeds a threshold.
 
         Args:
-            side: of ``of_image``.
+            context: from ``precompute_image``.
             sparse: (N, ., C).
-            multimask: three masks for an ambiguous prompt instead of one.
-            iou_above: a mask is kept above it; None keeps all.
-            chunk: prompts at a time; None: what suits the device.
+            multimask_output: return three masks per prompt, for ambiguous prompts, instead of one.
+            pred_iou_thresh: masks with a higher predicted IoU are kept; None keeps all.
         """
-        if chunk is None:
-            at_a_time = CPU_CELLS if sparse.device.type == "cpu" else DEVICE_CELLS
-            chunk = max(1, at_a_time // side.image.shape[1])
-        parts = list(self._decode_chunks(side, sparse, multimask, iou_above, chunk))
-        num_masks = NUM_MULTIMASKS if multimask else 1
+        chunk_cells = CPU_CHUNK_CELLS if sparse.device.type == "cpu" else DEVICE_CHUNK_CELLS
+        chunk = max(1, chunk_cells // context.image.shape[1])
+        parts = list(self._decode_chunks(context, sparse, multimask_output, pred_iou_thresh, chunk))
+        num_masks = NUM_MULTIMASKS if multimask_output else 1
         return Decoded(
             logits=torch.cat([part.logits for part in parts]),
             predicted_iou=torch.cat([part.predicted_iou for part in parts]),
-            kept=torch.cat([part.kept + i * chunk * num_masks for i, part in enumerate(parts)]),
+            keep_index=torch.cat([part.keep_index + i * chunk * num_masks for i, part in enumerate(parts)]),
         )
 
-    def decode_at_once(self, side: ImageSide, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        """All four masks of N prompts on one image, in one piece, which no number of prompts changes: for export.
+    def decode_all_masks(self, context: ImageContext, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode all four masks of N prompts on one image without chunks, so that N is dynamic in an exported graph.
 
         Args:
-            side: of ``of_image``, of one image.
+            context: from ``precompute_image``, of one image.
             sparse: (N, ., C).
 
         Returns:
             low-res logits (N, 4, S/4, S/4) and predicted IoU (N, 4): the single mask, then the three.
         """
-        tokens, image = self.transformer(self._with_output_tokens(sparse), side.image, side)
+        tokens, image = self.transformer(self._with_output_tokens(sparse), context.image, context)
         weights = self._hypernetworks(tokens, slice(None))
-        return _as_maps(self._upscale_cells(image, weights), side.grid), self.iou_prediction_head(tokens[:, 0])
+        logits = _unshuffle_logits(self._upscale_cells(image, weights), context.grid)
+        return logits, self.iou_prediction_head(tokens[:, 0])
 
     def _decode_chunks(
-        self, side: ImageSide, sparse: Tensor, multimask: bool, iou_above: float | None, chunk: int
+        self, context: ImageContext, sparse: Tensor, multimask_output: bool, pred_iou_thresh: float | None, chunk: int
     ) -> Iterator[Decoded]:
-        kept = slice(1, None) if multimask else slice(0, 1)
-        images = side.image.split(chunk) if len(side.image) > 1 else None
+        mask_slice = slice(1, None) if multimask_output else slice(0, 1)
+        image_chunks = context.image.split(chunk) if len(context.image) > 1 else None
         for i, prompts in enumerate(sparse.split(chunk)):
-            own = side.image if images is None else images[i]
-            tokens, image = self.transformer(self._with_output_tokens(prompts), own, side)
-            predicted_iou = self.iou_prediction_head(tokens[:, 0])[:, kept]  # (N, M)
-            weights = self._hypernetworks(tokens, kept)  # (N, M, C/8)
-            masks = torch.arange(predicted_iou.numel(), device=sparse.device)
-            if iou_above is None:
-                logits = self._upscale(image, weights, side.grid).flatten(0, 1)
+            image = context.image if image_chunks is None else image_chunks[i]
+            tokens, image = self.transformer(self._with_output_tokens(prompts), image, context)
+            predicted_iou = self.iou_prediction_head(tokens[:, 0])[:, mask_slice]  # (N, M)
+            weights = self._hypernetworks(tokens, mask_slice)  # (N, M, C/8)
+            keep_index = torch.arange(predicted_iou.numel(), device=sparse.device)
+            if pred_iou_thresh is None:
+                logits = self._upscale(image, weights, context.grid).flatten(0, 1)
             else:
-                passes = predicted_iou.float() > iou_above
-                some = passes.any(1)
-                logits = self._upscale(image[some], weights[some], side.grid)[passes[some]]
-                masks = masks[passes.flatten()]
-            yield Decoded(logits, predicted_iou, masks)
+                keep = predicted_iou.float() > pred_iou_thresh
+                has_kept = keep.any(1)
+                logits = self._upscale(image[has_kept], weights[has_kept], context.grid)[keep[has_kept]]
+                keep_index = keep_index[keep.flatten()]
+            yield Decoded(logits, predicted_iou, keep_index)
 
-    def _hypernetworks(self, tokens: Tensor, kept: slice) -> Tensor:
-        """Tokens (N, ., C) to the weights (N, M, C/8) of the masks."""
-        which = range(len(self.output_hypernetworks_mlps))[kept]
-        return torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in which], dim=1)
+    def _hypernetworks(self, tokens: Tensor, mask_slice: slice) -> Tensor:
+        """Map tokens (N, ., C) to the weights (N, M, C/8) of the masks."""
+        mask_indices = range(len(self.output_hypernetworks_mlps))[mask_slice]
+        return torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in mask_indices], dim=1)
 
     def _with_output_tokens(self, sparse: Tensor) -> Tensor:
-        """Prompts (N, ., C) to tokens (N, ., C): that of the IoU, those of the masks, the prompts."""
+        """Prepend the IoU token and the mask tokens to the prompts: (N, ., C) to (N, ., C)."""
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         return torch.cat([output_tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
 
     def _upscale(self, image: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Image (N, cells, C) and weights (N, M, C/8) to logits (N, M, S/4, S/4)."""
-        at_a_time = UPSCALED_CPU_CELLS if image.device.type == "cpu" else DEVICE_CELLS
-        parts = image.split(max(1, at_a_time // max(1, len(image))), dim=1)
-        return _as_maps(torch.cat([self._upscale_cells(cells, weights) for cells in parts], dim=2), grid)
+        """Upscale the image (N, cells, C), and apply the weights (N, M, C/8): logits (N, M, S/4, S/4)."""
+        max_cells = CPU_UPSCALE_CELLS if image.device.type == "cpu" else DEVICE_CHUNK_CELLS
+        parts = image.split(max(1, max_cells // max(1, len(image))), dim=1)
+        return _unshuffle_logits(torch.cat([self._upscale_cells(cells, weights) for cells in parts], dim=2), grid)
 
     def _upscale_cells(self, cells: Tensor, weights: Tensor) -> Tensor:
-        """Some cells (N, ., C) of the image to their logits (N, M, . * 16).
+        """Upscale some cells (N, ., C) of the image to their logits (N, M, . * 16).
 
         The transposed convolutions do not overlap: each cell becomes 2 x 2, each of these 2 x 2 again, channels last.
         """
@@ -202,20 +202,20 @@ class MaskDecoder(nn.Module):
         assert isinstance(first, nn.ConvTranspose2d)
         assert isinstance(norm, LayerNorm2d)
         assert isinstance(second, nn.ConvTranspose2d)
-        x = _each_to_four(cells, first)  # (N, ., 4, C/4)
+        x = _transposed_conv_2x2(cells, first)  # (N, ., 4, C/4)
         x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-        x = F.gelu(_each_to_four(x, second))  # (N, ., 4, 4, C/8)
+        x = F.gelu(_transposed_conv_2x2(x, second))  # (N, ., 4, 4, C/8)
         return weights @ x.flatten(1, 3).mT
 
 
-def _as_maps(logits: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Logits (N, M, cells * 16), cell by cell, to (N, M, S/4, S/4)."""
+def _unshuffle_logits(logits: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Rearrange logits (N, M, cells * 16), cell by cell, to (N, M, S/4, S/4)."""
     logits = logits.unflatten(2, (*grid, 2, 2, 2, 2))  # (N, M, y, x, y/2, x/2, y/4, x/4)
     return logits.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)
 
 
-def _each_to_four(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
-    """A transposed convolution of kernel and stride 2, channels last: (..., C) to (..., 4, width), row by row."""
+def _transposed_conv_2x2(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
+    """Apply a transposed convolution of kernel and stride 2, channels last: (..., C) to (..., 4, width), row by row."""
     assert conv.bias is not None
     weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 * width, C)
     return F.linear(x, weight, conv.bias.repeat(4)).unflatten(-1, (4, -1))

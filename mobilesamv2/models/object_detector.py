@@ -1,4 +1,4 @@
-"""The object-aware prompt detector: a class-agnostic YOLO of ultralytics (AGPL-3.0), imported only when used."""
+"""Object-aware prompt detector: a class-agnostic YOLO from ultralytics (AGPL-3.0), which is imported only when used."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilesamv2.released import BROKEN_PICKLE, require_released
+from mobilesamv2.files import torch_save_atomic
+from mobilesamv2.model_zoo import require_weights
 from mobilesamv2.transforms import check_image
-from mobilesamv2.whole_files import save_whole
 
 logger = logging.getLogger(__name__)
 
 NO_TIME_LIMIT = 3600.0
-"""Seconds an image; ultralytics' own limit would silently drop the boxes of a slow machine."""
+"""Seconds per image for NMS; on a slow machine ultralytics' own limit would silently drop boxes."""
 
 HEADS = ("Detect", "v10Detect", "Segment", "Segment26")
-"""Of ultralytics' models, those that are trained by boxes, or boxes and masks, of a fixed set of classes."""
+"""Heads of ultralytics' models that are trained on boxes, or boxes and masks, of a fixed set of classes."""
 
 NAMES = {0: "object"}
-"""Of the one class, under which ultralytics draws and lists the boxes."""
+"""Name of the only class, which ultralytics shows with the boxes."""
 
 
 class ObjectDetector(nn.Module):
-    """Finds objects of any class.
+    """Class-agnostic object detector.
 
     Args:
         model: an ultralytics detection or segmentation model.
-        image_size: the longest side of the detector's input, pixels.
+        image_size: longest side of the detector's input, pixels.
     """
 
     def __init__(self, model: nn.Module, image_size: int = 1024) -> None:
@@ -56,20 +56,23 @@ class ObjectDetector(nn.Module):
         max_boxes: int = 320,
         snap: int = 20,
     ) -> tuple[Tensor, Tensor]:
-        """Boxes (N, 4) xyxy, pixels of the image, and their confidence (N,), best first, on the CPU.
+        """Detect the objects of an image.
 
         Args:
             image: RGB uint8 (H, W, 3).
-            confidence: boxes of less are dropped.
-            nms_iou: of two boxes that overlap by more, the more confident stays.
-            max_boxes: at most so many, the most confident.
-            snap: an edge within so many pixels of the border of the detector's input moves onto it; 0 switches it off.
+            confidence: boxes with a lower confidence are dropped.
+            nms_iou: of two boxes with a higher IoU, only the more confident one is kept.
+            max_boxes: at most this number of boxes, the most confident.
+            snap: edges nearer than this to the border of the detector's input move onto it, pixels; 0 disables it.
+
+        Returns:
+            Boxes (N, 4) xyxy, pixels of the image, and their confidence (N,), sorted by confidence, on the CPU.
 
         Source: MobileSAMv2's released demo, which snaps in the frame of the detector's padded input, as is done here.
-        The demo hands its detector an image with red and blue exchanged; here it sees RGB, as ultralytics trains.
+        The demo passes its detector an image with red and blue swapped; here it is RGB, as in ultralytics' training.
         """
-        (found,) = self.detect_batch([image], confidence=confidence, nms_iou=nms_iou, max_boxes=max_boxes, snap=snap)
-        return found
+        (detected,) = self.detect_batch([image], confidence=confidence, nms_iou=nms_iou, max_boxes=max_boxes, snap=snap)
+        return detected
 
     @torch.inference_mode()
     def detect_batch(
@@ -81,37 +84,44 @@ class ObjectDetector(nn.Module):
         max_boxes: int = 320,
         snap: int = 20,
     ) -> list[tuple[Tensor, Tensor]]:
-        """``detect`` for several images in one pass of the model, as ``YOLO.predict`` takes a list of them.
+        """Detect the objects of several images in one forward pass, as ``YOLO.predict`` does for a list of images.
 
-        Images of one size are padded as little as a single one is; images of unlike sizes all to a square, which moves
-        their boxes by fractions of a pixel.
+        Images of equal size are padded as little as a single image; images of different sizes are all padded to a
+        square, which moves their boxes by fractions of a pixel.
 
         Args:
             images: each RGB uint8 (H, W, 3), of any size.
-            confidence: boxes of less are dropped.
-            nms_iou: of two boxes that overlap by more, the more confident stays.
-            max_boxes: at most so many an image, the most confident.
-            snap: an edge within so many pixels of the border of the detector's input moves onto it; 0 switches it off.
+            confidence: boxes with a lower confidence are dropped.
+            nms_iou: of two boxes with a higher IoU, only the more confident one is kept.
+            max_boxes: at most this number of boxes per image, the most confident.
+            snap: edges nearer than this to the border of the detector's input move onto it, pixels; 0 disables it.
+
+        Returns:
+            For each image what ``detect`` returns.
         """
         if not images:
             return []
         pixels = self.letterbox(images)
         height, width = pixels.shape[2:]
         results = []
-        for image, found in zip(images, self.boxes(pixels, confidence, nms_iou, max_boxes), strict=True):
-            boxes_xyxy = snap_to_border(found[:, :4], (height, width), snap)
+        for image, detections in zip(images, self.boxes(pixels, confidence, nms_iou, max_boxes), strict=True):
+            boxes_xyxy = snap_to_border(detections[:, :4], (height, width), snap)
             boxes_xyxy = unletterbox(boxes_xyxy, (height, width), (image.shape[0], image.shape[1]))
-            results.append((boxes_xyxy.cpu(), found[:, 4].cpu()))
+            results.append((boxes_xyxy.cpu(), detections[:, 4].cpu()))
         return results
 
     def letterbox(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Images as the model's input, (B, 3, h, w) in [0, 1] on its device: resized, and padded with grey.
+        """Resize images and pad them with grey.
 
         Args:
-            images: each RGB uint8 (H, W, 3), of any size; of one size they are padded to the model's stride alone.
+            images: each RGB uint8 (H, W, 3), of any size; if all have equal size, they are padded only to a multiple
+                of the model's stride.
+
+        Returns:
+            The model's input, (B, 3, h, w) in [0, 1], on its device.
 
         Raises:
-            ValueError: one is not such an array.
+            ValueError: if an image is not a uint8 array of shape (H, W, 3).
         """
         checked = [check_image(image) for image in images]
         letterbox = ultralytics_module("data.augment").LetterBox(
@@ -119,51 +129,62 @@ class ObjectDetector(nn.Module):
             auto=len({image.shape for image in checked}) == 1,
             stride=int(self.model.stride.max()),  # pyright: ignore
         )
-        boxed = np.stack([letterbox(image=image) for image in checked]).transpose(0, 3, 1, 2)
+        padded = np.stack([letterbox(image=image) for image in checked]).transpose(0, 3, 1, 2)
         device = next(self.model.parameters()).device
-        return torch.from_numpy(np.ascontiguousarray(boxed)).to(device).float() / 255
+        return torch.from_numpy(np.ascontiguousarray(padded)).to(device).float() / 255
 
     def boxes(self, pixels: Tensor, confidence: float, nms_iou: float, max_boxes: int) -> list[Tensor]:
-        """Boxes of each image in pixels of the input: (N, 5 or more) xyxy, confidence, and what the head adds.
+        """Predict the boxes of each image.
 
         Args:
             pixels: (B, 3, h, w) RGB in [0, 1].
-            confidence: boxes of less are dropped.
-            nms_iou: of two boxes that overlap by more, the more confident stays.
-            max_boxes: at most so many an image, the most confident.
+            confidence: boxes with a lower confidence are dropped.
+            nms_iou: of two boxes with a higher IoU, only the more confident one is kept.
+            max_boxes: at most this number of boxes per image, the most confident.
+
+        Returns:
+            For each image what ``nms`` returns.
         """
-        predictions, _ = self.predict(pixels, max_boxes)
-        return self.suppress(predictions, confidence, nms_iou, max_boxes)
+        predictions, _ = self.forward_raw(pixels, max_boxes)
+        return self.nms(predictions, confidence, nms_iou, max_boxes)
 
-    def predict(self, pixels: Tensor, max_boxes: int) -> tuple[Tensor, Tensor | None]:
-        """What the network gives, for ``suppress``, and (B, C, h/4, w/4) the prototypes of a head that makes masks.
+    def forward_raw(self, pixels: Tensor, max_boxes: int) -> tuple[Tensor, Tensor | None]:
+        """Run the network without NMS.
 
         Args:
             pixels: (B, 3, h, w) RGB in [0, 1].
-            max_boxes: at most so many an image from a head that chooses them itself.
+            max_boxes: at most this number of boxes per image from an end-to-end head; other heads ignore it.
+
+        Returns:
+            The predictions that ``nms`` reads, and the prototypes (B, C, h/4, w/4) of a segmentation head, else None.
         """
         weights = next(self.model.parameters())
-        if self._chooses:  # 300 if it is not told otherwise
+        if self.end2end:
+            # the head's own default is 300
             self.model.model[-1].max_det = max_boxes  # pyright: ignore
         with torch.autocast(weights.device.type, enabled=False):  # half precision would round boxes to several pixels
             predictions = self.model(pixels.to(weights.dtype))
         prototypes = None
-        while not isinstance(predictions, Tensor):  # with what the head of the model adds, nested to its own depth
-            predictions, added = predictions[:2]
-            prototypes = added.float() if isinstance(added, Tensor) else prototypes
+        while not isinstance(predictions, Tensor):  # heads nest their additional outputs to different depths
+            predictions, extra = predictions[:2]
+            prototypes = extra.float() if isinstance(extra, Tensor) else prototypes
         return predictions.float(), prototypes
 
-    def suppress(
+    def nms(
         self, predictions: Tensor, confidence: float, nms_iou: float, max_boxes: int, class_agnostic: bool = False
     ) -> list[Tensor]:
-        """Boxes of each image, best first: (N, 6 or more) xyxy in pixels of the input, confidence, class, coefficients.
+        """Apply non-maximum suppression; an end-to-end head needs none, and its boxes are only filtered.
 
         Args:
-            predictions: of ``predict``.
-            confidence: boxes of less are dropped; it is that of the most likely class.
-            nms_iou: of two boxes that overlap by more, the more confident stays.
-            max_boxes: at most so many an image, the most confident.
-            class_agnostic: boxes of different classes suppress each other too.
+            predictions: from ``forward_raw``.
+            confidence: boxes whose most likely class has a lower confidence are dropped.
+            nms_iou: of two boxes with a higher IoU, only the more confident one is kept.
+            max_boxes: at most this number of boxes per image, the most confident.
+            class_agnostic: suppress across classes too.
+
+        Returns:
+            (N, 6 or more) for each image: xyxy in pixels of the input, confidence, class, mask coefficients; sorted by
+            confidence.
         """
         return ultralytics_module("utils.nms").non_max_suppression(
             predictions,
@@ -173,27 +194,27 @@ class ObjectDetector(nn.Module):
             max_det=max_boxes,
             nc=len(self.model.names),  # pyright: ignore
             max_time_img=NO_TIME_LIMIT,
-            end2end=self._chooses,
+            end2end=self.end2end,
         )
 
-    def for_inference(self) -> ObjectDetector:
-        """This detector with its batch norms folded into the convolutions, in place, as ``YOLO.predict`` has them."""
+    def fuse_(self) -> ObjectDetector:
+        """Fuse batch norms into the convolutions in place, as ``YOLO.predict`` does; return the detector itself."""
         self.model.fuse(verbose=False)  # pyright: ignore
         return self
 
     @property
     def architecture(self) -> str:
-        """Ultralytics' name of the model, ``yolov8x-seg`` for example."""
+        """Return ultralytics' name of the model, ``yolov8x-seg`` for example."""
         return Path(self.model.yaml["yaml_file"]).stem  # pyright: ignore
 
     @property
-    def _chooses(self) -> bool:
-        """Whether the head itself chooses the boxes, so that none is suppressed."""
+    def end2end(self) -> bool:
+        """Return whether the head predicts final boxes, so that NMS is skipped."""
         return bool(getattr(self.model, "end2end", False))
 
 
 def unletterbox(boxes_xyxy: Tensor, input_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """Boxes (N, 4) in pixels of a model's input as boxes in pixels of the image, cut at its border; in place.
+    """Convert boxes from pixels of a model's input to pixels of the image, clipped to its border, in place.
 
     Args:
         boxes_xyxy: (N, 4), pixels of the input.
@@ -204,7 +225,7 @@ def unletterbox(boxes_xyxy: Tensor, input_size: tuple[int, int], image_size: tup
 
 
 def snap_to_border(boxes_xyxy: Tensor, size: tuple[int, int], distance: float) -> Tensor:
-    """Moves each edge that lies nearer than ``distance`` to the border onto the border.
+    """Move each edge that is nearer than ``distance`` to the border onto the border.
 
     Args:
         boxes_xyxy: (N, 4), pixels of a frame.
@@ -235,127 +256,137 @@ def build_detector(
     image_size: int = 1024,
     one_class: bool = False,
 ) -> ObjectDetector:
-    """Builds a detector, in eval mode on the CPU.
+    """Build a detector, in eval mode on the CPU.
 
     Args:
         architecture: name of an ultralytics model, ``yolov8n``, ``yolov8x-seg`` or ``yolo11s`` for example, built with
-            one class and random weights; a checkpoint says itself what it is of, and then this is not read.
-        checkpoint: an ultralytics ``.pt``, MobileSAMv2's ``ObjectAwareModel.pt`` included. Nothing in it is executed
-            beyond the model classes that ultralytics and torch are known to have.
-        image_size: the longest side of the detector's input, pixels.
-        one_class: make a checkpoint of several classes one of the class "object"; the layers that tell classes apart
-            begin anew, and are named in the log.
+            one class and random weights; ignored with a checkpoint, which contains its own architecture.
+        checkpoint: an ultralytics ``.pt``, MobileSAMv2's ``ObjectAwareModel.pt`` included. It is unpickled safely: no
+            code runs except the model classes known from ultralytics and torch.
+        image_size: longest side of the detector's input, pixels.
+        one_class: convert a checkpoint of several classes to the only class "object"; layers whose shape depends on the
+            number of classes are re-initialized, and listed in the log.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: ultralytics has no such model, or the checkpoint is none of its own.
+        FileNotFoundError: if `checkpoint` does not exist.
+        ValueError: if ultralytics has no such model, or `checkpoint` is not a supported ultralytics model with finite
+            weights.
     """
     if checkpoint is None:
         return ObjectDetector(_build(architecture), image_size).eval()
     model = _load(Path(checkpoint))
     if one_class and len(model.names) > 1:  # pyright: ignore[reportArgumentType]
-        model = _with_one_class(model, Path(checkpoint))
+        model = _to_one_class(model, Path(checkpoint))
     return ObjectDetector(model, image_size).eval()
 
 
-def save_detector(detector: ObjectDetector, path: str | Path) -> None:
-    """Writes a detector as an ultralytics ``.pt``, which ``ultralytics.YOLO(path)`` and ``build_detector`` load."""
+def save_detector(detector: ObjectDetector, path: str | Path, half: bool = False) -> None:
+    """Save a detector as an ultralytics ``.pt``, which ``ultralytics.YOLO(path)`` and ``build_detector`` load.
+
+    Args:
+        detector: the detector.
+        path: of the file.
+        half: half precision on disk, as ultralytics saves its own; both load it into single precision.
+    """
     model: Any = copy.deepcopy(detector.model).cpu().eval()
-    model.criterion = None  # training leaves its loss there
+    if half:
+        model.half()
+    model.criterion = None  # set by training
     model.task = "segment" if hasattr(list(model.model.children())[-1], "proto") else "detect"
     model.args = {"imgsz": detector.image_size, "task": model.task}
-    save_whole({"model": model, "train_args": model.args}, path)
+    torch_save_atomic({"model": model, "train_args": model.args}, path)
 
 
 def mask_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """What a model has for masks alone: the prototypes and their coefficients; empty for a detection model."""
+    """Return the parameters for masks only, of prototypes and coefficients; none for a detection model."""
     head: Any = list(model.model.children())[-1]  # pyright: ignore
     parts = (getattr(head, name, None) for name in ("proto", "cv4", "one2one_cv4"))
     return [parameter for part in parts if part is not None for parameter in part.parameters()]
 
 
 def _build(architecture: str) -> nn.Module:
-    """An ultralytics model of one class, with random weights."""
+    """Build an ultralytics model of one class, with random weights."""
     tasks = ultralytics_module("nn.tasks")
     model_class = tasks.SegmentationModel if architecture.endswith("-seg") else tasks.DetectionModel
     try:
         model = model_class(f"{architecture}.yaml", nc=1, verbose=False)
     except FileNotFoundError as error:
         raise ValueError(
-            f"ultralytics has no model '{architecture}'; it has yolov8n, yolov8x-seg and yolo11s, say."
+            f"architecture must be the name of an ultralytics model, such as yolov8n, yolov8x-seg or yolo11s, "
+            f"got '{architecture}'."
         ) from error
     model.names = dict(NAMES)
-    return _checked(model, f"ultralytics' {architecture}")
+    return _check_head(model, f"ultralytics' {architecture}")
 
 
 def _load(path: Path) -> nn.Module:
-    """The model in an ultralytics checkpoint."""
-    require_released(path)  # ultralytics would ask the network for a missing file
+    """Load the model from an ultralytics checkpoint."""
+    require_weights(path)  # ultralytics would try to download a missing file
     tasks = ultralytics_module("nn.tasks")
     try:
         content, _ = tasks.torch_safe_load(str(path), safe_only=True)
-    except BROKEN_PICKLE as error:
+    except Exception as error:  # a damaged file raises any of a dozen types, as in checkpoints.py
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is not an ultralytics checkpoint that can be read safely: {reason}") from error
+        raise ValueError(f"{path} is not an ultralytics checkpoint that can be loaded safely: {reason}") from error
     model: Any = content.get("ema") or content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, nn.Module) or not hasattr(model, "names"):
-        raise ValueError(f"{path} holds no ultralytics model.")
+        raise ValueError(f"{path} must contain an ultralytics model, got none.")
     if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
-        raise ValueError(f"{path} holds NaN or infinity among its weights: the run that wrote it had diverged.")
+        raise ValueError(f"{path} contains NaN or infinity in its weights: the run that wrote it had diverged.")
     head: Any = list(model.model.children())[-1]  # pyright: ignore
     if hasattr(head, "cv4") and not hasattr(head, "proto"):
-        # ObjectAwareModel.pt has a segmentation head without prototypes; its boxes are a detection head's.
+        # ObjectAwareModel.pt has a segmentation head without prototypes; it predicts boxes as a detection head does
         head.__class__ = ultralytics_module("nn.modules.head").Detect
         model.__class__ = tasks.DetectionModel
-    _checked(model, str(path))
-    head.end2end = False  # NMS, as YOLO.predict has it by default; a head of its own chooses 300 boxes at most
+    _check_head(model, str(path))
+    head.end2end = False  # use NMS, as YOLO.predict does by default; an end-to-end head returns at most 300 boxes
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(".dfl." not in name)  # ultralytics freezes what it publishes
+        parameter.requires_grad_(".dfl." not in name)  # ultralytics' published weights are frozen
     return model.float()
 
 
-def _checked(model: nn.Module, name: str) -> nn.Module:
-    """The model itself, if its head is one of ``HEADS``."""
+def _check_head(model: nn.Module, name: str) -> nn.Module:
+    """Return the model if its head is one of ``HEADS``."""
     head = type(list(model.model.children())[-1]).__name__  # pyright: ignore
     if head not in HEADS:
-        raise ValueError(f"{name} ends in {head}; a detector here ends in {', '.join(HEADS)}.")
+        raise ValueError(f"The head of {name} must be one of {', '.join(HEADS)}, got {head}.")
     return model
 
 
-def _with_one_class(model: Any, path: Path) -> nn.Module:
-    """A new model of one class with all tensors of another one that fit."""
+def _to_one_class(model: Any, path: Path) -> nn.Module:
+    """Build a model of one class with all tensors of another one whose shapes match."""
     new = type(model)(copy.deepcopy(model.yaml), nc=1, verbose=False)
     new.load(model, verbose=False)
     new.names = dict(NAMES)
-    earlier = {name: value.shape for name, value in model.state_dict().items()}
-    anew = [name for name, value in new.state_dict().items() if earlier.get(name) != value.shape]
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    reinitialized = [name for name, value in new.state_dict().items() if shapes.get(name) != value.shape]
     logger.warning(
-        "%s tells %d classes apart and becomes a detector of one: %d of %d tensors begin anew: %s",
+        "%s has %d classes and is converted to a detector of one class: %d of %d tensors are re-initialized: %s",
         path,
         len(model.names),
-        len(anew),
+        len(reinitialized),
         len(new.state_dict()),
-        ", ".join(anew),
+        ", ".join(reinitialized),
     )
     return new
 
 
 def ultralytics_module(module: str) -> Any:
-    """A module of ultralytics, imported without its settings file, installer or telemetry.
+    """Import a module of ultralytics without its settings file, installer or telemetry.
 
-    It writes a settings file when it is imported: into a folder that ends with the process.
+    Ultralytics writes a settings file on import: it goes to a temporary folder that is deleted with the process.
     """
     if "YOLO_CONFIG_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="mobilesamv2-ultralytics-")
         os.environ["YOLO_CONFIG_DIR"] = folder
-        atexit.register(_remove, folder, os.getpid())
+        atexit.register(_remove_folder, folder, os.getpid())
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_VERBOSE", "false")
     return importlib.import_module(f"ultralytics.{module}")
 
 
-def _remove(folder: str, process: int) -> None:
-    """Removes a folder, in the process that made it."""
+def _remove_folder(folder: str, process: int) -> None:
+    """Remove a folder, only in the process that created it."""
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""SAM's prompt encoder: points, boxes and masks to embeddings. Parameter names are those of the released files."""
+"""SAM's prompt encoder: points, boxes and masks to embeddings. Parameter names match the released files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from mobilesamv2.structures import PointLabel
+
 
 class FourierPositions(nn.Module):
-    """Positions in [0, 1] x [0, 1] as sines and cosines of fixed random frequencies.
+    """Positional encoding of [0, 1] x [0, 1] by sines and cosines of fixed random frequencies.
 
     Args:
         num_frequencies: half the number of channels.
@@ -23,10 +25,10 @@ class FourierPositions(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_frequencies))
 
     def forward(self, coords: Tensor) -> Tensor:
-        """(..., 2) xy in [0, 1] to (..., C), of the dtype of the weights.
+        """Encode (..., 2) xy in [0, 1] as (..., C), in the dtype of the weights.
 
         The angles are float32 even under autocast, which would round a matrix product: in half precision neighbouring
-        pixels are no longer told apart.
+        pixels become indistinguishable.
         """
         frequencies = self.positional_encoding_gaussian_matrix
         x, y = (2 * coords.float() - 1).split(1, dim=-1)
@@ -35,7 +37,7 @@ class FourierPositions(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Points, boxes and masks to the embeddings that the mask decoder reads.
+    """Encoder of points, boxes and masks for the mask decoder.
 
     Args:
         embed_dim: C.
@@ -65,7 +67,7 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, embed_dim)
 
     def image_positions(self) -> Tensor:
-        """(1, C, S/16, S/16): the positional encoding of each cell of the image embedding."""
+        """Return (1, C, S/16, S/16), the positional encoding of each cell of the image embedding."""
         centres = (torch.arange(self.grid, device=self.no_mask_embed.weight.device) + 0.5) / self.grid
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         return self.pe_layer(torch.stack([x, y], dim=-1)).permute(2, 0, 1)[None]
@@ -77,7 +79,7 @@ class PromptEncoder(nn.Module):
         boxes_xyxy: Tensor | None = None,
         mask_input: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Embeds N prompts; coordinates are pixels of the model's input.
+        """Embed N prompts; coordinates are pixels of the model's input.
 
         Args:
             points: (N, P, 2) xy.
@@ -86,8 +88,8 @@ class PromptEncoder(nn.Module):
             mask_input: (N, 1, S/4, S/4) logits.
 
         Returns:
-            Sparse embeddings (N, ., C), and dense embeddings (N, C, S/16, S/16) or, without a mask input, one that
-            serves all prompts: (1, C, S/16, S/16).
+            Sparse embeddings (N, ., C), and dense embeddings (N, C, S/16, S/16) or, without a mask input, one for all
+            prompts: (1, C, S/16, S/16).
         """
         sparse: list[Tensor] = []
         if points is not None and labels is not None:
@@ -103,7 +105,7 @@ class PromptEncoder(nn.Module):
         return torch.cat(sparse, dim=1), dense
 
     def embed_labelled(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Embeds points and corners of boxes by their labels alone, without padding: for export.
+        """Embed points and box corners by their labels alone, without padding, for export.
 
         Args:
             points: (N, P, 2) xy, pixels of the model's input.
@@ -116,10 +118,10 @@ class PromptEncoder(nn.Module):
         return self._with_positions(points, labels, table)
 
     def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
-        if pad:  # without a box SAM appends a point that is none
+        if pad:  # without a box SAM appends a padding point
             points = torch.cat([points, points.new_zeros(len(points), 1, 2)], dim=1)
-            labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1)
-        # corners are not in it, so that a batch of points alone leaves them without a gradient
+            labels = torch.cat([labels, labels.new_full((len(labels), 1), PointLabel.PADDING)], dim=1)
+        # the table excludes box corners, so that they get no gradient from a batch of points only
         table = torch.cat([self.not_a_point_embed.weight, self._embeddings(0, 1)])
         return self._with_positions(points, labels, table)
 
@@ -133,5 +135,5 @@ class PromptEncoder(nn.Module):
         return corners + self._embeddings(2, 3)
 
     def _embeddings(self, *kinds: int) -> Tensor:
-        """(kinds, C)."""
+        """Stack point embeddings: (kinds, C)."""
         return torch.cat([self.point_embeddings[kind].weight for kind in kinds])  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""SAM: image encoder, prompt encoder, mask decoder."""
+"""SAM: image encoder, prompt encoder and mask decoder."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from mobilesamv2.models.folding import fold_batch_norms
 from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
 from mobilesamv2.models.mask_decoder import Decoded, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
-from mobilesamv2.models.two_way_transformer import ImageSide
+from mobilesamv2.models.transformer import ImageContext
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD
 
 
 class Sam(nn.Module):
-    """A segment-anything model of any size.
+    """Segment-anything model of any size.
 
     Args:
-        image_encoder: (B, 3, S, S) to (B, C, S/16, S/16).
+        image_encoder: maps (B, 3, S, S) to (B, C, S/16, S/16).
         image_size: S, pixels.
         embed_dim: C.
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp_dim: hidden width of the mask decoder's MLPs.
-        name: the registry's name of the model; saved beside its weights.
-        encoder_name: the registry's name of the image encoder.
+        name: name of the model in the registry; saved with the weights.
+        encoder_name: name of the image encoder in the registry.
     """
 
     pixel_mean: Tensor
@@ -54,16 +54,16 @@ class Sam(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device of the weights."""
         return self.pixel_mean.device
 
     def for_inference(self) -> Sam:
-        """A copy that is faster and gives the same; it is not for training, and cannot be saved.
+        """Return a faster copy with the same outputs, which can neither be trained nor saved.
 
         Batch norms are folded into convolutions: TinyViT takes 14% less time on two CPU cores, RepViT 11%.
 
         Raises:
-            ValueError: the model is in training mode.
+            ValueError: if the model is in training mode.
         """
         fast = copy.deepcopy(self)
         fold_batch_norms(fast.image_encoder, self.image_size)
@@ -77,48 +77,48 @@ class Sam(nn.Module):
         labels: Tensor | None = None,
         boxes_xyxy: Tensor | None = None,
         mask_input: Tensor | None = None,
-        multimask: bool = True,
+        multimask_output: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """N prompts on one image, in pixels of the model's input, to masks.
+        """Decode N prompts on one image, in pixels of the model's input.
 
         Args:
-            image_embedding: (1, C, S/16, S/16), or (N, C, S/16, S/16) where the prompts are on several images.
+            image_embedding: (1, C, S/16, S/16), or (N, C, S/16, S/16) if the prompts are on several images.
             points: (N, P, 2) xy.
             labels: (N, P), 1 foreground, 0 background, -1 padding.
             boxes_xyxy: (N, 4).
             mask_input: (N, 1, S/4, S/4) logits.
-            multimask: three masks a prompt instead of one.
+            multimask_output: return three masks per prompt instead of one.
 
         Returns:
             low-res logits (N, M, S/4, S/4) and predicted IoU (N, M).
         """
         sparse, dense = self.prompt_encoder(points, labels, boxes_xyxy, mask_input)
         positions = self.prompt_encoder.image_positions()
-        return self.mask_decoder(image_embedding, positions, sparse, dense, multimask)
+        return self.mask_decoder(image_embedding, positions, sparse, dense, multimask_output)
 
-    def image_side(self, image_embedding: Tensor) -> ImageSide:
-        """What an embedding (1, C, S/16, S/16) contributes to every prompt without a mask input."""
+    def image_context(self, image_embedding: Tensor) -> ImageContext:
+        """Compute what all prompts without a mask input share, from an image embedding (1, C, S/16, S/16)."""
         _, dense = self.prompt_encoder()
-        return self.mask_decoder.of_image(image_embedding, self.prompt_encoder.image_positions(), dense)
+        return self.mask_decoder.precompute_image(image_embedding, self.prompt_encoder.image_positions(), dense)
 
-    def decode_kept(
+    def decode_filtered(
         self,
-        side: ImageSide,
+        context: ImageContext,
         points: Tensor | None = None,
         labels: Tensor | None = None,
         boxes_xyxy: Tensor | None = None,
-        multimask: bool = True,
-        iou_above: float | None = None,
+        multimask_output: bool = True,
+        pred_iou_thresh: float | None = None,
     ) -> Decoded:
-        """The masks of N prompts on one image whose predicted IoU is above a threshold; others are not upscaled.
+        """Decode N prompts on one image, and upscale only masks whose predicted IoU exceeds a threshold.
 
         Args:
-            side: of ``image_side``.
+            context: from ``image_context``.
             points: (N, P, 2) xy, pixels of the model's input, as in ``decode``.
             labels: (N, P), 1 foreground, 0 background, -1 padding.
             boxes_xyxy: (N, 4).
-            multimask: three masks a prompt instead of one.
-            iou_above: the threshold; None keeps all.
+            multimask_output: return three masks per prompt instead of one.
+            pred_iou_thresh: masks with a higher predicted IoU are kept; None keeps all.
         """
         sparse, _ = self.prompt_encoder(points, labels, boxes_xyxy)
-        return self.mask_decoder.decode(side, sparse, multimask, iou_above)
+        return self.mask_decoder.decode(context, sparse, multimask_output, pred_iou_thresh)

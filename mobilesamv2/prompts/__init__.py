@@ -1,4 +1,4 @@
-"""Prompt samplers: what to ask the mask decoder so that every object answers."""
+"""Prompt samplers: choose the prompts from which the mask decoder segments every object."""
 
 from mobilesamv2.prompts.grid import Grid, GridProposals
 from mobilesamv2.prompts.hierarchical import Hierarchical

@@ -1,17 +1,53 @@
-"""A regular grid of points over the image, as SAM's mask generator has it."""
+"""A regular grid of points over the image and its crops, as in SAM's mask generator."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mobilesamv2.prompts.crops import crops_of
-from mobilesamv2.prompts.sampler import Rounds
-from mobilesamv2.structures import Filters, Prompts
+from mobilesamv2.prompts.sampler import Rounds, recorded_settings
+from mobilesamv2.structures import Filters, PointLabel, Prompts
+
+
+class Crop(NamedTuple):
+    """A part of an image that is encoded on its own, so that small objects appear larger.
+
+    Attributes:
+        layer: 0 for the full image; each layer has twice as many crops per side as the previous one.
+        box: x0, y0, x1, y1, pixels, exclusive at the right and the bottom.
+    """
+
+    layer: int
+    box: tuple[int, int, int, int]
+
+
+def generate_crops(size: tuple[int, int], num_layers: int, overlap_ratio: float) -> list[Crop]:
+    """Return the full image, then the crops of each layer, column by column.
+
+    Args:
+        size: (H, W), pixels.
+        num_layers: layers besides the full image; layer i has 2^i x 2^i crops.
+        overlap_ratio: overlap of neighbours in the first layer, as a fraction of the image's shorter side; it halves
+            with each layer.
+
+    Source: SAM's mask generator. Deviation: crops that would be empty, on tiny images, are left out.
+    """
+    height, width = size
+    crops = [Crop(0, (0, 0, width, height))]
+    for layer in range(1, num_layers + 1):
+        per_side = 2**layer
+        overlap = int(overlap_ratio * min(size) * 2 / per_side)
+        crop_width, crop_height = (math.ceil((overlap * (per_side - 1) + n) / per_side) for n in (width, height))
+        for x0 in ((crop_width - overlap) * i for i in range(per_side)):
+            for y0 in ((crop_height - overlap) * i for i in range(per_side)):
+                if x0 < width and y0 < height:
+                    crops.append(Crop(layer, (x0, y0, min(x0 + crop_width, width), min(y0 + crop_height, height))))
+    return crops
 
 
 @dataclass(frozen=True)
@@ -19,98 +55,104 @@ class Grid:
     """A grid of foreground points with the defaults of SAM's automatic mask generator.
 
     Attributes:
-        points_per_side: the grid has its square.
-        multimask: three masks a point instead of one.
-        predicted_iou: a mask is kept above it; 0 switches the filter off.
-        stability: a mask is kept from it on; 0 switches the filter off.
-        nms_iou: box NMS by predicted IoU, among the masks of a crop; 1 switches it off.
-        crop_n_layers: the grid is asked of the whole image, and again of 2^i x 2^i crops for each layer i; each crop
-            costs a pass of the image encoder.
-        crop_n_points_downscale_factor: layer i has points_per_side divided by this to the i-th.
-        crop_overlap_ratio: how much crops of the first layer share, as a share of the image's shorter side.
-        crop_nms_iou: box NMS between crops, where those of smaller crops stay.
+        points_per_side: the grid has points_per_side^2 points.
+        multimask_output: three masks per point instead of one.
+        pred_iou_thresh: a mask is kept above it; 0 switches the filter off.
+        stability_score_thresh: a mask is kept at or above it; 0 switches the filter off.
+        box_nms_thresh: IoU threshold of box NMS by predicted IoU, among the masks of a crop; 1 switches it off.
+        crop_n_layers: the grid prompts the full image, and then 2^i x 2^i crops for each layer i; each crop costs one
+            pass of the image encoder.
+        crop_n_points_downscale_factor: layer i has points_per_side / factor^i points per side.
+        crop_overlap_ratio: overlap of crops in the first layer, as a fraction of the image's shorter side.
+        crop_nms_thresh: IoU threshold of box NMS between crops, which prefers smaller crops; 1 switches it off.
 
     Source: SAM, appendix B and its released code.
     """
 
     points_per_side: int = 32
-    multimask: bool = True
-    predicted_iou: float = 0.88
-    stability: float = 0.95
-    nms_iou: float = 0.7
+    multimask_output: bool = True
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+    box_nms_thresh: float = 0.7
     crop_n_layers: int = 0
     crop_n_points_downscale_factor: float = 1.0
     crop_overlap_ratio: float = 512 / 1500
-    crop_nms_iou: float = 0.7
+    crop_nms_thresh: float = 0.7
 
     def __post_init__(self) -> None:
         if self.points_per_side < 1:
-            raise ValueError(f"points_per_side is 1 or more, and is {self.points_per_side}.")
+            raise ValueError(f"points_per_side must be at least 1, got {self.points_per_side}.")
         if self.crop_n_layers < 0:
-            raise ValueError(f"crop_n_layers is 0 or more, and is {self.crop_n_layers}.")
+            raise ValueError(f"crop_n_layers must be at least 0, got {self.crop_n_layers}.")
         if not 0 <= self.crop_overlap_ratio < 1:
-            raise ValueError(f"crop_overlap_ratio is from 0 to below 1, and is {self.crop_overlap_ratio}.")
-        if self.crop_n_points_downscale_factor <= 0 or self._per_side(self.crop_n_layers) < 1:
+            raise ValueError(f"crop_overlap_ratio must be at least 0 and below 1, got {self.crop_overlap_ratio}.")
+        if self.crop_n_points_downscale_factor <= 0 or self._layer_points_per_side(self.crop_n_layers) < 1:
             raise ValueError(
-                f"crop_n_points_downscale_factor={self.crop_n_points_downscale_factor} leaves layer "
-                f"{self.crop_n_layers} none of {self.points_per_side} points a side: lower it, or crop_n_layers."
+                "crop_n_points_downscale_factor must be positive and leave at least one point per side in layer "
+                f"{self.crop_n_layers}, got {self.crop_n_points_downscale_factor} with points_per_side="
+                f"{self.points_per_side}. Lower it, or lower crop_n_layers."
             )
 
     @property
     def filters(self) -> Filters:
-        """What a mask must pass to be kept."""
-        return Filters(self.predicted_iou, self.stability, self.nms_iou, self.crop_nms_iou)
+        """Return the thresholds that a mask must pass to be kept."""
+        return Filters(self.pred_iou_thresh, self.stability_score_thresh, self.box_nms_thresh, self.crop_nms_thresh)
 
     @property
     def ranks_prompts(self) -> bool:
-        """No: all points are alike."""
+        """Return False: all points rank equally."""
         return False
 
     @property
+    def one_round(self) -> bool:
+        """Return whether there are no crops."""
+        return self.crop_n_layers == 0
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """Every setting, as plain values."""
-        return {"sampler": type(self).__name__, **asdict(self), "rank_by": "mean of predicted IoU and stability score"}
+        """Return every setting as plain values."""
+        return recorded_settings(self, **asdict(self), rank_by="mean of predicted IoU and stability score")
 
     def rounds(self, image: np.ndarray) -> Rounds:
-        """A round for the image, and one for each crop: the points at the centres of the grid's cells, row by row.
+        """Yield one round for the full image and one per crop: points at the grid cells' centres, row by row.
 
         Args:
             image: RGB uint8 (H, W, 3).
         """
-        for layer, box in crops_of((image.shape[0], image.shape[1]), self.crop_n_layers, self.crop_overlap_ratio):
+        for layer, box in generate_crops((image.shape[0], image.shape[1]), self.crop_n_layers, self.crop_overlap_ratio):
             x0, y0, x1, y1 = box
-            per_side = self._per_side(layer)
+            per_side = self._layer_points_per_side(layer)
             centres = (torch.arange(per_side, dtype=torch.float64) + 0.5) / per_side
             y, x = torch.meshgrid(y0 + centres * (y1 - y0), x0 + centres * (x1 - x0), indexing="ij")
-            yield from self._ask(torch.stack([x, y], dim=-1), box if self.crop_n_layers else None)
+            yield from self._rounds_of_crop(torch.stack([x, y], dim=-1), box if self.crop_n_layers else None)
 
-    def _per_side(self, layer: int) -> int:
-        """Points a side of a crop in a layer."""
+    def _layer_points_per_side(self, layer: int) -> int:
+        """Return the number of points per side of a crop in a layer."""
         return int(self.points_per_side / self.crop_n_points_downscale_factor**layer)
 
-    def _ask(self, grid: Tensor, crop: tuple[int, int, int, int] | None) -> Rounds:
-        """Rounds for a crop's grid (rows, columns, 2)."""
-        yield self._prompts(grid.reshape(-1, 2), crop)
+    def _rounds_of_crop(self, grid: Tensor, crop: tuple[int, int, int, int] | None) -> Rounds:
+        """Yield the rounds of one crop; ``grid`` is (rows, columns, 2) xy, pixels of the image."""
+        yield self._point_prompts(grid.reshape(-1, 2), crop)
 
-    def _prompts(self, points: Tensor, crop: tuple[int, int, int, int] | None) -> Prompts:
-        """Foreground points (N, 2) as N prompts."""
-        labels = torch.ones(len(points), 1, dtype=torch.int64)
+    def _point_prompts(self, points: Tensor, crop: tuple[int, int, int, int] | None) -> Prompts:
+        """Return N prompts of one foreground point each, from points (N, 2)."""
+        labels = torch.full((len(points), 1), PointLabel.FOREGROUND, dtype=torch.int64)
         crops = None if crop is None else torch.tensor(crop).expand(len(points), 4)
         return Prompts(points=points[:, None], labels=labels, crops_xyxy=crops)
 
     def rank(self, predicted_iou: Tensor, stability_score: Tensor, prompts: Prompts) -> Tensor:
-        """The mean of predicted IoU and stability score (SAM, appendix D.3), (D,)."""
+        """Return the mean of predicted IoU and stability score, (D,). Source: SAM, appendix D.3."""
         return (predicted_iou + stability_score) / 2
 
 
 @dataclass(frozen=True)
 class GridProposals(Grid):
-    """SAM's protocol for object proposals: a denser grid, no filters, and NMS at .9.
+    """SAM's protocol for object proposals: a denser grid, no filters, and NMS at 0.9.
 
     Source: SAM, appendix D.3.
     """
 
     points_per_side: int = 64
-    predicted_iou: float = 0.0
-    stability: float = 0.0
-    nms_iou: float = 0.9
+    pred_iou_thresh: float = 0.0
+    stability_score_thresh: float = 0.0
+    box_nms_thresh: float = 0.9

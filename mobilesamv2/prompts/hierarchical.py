@@ -1,4 +1,4 @@
-"""A coarse grid first, then the fine grid's points where nothing confident was found."""
+"""A coarse grid of points, then the fine grid's points that no confident mask covers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mobilesamv2 import masks as mask_ops
 from mobilesamv2.prompts.grid import Grid
@@ -15,46 +16,51 @@ from mobilesamv2.structures import Masks
 
 @dataclass(frozen=True)
 class Hierarchical(Grid):
-    """SAM's grid in two rounds: objects that are found early are not asked for again.
+    """SAM's grid in two rounds: objects found in the first are not prompted again.
 
     Attributes:
-        coarse_every: the first round asks every so many points of the grid, along both axes.
-        confident_iou: the second round leaves out points that a mask of more predicted IoU covers, beside those that
-            were asked already.
+        coarse_stride: the first round uses every ``coarse_stride``-th point of the grid, along both axes.
+        high_confidence_iou: the second round skips points that a mask of higher predicted IoU covers, and those of
+            the first round.
 
-    Source: TinySAM, section 3.3. Its code looks at the logits of single pixels, here the whole mask counts, which must
-    have passed the filters.
+    Source: TinySAM, section 3.3. Deviation: its code checks the logits of single pixels; here a mask must have passed
+    the filters, and all of its pixels count.
     """
 
-    coarse_every: int = 4
-    confident_iou: float = 0.88
+    coarse_stride: int = 4
+    high_confidence_iou: float = 0.88
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.coarse_every <= self.points_per_side:
+        if not 2 <= self.coarse_stride <= self.points_per_side:
             raise ValueError(
-                f"coarse_every is between 2 and points_per_side ({self.points_per_side}), and is {self.coarse_every}; "
-                "prompt_sampler=grid asks all points at once."
+                f"coarse_stride must be between 2 and points_per_side ({self.points_per_side}), "
+                f"got {self.coarse_stride}. prompt_sampler=grid uses all points in one round."
             )
 
-    def _ask(self, grid: Tensor, crop: tuple[int, int, int, int] | None) -> Rounds:
-        """Two rounds."""
-        every = min(self.coarse_every, len(grid))
-        coarse = torch.zeros(grid.shape[:2], dtype=torch.bool)
-        coarse[every // 2 :: every, every // 2 :: every] = True
-        found = yield self._prompts(grid[coarse], crop)
-        left = grid[~coarse]
-        left = left[~covered(left, found[found.predicted_iou > self.confident_iou])]
-        if len(left):
-            yield self._prompts(left, crop)
+    @property
+    @override
+    def one_round(self) -> bool:
+        return False
+
+    @override
+    def _rounds_of_crop(self, grid: Tensor, crop: tuple[int, int, int, int] | None) -> Rounds:
+        stride = min(self.coarse_stride, len(grid))
+        is_coarse = torch.zeros(grid.shape[:2], dtype=torch.bool)
+        is_coarse[stride // 2 :: stride, stride // 2 :: stride] = True
+        masks = yield self._point_prompts(grid[is_coarse], crop)
+        remaining = grid[~is_coarse]
+        remaining = remaining[~is_covered(remaining, masks[masks.predicted_iou > self.high_confidence_iou])]
+        if len(remaining):
+            yield self._point_prompts(remaining, crop)
 
 
-def covered(points: Tensor, masks: Masks) -> Tensor:
-    """Which points lie on one of the masks, (N,) bool.
+def is_covered(points: Tensor, masks: Masks) -> Tensor:
+    """Check which points lie on at least one of the masks, (N,) bool.
 
     Args:
         points: (N, 2) xy, pixels of the image.
-        masks: of this image.
+        masks: masks of this image.
     """
     if not len(masks):
         return torch.zeros(len(points), dtype=torch.bool)

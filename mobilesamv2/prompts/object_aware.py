@@ -1,4 +1,4 @@
-"""Object-aware prompts: a detector says where the objects are."""
+"""Object-aware prompts: boxes that a detector predicts."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mobilesamv2.prompts.sampler import Rounds
-from mobilesamv2.structures import Filters, Prompts
+from mobilesamv2.prompts.sampler import Rounds, recorded_settings
+from mobilesamv2.structures import Filters, PointLabel, Prompts
 
 PromptKind = Literal["boxes", "points"]
 RankBy = Literal["detector", "predicted_iou"]
 
 
 class Detector(Protocol):
-    """What the sampler asks of a detector."""
+    """Interface of the detector that the sampler uses."""
 
     def detect(
         self, image: np.ndarray, *, confidence: float, nms_iou: float, max_boxes: int, snap: int
     ) -> tuple[Tensor, Tensor]:
-        """Boxes (N, 4) xyxy, pixels of the image, and their confidence (N,), best first.
+        """Return boxes (N, 4) xyxy, pixels of the image, and their confidence (N,), sorted by it, highest first.
 
         Args:
             image: RGB uint8 (H, W, 3).
-            confidence: boxes of less are dropped.
-            nms_iou: of two boxes that overlap by more, the more confident stays.
-            max_boxes: at most so many, the most confident.
-            snap: an edge within so many pixels of the detector's input border moves onto it.
+            confidence: boxes of lower confidence are dropped.
+            nms_iou: of two boxes whose IoU is higher, the more confident is kept.
+            max_boxes: at most this many boxes are returned, the most confident.
+            snap: a box edge within this many pixels of the border of the detector's input is moved onto the border.
         """
         ...
 
@@ -39,61 +39,67 @@ class ObjectAware:
     """Boxes from a detector, or their centres as points; the defaults are those of MobileSAMv2's demo.
 
     Attributes:
-        detector: finds objects of any class.
+        detector: class-agnostic object detector.
         prompt: ``boxes``, or ``points`` for their centres.
-        multimask: three masks a prompt instead of one.
-        max_prompts: at most so many, the detector's most confident.
-        confidence: boxes of less are dropped.
-        detector_nms_iou: NMS among the detector's boxes.
-        snap: an edge within so many pixels of the border of the detector's input moves onto the border; 0 switches
-            it off.
-        rank_by: ``detector`` ranks masks by the confidence of their box, ``predicted_iou`` by the mask decoder's word.
-        predicted_iou: a mask is kept above it; 0 switches the filter off.
-        stability: a mask is kept from it on; 0 switches the filter off.
-        nms_iou: box NMS among the masks by predicted IoU; 1 switches it off.
+        multimask_output: three masks per prompt instead of one.
+        max_prompts: at most this many prompts, from the detector's most confident boxes.
+        confidence: boxes of lower confidence are dropped.
+        detector_nms_iou: IoU threshold of NMS among the detector's boxes.
+        snap: a box edge within this many pixels of the border of the detector's input is moved onto the border; 0
+            switches it off.
+        rank_by: ``detector`` ranks masks by the confidence of their box, ``predicted_iou`` by the mask decoder's
+            estimate.
+        pred_iou_thresh: a mask is kept above it; 0 switches the filter off.
+        stability_score_thresh: a mask is kept at or above it; 0 switches the filter off.
+        box_nms_thresh: IoU threshold of box NMS among the masks by predicted IoU; 1 switches it off.
 
     Source: MobileSAMv2, section 4; thresholds from its released demo. The paper caps prompts at 320; the released
-    code never reaches that, since its detector stops at 300 boxes.
+    code never reaches this cap, since its detector returns at most 300 boxes.
     """
 
     detector: Detector
     prompt: PromptKind = "boxes"
-    multimask: bool = False
+    multimask_output: bool = False
     max_prompts: int = 320
     confidence: float = 0.4
     detector_nms_iou: float = 0.9
     snap: int = 20
     rank_by: RankBy = "detector"
-    predicted_iou: float = 0.0
-    stability: float = 0.0
-    nms_iou: float = 1.0
+    pred_iou_thresh: float = 0.0
+    stability_score_thresh: float = 0.0
+    box_nms_thresh: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value, known in (
+        for name, value, choices in (
             ("prompt", self.prompt, get_args(PromptKind)),
             ("rank_by", self.rank_by, get_args(RankBy)),
         ):
-            if value not in known:
-                raise ValueError(f"{name} is one of {', '.join(known)}, and is '{value}'.")
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got '{value}'.")
 
     @property
     def filters(self) -> Filters:
-        """What a mask must pass to be kept."""
-        return Filters(self.predicted_iou, self.stability, self.nms_iou)
+        """Return the thresholds that a mask must pass to be kept."""
+        return Filters(self.pred_iou_thresh, self.stability_score_thresh, self.box_nms_thresh)
 
     @property
     def ranks_prompts(self) -> bool:
-        """Yes: by the detector's confidence."""
+        """Return True: the detector's confidence ranks prompts."""
+        return True
+
+    @property
+    def one_round(self) -> bool:
+        """Return True: the detector runs once."""
         return True
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting, as plain values."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "detector"}
-        return {"sampler": type(self).__name__, **own}
+        """Return every setting but the detector, as plain values."""
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "detector"}
+        return recorded_settings(self, **settings)
 
     def rounds(self, image: np.ndarray) -> Rounds:
-        """One round: a prompt for each box; none where the detector finds nothing.
+        """Yield one round with one prompt per box; no round if the detector returns no box.
 
         Args:
             image: RGB uint8 (H, W, 3).
@@ -111,10 +117,11 @@ class ObjectAware:
             yield Prompts(boxes_xyxy=boxes_xyxy, scores=confidence)
         else:
             centres = (boxes_xyxy[:, None, :2] + boxes_xyxy[:, None, 2:]) / 2  # (N, 1, 2)
-            yield Prompts(points=centres, labels=torch.ones(centres.shape[:2], dtype=torch.int64), scores=confidence)
+            labels = torch.full(centres.shape[:2], PointLabel.FOREGROUND, dtype=torch.int64)
+            yield Prompts(points=centres, labels=labels, scores=confidence)
 
     def rank(self, predicted_iou: Tensor, stability_score: Tensor, prompts: Prompts) -> Tensor:
-        """The confidence of each mask's box, or its predicted IoU, (D,)."""
+        """Return the confidence of each mask's box, or its predicted IoU, (D,)."""
         if self.rank_by == "predicted_iou" or prompts.scores is None:
             return predicted_iou
         return prompts.scores

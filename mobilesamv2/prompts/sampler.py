@@ -11,37 +11,42 @@ from torch import Tensor
 from mobilesamv2.structures import Filters, Masks, Prompts
 
 Rounds = Generator[Prompts, Masks, None]
-"""Prompts in rounds; what ``send`` brings back are the masks that the round's prompts gave, after the filters.
+"""A coroutine that yields the prompts of a round and receives, through ``send``, the masks that passed the filters.
 
-The prompts of a round are of one crop, or all of the whole image.
+All prompts of a round are of one crop, or of the full image.
 """
 
 
 class PromptSampler(Protocol):
-    """Chooses prompts for an image, and says what is to be done with their masks."""
+    """A strategy that chooses prompts for an image and defines how their masks are filtered and ranked."""
 
     @property
-    def multimask(self) -> bool:
-        """Three masks a prompt instead of one."""
+    def multimask_output(self) -> bool:
+        """Return whether the decoder predicts three masks per prompt instead of one."""
         ...
 
     @property
     def filters(self) -> Filters:
-        """What a mask must pass to be kept."""
+        """Return the thresholds that a mask must pass to be kept."""
         ...
 
     @property
     def ranks_prompts(self) -> bool:
-        """Whether prompts have scores, and come best first."""
+        """Return whether prompts have scores and are sorted by them, highest first."""
+        ...
+
+    @property
+    def one_round(self) -> bool:
+        """Return whether ``rounds`` yields only once, for the full image, and ignores the masks it receives."""
         ...
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting, as plain values, for the record beside a result."""
+        """Return every setting as plain values, to be recorded with a result."""
         ...
 
     def rounds(self, image: np.ndarray) -> Rounds:
-        """Prompts for one image, round by round; each round sees the masks of the one before.
+        """Yield prompts for one image in rounds; each round may depend on the masks of the previous one.
 
         Args:
             image: RGB uint8 (H, W, 3).
@@ -49,5 +54,22 @@ class PromptSampler(Protocol):
         ...
 
     def rank(self, predicted_iou: Tensor, stability_score: Tensor, prompts: Prompts) -> Tensor:
-        """Scores (D,) by which D masks are ranked, from their predicted IoU, stability score and prompts."""
+        """Return the scores (D,) that rank D masks, from their predicted IoU, stability score and prompts."""
         ...
+
+
+RECORDED_NAMES = {
+    "multimask_output": "multimask",
+    "pred_iou_thresh": "predicted_iou",
+    "stability_score_thresh": "stability",
+    "box_nms_thresh": "nms_iou",
+    "crop_nms_thresh": "crop_nms_iou",
+    "coarse_stride": "coarse_every",
+    "high_confidence_iou": "confident_iou",
+}
+"""Keys of results.json that differ from the setting's name; they stay fixed when the code is renamed."""
+
+
+def recorded_settings(sampler: object, **settings: Any) -> dict[str, Any]:
+    """Return a sampler's settings under the keys of results.json, and its class name as ``sampler``."""
+    return {"sampler": type(sampler).__name__} | {RECORDED_NAMES.get(key, key): v for key, v in settings.items()}

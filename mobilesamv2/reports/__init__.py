@@ -1,1 +1,1 @@
-"""Results to tables and pictures."""
+"""Tables, figures and comparisons of results."""

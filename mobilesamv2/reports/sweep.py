@@ -1,4 +1,4 @@
-"""A sweep of evaluations in one report: what differed, what it gave, and whether that is more than chance."""
+"""A sweep of evaluations in one report: which settings differ, the results, and which differences are significant."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 import yaml
 
-from mobilesamv2.metrics.result_record import percent, percent_range
+from mobilesamv2.evaluation.results import percent, percent_range
+from mobilesamv2.files import atomic_write
 from mobilesamv2.reports.compare import mean_ar_change
-from mobilesamv2.reports.table import check_alike, read_result
-from mobilesamv2.whole_files import whole_file
+from mobilesamv2.reports.table import check_comparable, read_result
 
 OUTCOMES = {"mean_prompts_decoded", "mean_proposals", "images_without_proposals", "interval", "num_images", "ks"}
-"""Keys of a protocol that say what came out, or that all runs of a report share."""
+"""Keys of a protocol that are results, or that all runs of a report share."""
 
 SETTINGS = ("model", "detector", "encoder_cost", "dtype", "device", "seed", "commit")
-"""What of a run's record may tell it from another, beside its protocol."""
+"""Keys of a run's record that may distinguish it from another, beside its protocol."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Run:
     """One evaluation of a sweep.
 
     Attributes:
-        name: its folder under the sweep's, or what the user calls it.
-        folder: where its results.json is.
-        result: the content of that.
+        name: its folder, relative to the sweep's.
+        folder: the folder of its results.json.
+        result: the content of that file.
         differs: the settings that are not the same in all runs.
     """
 
@@ -40,19 +40,19 @@ class Run:
     differs: dict[str, Any]
 
 
-def gather(folder: str | Path) -> list[Run]:
-    """Every evaluation under a folder.
+def load_runs(folder: str | Path) -> list[Run]:
+    """Load every evaluation under a folder.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: two are of other images, objects, Ks or mask thresholds.
+        FileNotFoundError: if there is none.
+        ValueError: if two differ in images, objects, Ks or mask thresholds.
     """
     folder = Path(folder)
-    files = sorted(folder.rglob("results.json"), key=_in_order)
+    files = sorted(folder.rglob("results.json"), key=_natural_key)
     if not files:
-        raise FileNotFoundError(f"There is no results.json in {folder} or below; evaluate.py writes one for each run.")
+        raise FileNotFoundError(f"There is no results.json in {folder} or below; evaluate.py writes one per run.")
     results = {str(file.parent.relative_to(folder)): read_result(file) for file in files}
-    check_alike(results)
+    check_comparable(results)
     settings = {name: dict(_settings(result)) for name, result in results.items()}
     keys = dict.fromkeys(key for values in settings.values() for key in values)
     differing = [key for key in keys if len({str(values.get(key)) for values in settings.values()}) > 1]
@@ -63,40 +63,41 @@ def gather(folder: str | Path) -> list[Run]:
 
 
 def failed_jobs(folder: str | Path) -> dict[str, str]:
-    """Jobs of a sweep that Hydra started and that gave nothing: the command that runs each alone, by its folder's name.
+    """Return the jobs of a sweep without a result: the command that runs each alone, by the name of its folder.
 
-    An evaluation gives a results.json, a training weights.
+    The result of an evaluation is a results.json, that of a training run weights.
     """
     failed = {}
-    for file in sorted(Path(folder).rglob(".hydra/overrides.yaml"), key=_in_order):
+    for file in sorted(Path(folder).rglob(".hydra/overrides.yaml"), key=_natural_key):
         job = file.parent.parent
         program = yaml.safe_load((file.parent / "hydra.yaml").read_text())["hydra"]["job"]["name"]
-        gives = ("results.json",) if program == "evaluate" else ("*.safetensors", "detector.pt")
-        if not any(next(job.glob(name), None) for name in gives):
-            told = [str(o) for o in yaml.safe_load(file.read_text()) if not str(o).startswith("output_dir=")]
-            failed[str(job.relative_to(folder))] = shlex.join(["python", f"{program}.py", *told, f"output_dir={job}"])
+        outputs = ("results.json",) if program == "evaluate" else ("*.safetensors", "detector.pt")
+        if not any(next(job.glob(name), None) for name in outputs):
+            overrides = [str(o) for o in yaml.safe_load(file.read_text()) if not str(o).startswith("output_dir=")]
+            failed[str(job.relative_to(folder))] = shlex.join(
+                ["python", f"{program}.py", *overrides, f"output_dir={job}"]
+            )
     return failed
 
 
 def sweep_rows(runs: Sequence[Run], baseline: str | None = None) -> list[dict[str, Any]]:
-    """A row for each run: what differed, AR with intervals, prompts, ms, parameters and MACs, as plain values.
+    """Return a row per run: settings that differ, AR with intervals, prompts, ms, parameters and MACs, as plain values.
 
     Args:
-        runs: of ``gather``.
-        baseline: name of the run that the others are compared with, in pairs of images.
+        runs: of ``load_runs``.
+        baseline: name of the run that the others are compared with, paired by image.
 
     Raises:
-        ValueError: there is no run of that name.
+        ValueError: if there is no run of that name.
     """
     names = [run.name for run in runs]
     if baseline is not None and baseline not in names:
-        raise ValueError(f"There is no run {baseline} to compare with; there are {', '.join(names)}.")
+        raise ValueError(f"baseline must be one of the runs {', '.join(names)}, got {baseline}.")
     by_name = dict(zip(names, runs, strict=True))
     return [_row(run, None if baseline is None else by_name[baseline]) for run in runs]
 
 
 def _row(run: Run, baseline: Run | None) -> dict[str, Any]:
-    """One row."""
     result = run.result
     row: dict[str, Any] = {"run": run.name, **run.differs}
     for name in (*(f"AR@{k}" for k in result["protocol"]["ks"]), "mAR"):
@@ -114,16 +115,18 @@ def _row(run: Run, baseline: Run | None) -> dict[str, Any]:
     }
 
 
-def telling(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings that tell runs apart, without those that follow from one before: a sampler's own from the sampler.
+def distinguishing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the settings that distinguish runs, without those that follow from an earlier one.
+
+    A sampler's own settings, for example, follow from the sampler.
 
     Args:
-        settings: what differs, for each run, under the same names.
+        settings: those that differ, for each run, under the same names.
     """
     values = {key: [str(run[key]) for run in settings] for key in (settings[0] if settings else ())}
     kept: list[str] = []
-    for key, own in values.items():
-        pairs = (set(zip(values[earlier], own, strict=True)) for earlier in kept)
+    for key, column in values.items():
+        pairs = (set(zip(values[earlier], column, strict=True)) for earlier in kept)
         follows = any(len(both) == len(set(values[earlier])) for both, earlier in zip(pairs, kept, strict=True))
         if not follows:
             kept.append(key)
@@ -131,18 +134,20 @@ def telling(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Fractions, ms and counts as they are; what a run does not have stays empty."""
-    with whole_file(path) as partial, partial.open("w", newline="") as file:
+    """Write rows as CSV, with fractions, ms and counts as they are; a value that a run does not have is empty."""
+    with atomic_write(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 
 
-def cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Head and rows of the table for reading: percent with intervals, ms, millions and billions."""
+def table_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the head and the rows of the formatted table: percent with intervals, ms, millions and billions."""
     first = rows[0]
     recalls = [name.removesuffix(" low") for name in first if name.endswith(" low") and name != "change low"]
-    settings = telling([{name: row[name] for name in list(first)[1 : list(first).index(recalls[0])]} for row in rows])
+    settings = distinguishing_settings(
+        [{name: row[name] for name in list(first)[1 : list(first).index(recalls[0])]} for row in rows]
+    )
     head = ["run", *settings, *recalls[:-1], "mean AR [95%]"]
     head += ["change [95%]"] if "change" in first else []
     head += ["prompts", "encoder ms", "decoder ms", "total ms", "M parameters", "G MACs"]
@@ -160,24 +165,8 @@ def cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return table
 
 
-def as_markdown(table: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table."""
-    head, *rows = table
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-
-
-def as_latex(table: Sequence[Sequence[str]]) -> str:
-    """Cells as a LaTeX table, for the package booktabs."""
-    escapes = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"})
-    head, *rows = (" & ".join(cell.translate(escapes) for cell in line) + r" \\" for line in table)
-    columns = "l" + "r" * (len(table[0]) - 1)
-    body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(body)
-
-
 def _settings(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What one run may differ in from another, by dotted names; hashes say no more than the files' names."""
+    """Yield the settings that may differ between runs, by dotted names; hashes add nothing to the files' names."""
     parts = {key: value for key, value in result["protocol"].items() if key not in OUTCOMES}
     parts |= {key: result["run"].get(key) for key in SETTINGS if key != "encoder_cost"}
     for key, value in parts.items():
@@ -187,8 +176,8 @@ def _settings(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield (key if name is None else f"{key}.{name}"), leaf
 
 
-def _in_order(path: Path) -> list[tuple[int, str]]:
-    """Sorts 10 after 9."""
+def _natural_key(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts 10 after 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]
 
 
@@ -198,7 +187,7 @@ def _range(row: Mapping[str, Any], name: str) -> str:
 
 
 def _change(row: Mapping[str, Any]) -> str:
-    """Points, with a star where 0 is outside the interval."""
+    """Format the change in percentage points, with a star if 0 is outside the interval."""
     low, high = row["change low"], row["change high"]
     star = "" if low <= 0 <= high else " *"
     return f"{100 * row['change']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]{star}"

@@ -1,20 +1,23 @@
-"""Several evaluations in one table."""
+"""Results as tables: Markdown and LaTeX."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mobilesamv2.data.coco import read_json
-from mobilesamv2.metrics.result_record import percent, percent_range
+from tabulate import tabulate
+
+from mobilesamv2.data.json_files import read_json
+from mobilesamv2.evaluation.results import percent, percent_range
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
-    """The content of a ``results.json``, named itself or by its folder.
+    """Return the content of a ``results.json``, given by its own path or its folder's.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: the file is not one.
+        FileNotFoundError: if there is none.
+        ValueError: if the file is not a result.
     """
     path = Path(path)
     file = path / "results.json" if path.is_dir() else path
@@ -22,28 +25,27 @@ def read_result(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"There is no result {file}; evaluate.py writes one into its output_dir.")
     result = read_json(file)
     if not isinstance(result, dict) or not {"metrics", "interval", "protocol"} <= result.keys():
-        raise ValueError(f"{file} is not a result of evaluate.py: it has no metrics, interval and protocol.")
+        raise ValueError(f"{file} must be a results.json of evaluate.py, with metrics, interval and protocol.")
     return result
 
 
 def result_table(results: dict[str, dict[str, Any]]) -> str:
-    """A Markdown table with a row for each result: AR@K in percent, its mean with the 95% interval, prompts, and ms.
+    """Return a Markdown table with one row per result: AR@K in percent, their mean with the 95% interval, prompts, ms.
 
     Args:
-        results: by the name that its row is to have.
+        results: by the name of their row.
 
     Raises:
-        ValueError: the results have other Ks, or are on other images.
+        ValueError: if the results have different Ks or images.
     """
-    check_alike(results)
+    check_comparable(results)
     first = next(iter(results.values()))
     ks = first["protocol"]["ks"]
-    head = ["run", *(f"AR@{k}" for k in ks), "mean AR [95%]", "prompts", "decoder ms", "total ms"]
-    rows = [head, ["---"] * len(head)]
+    table = [["run", *(f"AR@{k}" for k in ks), "mean AR [95%]", "prompts", "decoder ms", "total ms"]]
     for name, result in results.items():
         metrics, ms = result["metrics"], result["ms"] or {}
         prompts = result["protocol"].get("mean_prompts_decoded")
-        rows.append(
+        table.append(
             [
                 name,
                 *(percent(metrics[f"AR@{k}"]) for k in ks),
@@ -52,31 +54,41 @@ def result_table(results: dict[str, dict[str, Any]]) -> str:
                 *(f"{ms[stage]:.0f}" if stage in ms else "-" for stage in ("mask_decoder", "total")),
             ]
         )
-    widths = [max(len(row[c]) for row in rows) for c in range(len(head))]
-    padded = (
-        [cell.ljust(width, "-" if cell == "---" else " ") for cell, width in zip(r, widths, strict=True)] for r in rows
-    )
-    lines = [f"| {' | '.join(cells)} |" for cells in padded]
     num_images, num_objects = first["protocol"]["num_images"], first["n_gt"]["all"]
-    return "\n".join(
-        [*lines, "", f"{num_images} images, {num_objects} objects; AR in percent; ms is the median image's."]
-    )
+    note = f"{num_images} images, {num_objects} objects; AR in percent; ms is the median over images."
+    return f"{as_markdown(table)}\n\n{note}"
 
 
-def check_alike(results: dict[str, dict[str, Any]]) -> None:
-    """Nothing, if the results can stand side by side.
+def as_markdown(table: Sequence[Sequence[str]]) -> str:
+    """Return cells, the head first, as a Markdown table; a ``|`` in a cell becomes a ``/``."""
+    return _tabulate([[cell.replace("|", "/") for cell in line] for line in table], "pipe")
+
+
+def as_latex(table: Sequence[Sequence[str]]) -> str:
+    """Return cells, the head first, as a LaTeX table, which needs the package booktabs."""
+    return _tabulate(table, "latex_booktabs")
+
+
+def check_comparable(results: dict[str, dict[str, Any]]) -> None:
+    """Check that results can stand side by side.
 
     Raises:
-        ValueError: one is no result of proposals, or has other images, annotations or Ks than the first; the sentence
-            names it.
+        ValueError: if one has no AR@K, or other images, annotations or Ks than the first.
     """
     for name, result in results.items():
         if "ks" not in result["protocol"]:
-            raise ValueError(f"{name} is no result of task=evaluate_proposals or evaluate_prompt_free: it has no AR@K.")
+            raise ValueError(f"{name} has no AR@K: it must be a result of task=evaluate_proposals or evaluate_fastsam.")
     for key in ("ks", "k_caps", "mask_threshold", "image_list_sha256", "annotations_sha256", "annotations"):
         values = {name: result["protocol"].get(key) for name, result in results.items()}
         first_name, first = next(iter(values.items()))
         moved = key == "annotations" and next(iter(results.values()))["protocol"].get("annotations_sha256") is not None
         for name, value in values.items():
             if value != first and not moved:
-                raise ValueError(f"{name} is not like {first_name}: its {key} is {value} instead of {first}.")
+                raise ValueError(f"{name} can't be compared with {first_name}: its {key} must be {first}, got {value}.")
+
+
+def _tabulate(table: Sequence[Sequence[str]], tablefmt: str) -> str:
+    """Lay out cells, the first column left-aligned and the others right-aligned."""
+    head, *rows = table
+    alignment = ["left", *["right"] * (len(head) - 1)]
+    return tabulate(rows, head, tablefmt=tablefmt, disable_numparse=True, colalign=alignment)

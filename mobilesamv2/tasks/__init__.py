@@ -1,1 +1,1 @@
-"""Lightning modules: what a Trainer runs."""
+"""Lightning modules that train, with their losses and learning-rate schedule."""

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
+from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.metrics.box_recall import DEFAULT_KS, BoxRecall, count_boxes
@@ -21,39 +22,38 @@ from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
 
 logger = logging.getLogger(__name__)
 
-LEFT_OUT = ("boxes_dropped", "boxes_merged")
-"""What a batch counts of boxes that were left out: of less than a pixel, and duplicates."""
+SKIPPED_BOX_STATS = ("boxes_dropped", "boxes_merged")
+"""Counts, in each batch, of the boxes that are left out: those of less than a pixel, and duplicates."""
 
-OF_MASKS = ("seg_loss", "sem_loss")
-"""Parts of ultralytics' loss that it weighs as the boxes' loss; ``mask_gain`` is for them."""
+MASK_LOSS_TERMS = ("seg_loss", "sem_loss")
+"""Terms of ultralytics' loss that it weights as the boxes' loss; here they have ``mask_gain``."""
 
-SHOWN = ("val/box_recall_50", "val/box_recall_75")
-"""On the progress bar."""
+PROGRESS_BAR_METRICS = ("val/box_recall_50", "val/box_recall_75")
 
 DEMO_CONFIDENCE = 0.4
-"""Threshold of MobileSAMv2's demo."""
+"""Confidence threshold of MobileSAMv2's demo."""
 
 
 class DetectObjects(pl.LightningModule):
-    """Teaches a detector one class, "object".
+    """Training of a detector on one class, "object".
 
     Args:
         detector: the model to train.
-        optimizer: makes the optimizer from the parameters.
-        warmup_images: images that the learning rate rises over.
-        masks: masks supervise too, as in MobileSAMv2's first stage; a segmentation head that is trained without them
-            keeps its mask branch as it is.
+        optimizer: builds the optimizer from the parameter groups.
+        warmup_images: images of the learning rate's warm-up.
+        masks: supervise with masks too, as in MobileSAMv2's first stage; without, a segmentation head keeps its mask
+            branch as it is.
         box_gain: weight of the boxes' IoU loss.
         class_gain: weight of the confidence loss.
-        dfl_gain: weight of the distribution focal loss of the boxes' edges, or of their L1 loss where a head has none.
+        dfl_gain: weight of the distribution focal loss of the boxes' edges, or of their L1 loss for a head without one.
         mask_gain: weight of the masks' loss.
-        ks: boxes an image that validation looks at, the most confident; the largest bounds them.
-        batchnorm_momentum: of the running statistics; None keeps ultralytics' .03, too slow for runs of a few hundred
-            steps from random weights, whose statistics would lag behind their weights.
+        ks: box counts per image at which validation measures recall, by confidence; the largest bounds the boxes.
+        batchnorm_momentum: momentum of the running statistics; None keeps ultralytics' .03, too slow for runs of a few
+            hundred steps from random weights, whose statistics would lag behind their weights.
 
     Raises:
-        ValueError: the detector knows several classes, its input's side is no multiple of its stride, or masks are to
-            supervise a detector that predicts none.
+        ValueError: if the detector has several classes, if its input's side is no multiple of its stride, if masks are
+            to supervise a detector that predicts none, or if ``box_gain`` is not positive.
 
     Source: MobileSAMv2, section 4.1; the gains are ultralytics' defaults, the paper's are unpublished.
     """
@@ -82,44 +82,44 @@ class DetectObjects(pl.LightningModule):
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = batchnorm_momentum
         self._gains = SimpleNamespace(box=box_gain, cls=class_gain, dfl=dfl_gain, overlap_mask=True, epochs=1)
-        self._of_masks = mask_gain / box_gain
+        self._relative_mask_gain = mask_gain / box_gain
         self._masks = masks
         self._optimizer = optimizer
         self._warmup_images = warmup_images
         self._loss: Any = None
-        self._steps = 1
+        self._total_steps = 1
 
     @property
     def backbone(self) -> nn.Module:
-        """The network that compilation and memory layout are for."""
+        """Return the network that compilation and memory layout apply to."""
         return self.detector.model  # pyright: ignore[reportReturnType]
 
+    @override
     def on_fit_start(self) -> None:
-        """The loss looks at the model where it is; Lightning keeps the modes that it finds."""
         model: Any = self.detector.model
         model.args = self._gains
-        of_boxes = ultralytics_module("nn.tasks").DetectionModel
-        self._loss = model.init_criterion() if self._masks else of_boxes.init_criterion(model)
-        self.detector.train()
-        self._steps = max(1, int(self.trainer.estimated_stepping_batches))
+        # The loss is built here, since it reads the model's device.
+        box_model = ultralytics_module("nn.tasks").DetectionModel
+        self._loss = model.init_criterion() if self._masks else box_model.init_criterion(model)
+        self.detector.train()  # Lightning keeps the modes that it finds
+        self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
 
+    @override
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
-        """Loss of one batch, an image's on average."""
         size = len(batch["img"])
         self._shift_to_one_to_one()
         if self._masks:
-            batch = batch | {
-                "sem_masks": torch.zeros_like(batch["masks"])
-            }  # the class of each pixel, read where masks are
-        # a vector, times the number of images
+            # the class of each pixel, which the loss reads where it reads masks
+            batch = batch | {"sem_masks": torch.zeros_like(batch["masks"])}
+        # ultralytics' loss is a vector of terms, multiplied by the number of images
         losses, parts = self._loss(self.detector.model(_pixels(batch)), batch)
-        gains = [self._of_masks if name in OF_MASKS else 1.0 for name in parts]
+        gains = [self._relative_mask_gain if name in MASK_LOSS_TERMS else 1.0 for name in parts]
         loss = (losses * losses.new_tensor(gains)).sum() / size
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
         scaled = {f"train/{name}": value * gain for (name, value), gain in zip(parts.items(), gains, strict=True)}
         self.log_dict(scaled, batch_size=size)
         self.log_dict(
-            {f"train/{name}": float(batch[name]) for name in LEFT_OUT},
+            {f"train/{name}": float(batch[name]) for name in SKIPPED_BOX_STATS},
             on_step=False,
             on_epoch=True,
             reduce_fx="sum",
@@ -128,19 +128,20 @@ class DetectObjects(pl.LightningModule):
         return loss
 
     def _shift_to_one_to_one(self) -> None:
-        """Heads with a second branch, of one box for each object, learn that one more as the run goes on.
+        """Shift the loss of a head with two branches towards the one-to-one branch as the run proceeds.
 
-        Source: ultralytics' ``E2ELoss``, which does so from epoch to epoch; here it is from step to step.
+        Source: ultralytics' ``E2ELoss``, which does so per epoch; here it is per step.
         """
         loss = self._loss
         if hasattr(loss, "final_o2m"):
-            left = 1 - self.trainer.global_step / self._steps
-            loss.o2m = loss.final_o2m + (loss.o2m_copy - loss.final_o2m) * left
+            remaining = 1 - self.trainer.global_step / self._total_steps
+            loss.o2m = loss.final_o2m + (loss.o2m_copy - loss.final_o2m) * remaining
             loss.o2o = loss.total - loss.o2m
 
+    @override
     def on_train_epoch_end(self) -> None:
-        """How many boxes were left out."""
-        dropped, merged = (int(self.trainer.callback_metrics.get(f"train/{name}", 0)) for name in LEFT_OUT)
+        metrics = self.trainer.callback_metrics
+        dropped, merged = (int(metrics.get(f"train/{name}", 0)) for name in SKIPPED_BOX_STATS)
         if self.trainer.is_global_zero and dropped + merged:
             logger.info(
                 "Epoch %d: %d boxes of less than a pixel dropped, %d duplicates merged.",
@@ -149,56 +150,54 @@ class DetectObjects(pl.LightningModule):
                 merged,
             )
 
+    @override
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
-        """Compares the boxes with those of the objects."""
         side, ks = batch["img"].shape[-1], self.recall.ks
-        found = self.detector.boxes(_pixels(batch), confidence=0.001, nms_iou=0.9, max_boxes=max(ks))
-        for i, boxes in enumerate(found):
-            of_image = batch["batch_idx"] == i
-            truths = box_convert(batch["bboxes"][of_image], "cxcywh", "xyxy") * side
-            self.recall.update(count_boxes(boxes[:, :4], boxes[:, 4], truths, batch["areas"][of_image], ks))
+        predictions = self.detector.boxes(_pixels(batch), confidence=0.001, nms_iou=0.9, max_boxes=max(ks))
+        for i, boxes in enumerate(predictions):
+            in_image = batch["batch_idx"] == i
+            truths = box_convert(batch["bboxes"][in_image], "cxcywh", "xyxy") * side
+            self.recall.update(count_boxes(boxes[:, :4], boxes[:, 4], truths, batch["areas"][in_image], ks))
 
+    @override
     def on_validation_epoch_end(self) -> None:
-        """Sums over all processes, logs, and writes the calibration into the run's folder."""
-        report = self.recall.compute()
+        report = self.recall.compute()  # summed over all processes
         self.recall.reset()
         if self.trainer.sanity_checking:
             return
         values = {f"val/box_{name}": value for name, value in report.values.items()}
         for confidence, boxes, recall in report.calibration:
             if confidence == DEMO_CONFIDENCE:
-                at = f"conf_{round(100 * confidence)}"
-                values |= {f"val/boxes_{at}": boxes, f"val/box_recall_50_{at}": recall}
+                suffix = f"conf_{round(100 * confidence)}"
+                values |= {f"val/boxes_{suffix}": boxes, f"val/box_recall_50_{suffix}": recall}
         for name, value in values.items():  # the same in all processes
-            self.log(name, value, prog_bar=name in SHOWN, sync_dist=True)
+            self.log(name, value, prog_bar=name in PROGRESS_BAR_METRICS, sync_dist=True)
         if self.trainer.is_global_zero:
             with (Path(self.trainer.default_root_dir) / "calibration.csv").open("w", newline="") as file:
                 rows = csv.writer(file)
                 rows.writerow(("confidence", "boxes_per_image", "box_recall_50"))
                 rows.writerows([f"{value:.6g}" for value in row] for row in report.calibration)
 
+    @override
     def configure_optimizers(self) -> Any:
-        """All parameters that ultralytics trains, warm-up and cosine."""
         return cosine_schedule(self.trainer, self.detector, self._optimizer, self._warmup_images)
 
 
 def _pixels(batch: Sample) -> Tensor:
-    """(B, 3, S, S) in [0, 1]."""
+    """Return the images (B, 3, S, S) in [0, 1]."""
     return batch["img"].float() / 255
 
 
 def _check(detector: ObjectDetector, masks: bool, box_gain: float) -> None:
     model: Any = detector.model
     if len(model.names) > 1:
-        raise ValueError(
-            f"The detector knows {len(model.names)} classes, and is to know one: detector.one_class=true makes it so."
-        )
+        raise ValueError(f"The detector must have one class, got {len(model.names)}. Set detector.one_class=true.")
     stride = int(model.stride.max())
     if detector.image_size % stride:
         raise ValueError(
-            f"detector.image_size is a multiple of the model's stride {stride}; got {detector.image_size}."
+            f"detector.image_size must be a multiple of the model's stride {stride}, got {detector.image_size}."
         )
     if masks and not mask_parameters(model):
-        raise ValueError("task.masks=true wants a model with a segmentation head: detector.architecture=yolov8x-seg.")
+        raise ValueError("task.masks=true requires a segmentation head: set detector.architecture=yolov8x-seg, say.")
     if box_gain <= 0:
-        raise ValueError(f"task.box_gain is above 0; got {box_gain}.")
+        raise ValueError(f"task.box_gain must be above 0, got {box_gain}.")

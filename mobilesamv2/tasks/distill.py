@@ -1,34 +1,38 @@
-"""Distillation: what its ways share, and the decoupled one, where the student learns the teacher's image embedding."""
+"""Distillation: the base that its kinds share, and the decoupled kind, which learns the teacher's image embeddings."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.tasks.losses import embedding_losses
 from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
-from mobilesamv2.tasks.teacher import Teacher, cells_of
+from mobilesamv2.tasks.teacher import Teacher, valid_grid_size
+
+logger = logging.getLogger(__name__)
 
 
 class Distill(pl.LightningModule):
-    """A student and its teacher.
+    """A student and its teacher: the base of all kinds of distillation.
 
-    The student takes over the prompt encoder and mask decoder of the teacher, since its embedding is to fit them.
+    The student's prompt encoder and mask decoder become copies of the teacher's, since its embeddings are to fit them.
 
     Args:
         student: the model to train.
         teacher: the model to imitate, of the student's image size and embedding width.
-        optimizer: makes the optimizer from the parameters.
-        warmup_images: images that the learning rate rises over.
+        optimizer: builds the optimizer from the parameter groups.
+        warmup_images: images of the learning rate's warm-up.
         train_decoder: train the student's mask decoder too.
 
     Raises:
-        ValueError: the two models' sizes differ.
+        ValueError: if the two models' sizes differ.
     """
 
     def __init__(
@@ -40,9 +44,12 @@ class Distill(pl.LightningModule):
         train_decoder: bool = False,
     ) -> None:
         super().__init__()
-        ours, theirs = ((s.image_size, s.prompt_encoder.embed_dim) for s in (student, teacher.sam))
-        if ours != theirs:
-            raise ValueError(f"Image size and embedding width are {ours} in the student and {theirs} in the teacher.")
+        student_size, teacher_size = ((s.image_size, s.prompt_encoder.embed_dim) for s in (student, teacher.sam))
+        if student_size != teacher_size:
+            raise ValueError(
+                f"The student's image size and embedding width must be the teacher's {teacher_size}, "
+                f"got {student_size}."
+            )
         student.prompt_encoder.load_state_dict(teacher.sam.prompt_encoder.state_dict())
         student.mask_decoder.load_state_dict(teacher.sam.mask_decoder.state_dict())
         student.prompt_encoder.requires_grad_(False)
@@ -55,60 +62,61 @@ class Distill(pl.LightningModule):
 
     @property
     def backbone(self) -> nn.Module:
-        """The network that compilation and memory layout are for."""
+        """Return the network that compilation and memory layout apply to."""
         return self.student.image_encoder
 
+    @override
     def on_fit_start(self) -> None:
-        """The teacher follows the student to the device.
-
-        Lightning keeps the modes that it finds, and ``build_sam`` builds in eval mode.
-        """
-        self.teacher.sam.to(self.device)
+        self.teacher.sam.to(self.device)  # it is no module, so Lightning does not move it
+        # Lightning keeps the modes that it finds, and build_sam builds in eval mode.
         self.student.image_encoder.train()
         self.student.mask_decoder.train(self._train_decoder)
 
+    @override
     def on_train_epoch_end(self) -> None:
-        """How many images the teacher has encoded; with a cache the number stops growing after the first epoch.
-
-        The processes' next epochs read what all of them have written in this one.
-        """
+        # With a cache this number stops growing after the first epoch.
         self.log("train/teacher_images", float(self.teacher.images_encoded), reduce_fx="sum", sync_dist=True)
         if self.teacher.cache is not None:
+            # In the next epoch each process reads what all of them wrote in this one.
             self.teacher.cache.flush()
             self.trainer.strategy.barrier()
             self.teacher.cache.refresh()
 
+    @override
     def configure_optimizers(self) -> Any:
-        """What is trained, warm-up and cosine."""
         return cosine_schedule(self.trainer, self.student, self._optimizer, self._warmup_images)
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What a checkpoint counts as done is on disk."""
+        # The embeddings of the images that a checkpoint counts as done must be on disk.
         if self.teacher.cache is not None:
             self.teacher.cache.flush()
 
+    @override
     def on_fit_end(self) -> None:
-        """The last shard may be short."""
         if self.teacher.cache is not None:
-            self.teacher.cache.flush()
+            self.teacher.cache.flush()  # the last shard may be short
 
 
 class DistillDecoupled(Distill):
-    """Trains the student's image encoder on the teacher's image embeddings, and nothing else.
+    """Decoupled distillation: only the student's image encoder is trained, on the teacher's image embeddings.
 
     Args:
         student: the model to train.
         teacher: the model to imitate, of the student's image size and embedding width.
-        optimizer: makes the optimizer from the parameters.
-        warmup_images: images that the learning rate rises over.
-        mse_weight: of the mean squared error.
-        cosine_weight: of one minus the cosine similarity of each cell.
-        mask_padding: leave out the cells that hold nothing of the image, as EdgeSAM does.
+        optimizer: builds the optimizer from the parameter groups.
+        warmup_images: images of the learning rate's warm-up.
+        mse_weight: weight of the mean squared error.
+        cosine_weight: weight of one minus the cosine similarity of each cell.
+        mask_padding: leave out the cells that hold no pixel of the image, as EdgeSAM does.
+        init_from_teacher: start from the tensors of the teacher's image encoder that have the same name and shape, for
+            a student that is a pruned teacher; else the student keeps the weights that it comes with.
 
     Raises:
-        ValueError: the two models' sizes differ, or a loss over the padding, of which the cache has nothing.
+        ValueError: if the two models' sizes differ, if the cache lacks the padding and the loss includes it, or if the
+            teacher has no tensor to start from.
 
-    Source: MobileSAM, section 3, which has the mean squared error of all cells alone.
+    Source: MobileSAM, section 3, which has only the mean squared error, of all cells.
     """
 
     def __init__(
@@ -120,15 +128,20 @@ class DistillDecoupled(Distill):
         mse_weight: float = 1.0,
         cosine_weight: float = 0.0,
         mask_padding: bool = False,
+        init_from_teacher: bool = False,
     ) -> None:
         super().__init__(student, teacher, optimizer, warmup_images)
+        if init_from_teacher:
+            _copy_shared_tensors(teacher.sam.image_encoder, student.image_encoder)
         if not mask_padding:
-            teacher.refuse_valid_region("the loss is taken over the padding; task.mask_padding=true, or")
+            teacher.check_full_embeddings(
+                "the loss includes the padding. Set cache.store_padding=true or task.mask_padding=true."
+            )
         self._mse_weight, self._cosine_weight = mse_weight, cosine_weight
         self._mask_padding = mask_padding
 
+    @override
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
-        """Loss of one batch."""
         mse, cosine = self._errors(batch)
         loss = self._mse_weight * mse + self._cosine_weight * cosine
         size = len(batch["pixels"])
@@ -136,8 +149,8 @@ class DistillDecoupled(Distill):
         self.log("train/cosine", 1 - cosine.detach(), batch_size=size)
         return loss
 
+    @override
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
-        """Error and cosine similarity on images that no step trains on."""
         mse, cosine = self._errors(batch)
         size = len(batch["pixels"])
         loss = self._mse_weight * mse + self._cosine_weight * cosine
@@ -145,18 +158,28 @@ class DistillDecoupled(Distill):
         self.log("val/cosine", 1 - cosine, batch_size=size, sync_dist=True)
 
     def _errors(self, batch: Sample) -> tuple[Tensor, Tensor]:
-        """Mean squared error, and one minus the cosine similarity, means over the cells that count."""
+        """Return the mean squared error and one minus the cosine similarity, means over the cells that count."""
         student, teacher = self.student.image_encoder(batch["pixels"]), self.teacher.embedding(batch)
         valid = valid_cells(batch["resized"], student.shape[-1]) if self._mask_padding else None
         return embedding_losses(student, teacher, valid)
 
 
+def _copy_shared_tensors(teacher: nn.Module, student: nn.Module) -> None:
+    """Copy the tensors that both encoders have under the same name and in the same shape."""
+    theirs, ours = teacher.state_dict(), student.state_dict()
+    shared = {key: theirs[key] for key, value in ours.items() if key in theirs and theirs[key].shape == value.shape}
+    if not any(value.ndim > 1 for value in shared.values()):
+        raise ValueError("task.init_from_teacher must be false: student and teacher have no tensor in common.")
+    student.load_state_dict(ours | shared)
+    logger.info("%d of the student's %d encoder tensors start as the teacher's", len(shared), len(ours))
+
+
 def valid_cells(resized: Tensor, grid: int) -> Tensor:
-    """(B, grid, grid) bool: the cells of the image embedding that hold a pixel of the image.
+    """Return (B, grid, grid) bool: the cells of the image embedding that hold a pixel of the image.
 
     Args:
         resized: (B, 2) height and width of the images in the model's input, pixels.
         grid: side of the image embedding, cells.
     """
-    inside = torch.arange(grid, device=resized.device) < cells_of(resized)[..., None]  # (B, 2, grid)
+    inside = torch.arange(grid, device=resized.device) < valid_grid_size(resized)[..., None]  # (B, 2, grid)
     return inside[:, 0, :, None] & inside[:, 1, None, :]

@@ -6,37 +6,46 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.tasks.distill import Distill
-from mobilesamv2.tasks.losses import dice_loss, focal_loss, mask_iou
-from mobilesamv2.tasks.mask_prompts import Prompt, disagreement, first_prompts, points_generator, with_point
+from mobilesamv2.tasks.losses import MaskLoss, mask_iou
+from mobilesamv2.tasks.mask_prompts import Prompt, append_point, initial_prompts, points_generator, sample_error_points
 from mobilesamv2.tasks.schedule import OptimizerFactory
 from mobilesamv2.tasks.teacher import Teacher
 
 
-class DistillSemiCoupled(Distill):
-    """The student's masks learn to be the teacher's, of the same prompts, through the teacher's frozen mask decoder.
+class DistillMasks(Distill):
+    """Distillation of the teacher's masks: of the same prompts the student learns to predict the same masks.
 
-    Each object is asked for by its box, for one mask, and by a point, for three. The annotated mask is not looked at.
+    Each object is prompted with its box, for one mask, and with a point, for three. Its annotated mask is not read.
+
+    The mask decoder starts as the teacher's. Frozen, it makes the distillation semi-coupled; trained, coupled. With
+    ``rounds`` the prompt is in the loop: after the first masks, each round appends a point to every prompt, drawn where
+    the student's mask and the teacher's differ: foreground where only the teacher's has the cell, background where only
+    the student's has it.
 
     Args:
-        student: the model to train; its mask decoder is the teacher's and stays so.
+        student: the model to train.
         teacher: the model to imitate, of the student's image size and embedding width.
-        optimizer: makes the optimizer from the parameters.
-        warmup_images: images that the learning rate rises over.
-        focal_weight: of the focal loss.
-        dice_weight: of the dice loss.
-        iou_weight: of the squared error between the predicted IoUs.
+        optimizer: builds the optimizer from the parameter groups.
+        warmup_images: images of the learning rate's warm-up.
+        train_decoder: train the student's mask decoder too.
+        rounds: points that are appended to each prompt, one per round.
+        focal_weight: weight of the focal loss.
+        dice_weight: weight of the dice loss.
+        iou_weight: weight of the squared error between the two predicted IoUs.
 
     Raises:
-        ValueError: the two models' sizes differ, or the cache leaves out the padding.
+        ValueError: if the two models' sizes differ, if the cache lacks the padding, or if ``rounds`` is
+            negative.
 
-    Source: MobileSAM, section 3, which names it and gives no recipe; the losses' weights are SAM's.
+    Source: MobileSAM, section 3, which compares decoupled distillation with the coupled kind, SAM's own, and names the
+    semi-coupled kind without a recipe; EdgeSAM, section 3.3 and algorithm 1, for the prompt in the loop. The losses and
+    their weights are SAM's; EdgeSAM's are dice and cross-entropy.
     """
-
-    train_decoder = False
 
     def __init__(
         self,
@@ -44,23 +53,30 @@ class DistillSemiCoupled(Distill):
         teacher: Teacher,
         optimizer: OptimizerFactory,
         warmup_images: int = 0,
+        train_decoder: bool = False,
+        rounds: int = 0,
         focal_weight: float = 20.0,
         dice_weight: float = 1.0,
         iou_weight: float = 1.0,
     ) -> None:
-        super().__init__(student, teacher, optimizer, warmup_images, train_decoder=self.train_decoder)
-        teacher.refuse_valid_region("the teacher's masks are decoded from whole embeddings:")
-        self._weights = {"focal": focal_weight, "dice": dice_weight, "iou": iou_weight}
+        super().__init__(student, teacher, optimizer, warmup_images, train_decoder)
+        if rounds < 0:
+            raise ValueError(f"rounds must be at least 0, got {rounds}.")
+        teacher.check_full_embeddings(
+            "the teacher's masks are decoded from full embeddings. Set cache.store_padding=true."
+        )
+        self._rounds = rounds
+        self._mask_loss = MaskLoss(focal_weight, dice_weight, iou_weight)
 
+    @override
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
-        """Loss of one batch."""
-        return self._logged(batch, "train")
+        return self._log_loss(batch, "train")
 
+    @override
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
-        """The same on images that no step trains on."""
-        self._logged(batch, "val")
+        self._log_loss(batch, "val")
 
-    def _logged(self, batch: Sample, stage: str) -> Tensor:
+    def _log_loss(self, batch: Sample, stage: str) -> Tensor:
         loss, ious = self._loss(batch)
         size = len(batch["pixels"])
         settings: dict[str, Any] = {"prog_bar": True, "batch_size": size, "sync_dist": stage == "val"}
@@ -69,95 +85,41 @@ class DistillSemiCoupled(Distill):
         return loss
 
     def _loss(self, batch: Sample) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and the mean IoU with the teacher's masks by kind of prompt."""
-        per_image = batch["masks"].shape[1]
-        student = self.student.image_encoder(batch["pixels"]).repeat_interleave(per_image, dim=0)  # (N, C, h, w)
-        teacher = self.teacher.embedding(batch).repeat_interleave(per_image, dim=0)
+        """Return the loss, and the mean IoU with the teacher's masks by kind of prompt."""
+        prompts_per_image = batch["masks"].shape[1]
+        student, teacher = (
+            embeddings.repeat_interleave(prompts_per_image, dim=0)  # (N, C, h, w)
+            for embeddings in (self.student.image_encoder(batch["pixels"]), self.teacher.embedding(batch))
+        )
         weights = batch["weights"].flatten()
         loss, ious = torch.zeros((), device=self.device), {}
-        for kind, prompt in first_prompts(batch).items():
-            of_kind, ious[kind] = self._of_prompt(student, teacher, prompt, weights)
-            loss = loss + of_kind
+        for kind, prompt in initial_prompts(batch).items():
+            prompt_loss, ious[kind] = self._prompt_loss(student, teacher, prompt, weights)
+            loss = loss + prompt_loss
         return loss, ious
 
-    def _of_prompt(self, student: Tensor, teacher: Tensor, prompt: Prompt, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and mean IoU of one kind of prompt, given the embeddings (N, C, h, w)."""
-        with torch.no_grad():
-            wanted, wanted_iou = self.teacher.sam.decode(teacher, **prompt)  # (N, M, S/4, S/4), (N, M)
-        logits, predicted_iou = self.student.decode(student, **prompt)
-        return self._compare(logits, predicted_iou, wanted, wanted_iou, weights)
-
-    def _compare(
-        self, logits: Tensor, predicted_iou: Tensor, wanted: Tensor, wanted_iou: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Loss and IoU of masks (N, M, S/4, S/4) with the teacher's, means over the objects of weight 1."""
-        targets = (wanted > 0).to(logits.dtype)
-        each = self._weights["focal"] * focal_loss(logits, targets) + self._weights["dice"] * dice_loss(logits, targets)
-        each = each + self._weights["iou"] * (predicted_iou - wanted_iou).square()  # (N, M)
-        total = weights.sum().clamp(min=1)
-        iou = mask_iou(logits, targets).mean(1)
-        return (each.mean(1) * weights).sum() / total, (iou * weights).sum() / total
-
-
-class DistillCoupled(DistillSemiCoupled):
-    """Semi-coupled distillation that trains the mask decoder too, which begins as the teacher's.
-
-    Source: MobileSAM, section 3: the way it compares decoupled distillation with, and SAM's own.
-    """
-
-    train_decoder = True
-
-
-class DistillPromptInLoop(DistillCoupled):
-    """Coupled distillation where prompts grow by points on which student and teacher disagree.
-
-    After the first masks, of a box or a point, each round adds a point to every prompt, drawn where the two masks
-    differ: foreground where the student lacks what the teacher has, background where it has too much.
-
-    Args:
-        student: the model to train; its mask decoder begins as the teacher's.
-        teacher: the model to imitate, of the student's image size and embedding width.
-        optimizer: makes the optimizer from the parameters.
-        warmup_images: images that the learning rate rises over.
-        focal_weight: of the focal loss.
-        dice_weight: of the dice loss.
-        iou_weight: of the squared error between the predicted IoUs.
-        rounds: points that are added.
-
-    Raises:
-        ValueError: the two models' sizes differ, or there are no rounds.
-
-    Source: EdgeSAM, section 3.3 and algorithm 1; the losses' weights are SAM's, EdgeSAM's are dice and cross-entropy.
-    """
-
-    def __init__(
-        self,
-        student: Sam,
-        teacher: Teacher,
-        optimizer: OptimizerFactory,
-        warmup_images: int = 0,
-        focal_weight: float = 20.0,
-        dice_weight: float = 1.0,
-        iou_weight: float = 1.0,
-        rounds: int = 1,
-    ) -> None:
-        super().__init__(student, teacher, optimizer, warmup_images, focal_weight, dice_weight, iou_weight)
-        if rounds < 1:
-            raise ValueError(f"rounds is 1 or more, and is {rounds}; without any this is coupled distillation.")
-        self._rounds = rounds
-
-    def _of_prompt(self, student: Tensor, teacher: Tensor, prompt: Prompt, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of the first masks and of those of each round; the IoU of the last."""
+    def _prompt_loss(self, student: Tensor, teacher: Tensor, prompt: Prompt, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of the first masks and of each round's, and the IoU of the last, from the embeddings."""
         losses, iou = [], torch.zeros(())
         generator = points_generator(self)
         for i in range(self._rounds + 1):
             with torch.no_grad():
-                wanted, wanted_iou = self.teacher.sam.decode(teacher, **prompt)
+                teacher_logits, teacher_iou = self.teacher.sam.decode(teacher, **prompt)  # (N, M, S/4, S/4), (N, M)
             logits, predicted_iou = self.student.decode(student, **prompt)
-            loss, iou = self._compare(logits, predicted_iou, wanted, wanted_iou, weights)
+            loss, iou = self._compare(logits, predicted_iou, teacher_logits, teacher_iou, weights)
             losses.append(loss)
             if i < self._rounds:
-                best = wanted_iou.argmax(1)[:, None, None, None].expand(-1, 1, *wanted.shape[2:])
-                pair = (masks.detach().gather(1, best)[:, 0] > 0 for masks in (logits, wanted))
-                prompt = with_point(prompt, *disagreement(*pair, generator))
+                best = teacher_iou.argmax(1)[:, None, None, None].expand(-1, 1, *teacher_logits.shape[2:])
+                pair = (masks.detach().gather(1, best)[:, 0] > 0 for masks in (logits, teacher_logits))
+                prompt = append_point(prompt, *sample_error_points(*pair, generator, self.student.image_size))
         return torch.stack(losses).mean(), iou
+
+    def _compare(
+        self, logits: Tensor, predicted_iou: Tensor, teacher_logits: Tensor, teacher_iou: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss and the IoU of masks (N, M, S/4, S/4) with the teacher's, means over objects of weight 1."""
+        targets = (teacher_logits > 0).to(logits.dtype)
+        loss = self._mask_loss.mask_terms(logits, targets) + self._mask_loss.iou_term(predicted_iou, teacher_iou)
+        total = weights.sum().clamp(min=1)
+        iou = mask_iou(logits, targets).mean(1)
+        return (loss.mean(1) * weights).sum() / total, (iou * weights).sum() / total

@@ -2,81 +2,99 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+
+
+@dataclass(frozen=True)
+class MaskLoss:
+    """Weighted losses of masks and of their predicted IoUs.
+
+    Attributes:
+        focal_weight: weight of the focal loss, whose alpha is .25 and gamma 2; at 0 it is not computed.
+        dice_weight: weight of the dice loss.
+        iou_weight: weight of the squared error of the predicted IoU.
+        bce_weight: weight of the binary cross-entropy; at 0 it is not computed.
+
+    Source: SAM, appendix A, with weights 20, 1 and 1 and no cross-entropy; the focal loss is Lin et al., Focal Loss for
+    Dense Object Detection, by torchvision.
+    """
+
+    focal_weight: float = 20.0
+    dice_weight: float = 1.0
+    iou_weight: float = 1.0
+    bce_weight: float = 0.0
+
+    def mask_terms(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the weighted sum of each mask's dice, focal and cross-entropy losses, means over its cells.
+
+        Args:
+            logits: (..., h, w).
+            targets: (..., h, w), 0 to 1: the shares of the cells that the objects cover.
+
+        Returns:
+            (...) losses.
+        """
+        loss = self.dice_weight * dice_loss(logits, targets)
+        if self.focal_weight:
+            focal = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2.0)
+            loss = loss + self.focal_weight * focal.mean((-2, -1))
+        if self.bce_weight:
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+            loss = loss + self.bce_weight * cross_entropy.mean((-2, -1))
+        return loss
+
+    def iou_term(self, predicted_iou: Tensor, target_iou: Tensor) -> Tensor:
+        """Return the weighted squared error of each predicted IoU, in the shape of the arguments."""
+        return self.iou_weight * (predicted_iou - target_iou).square()
 
 
 def embedding_losses(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean squared error of image embeddings, and one minus their cosine similarity: scalars, means over cells.
+    """Return the mean squared error of image embeddings, and one minus their cosine similarity.
 
     Args:
         student: (B, C, h, w).
         teacher: (B, C, h, w).
         valid: (B, h, w) bool, the cells that count; None counts all.
 
+    Returns:
+        Two scalars, means over cells.
+
     Source: MobileSAM, section 3 (decoupled distillation).
     """
-    error = (student - teacher).square().mean(1)  # (B, h, w)
-    angle = 1 - F.cosine_similarity(student, teacher)
+    squared_error = (student - teacher).square().mean(1)  # (B, h, w)
+    cosine_distance = 1 - F.cosine_similarity(student, teacher)
     if valid is None:
-        return error.mean(), angle.mean()
-    return error[valid].mean(), angle[valid].mean()
-
-
-def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Focal loss of each mask, averaged over its pixels.
-
-    Args:
-        logits: (..., h, w).
-        targets: (..., h, w) of 0 and 1.
-        alpha: weight of the foreground; the background has 1 - alpha.
-        gamma: how much easy pixels are discounted.
-
-    Returns:
-        (...) losses.
-
-    Source: Lin et al., Focal Loss for Dense Object Detection; used by SAM, appendix A.
-    """
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    error = torch.where(targets > 0.5, 1 - logits.sigmoid(), logits.sigmoid())
-    weight = torch.where(targets > 0.5, alpha, 1 - alpha)
-    return (weight * error**gamma * cross_entropy).mean((-2, -1))
-
-
-def bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy of each mask, averaged over its pixels.
-
-    Args:
-        logits: (..., h, w).
-        targets: (..., h, w) of 0 and 1.
-
-    Returns:
-        (...) losses.
-    """
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((-2, -1))
+        return squared_error.mean(), cosine_distance.mean()
+    return squared_error[valid].mean(), cosine_distance[valid].mean()
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 - Dice coefficient of each mask, smoothed by one pixel.
+    """Return 1 - Dice coefficient of each mask, smoothed by one pixel.
+
+    It is least where the probabilities equal the targets, which with V-Net's squares holds for soft targets, the shares
+    of the cells that an object covers, too.
 
     Args:
         logits: (..., h, w).
-        targets: (..., h, w) of 0 and 1.
+        targets: (..., h, w), 0 to 1.
 
     Returns:
         (...) losses in [0, 1).
 
-    Source: V-Net; used by SAM, appendix A.
+    Source: V-Net, section 3, with its squares; SAM, appendix A, names the Dice loss and not its form.
     """
     probabilities = logits.sigmoid()
     overlap = 2 * (probabilities * targets).sum((-2, -1))
-    return 1 - (overlap + 1) / (probabilities.sum((-2, -1)) + targets.sum((-2, -1)) + 1)
+    return 1 - (overlap + 1) / (probabilities.square().sum((-2, -1)) + targets.square().sum((-2, -1)) + 1)
 
 
 def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
-    """IoU of the thresholded masks, (...); 0 where both are empty."""
-    predicted = logits > 0
-    wanted = targets > 0.5
-    intersection = (predicted & wanted).sum((-2, -1))
-    return intersection / (predicted | wanted).sum((-2, -1)).clamp(min=1)
+    """Return the IoU (...) of thresholded masks (..., h, w); 0 where both are empty."""
+    masks = logits > 0
+    target_masks = targets > 0.5
+    intersection = (masks & target_masks).sum((-2, -1))
+    return intersection / (masks | target_masks).sum((-2, -1)).clamp(min=1)

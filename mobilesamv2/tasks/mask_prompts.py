@@ -1,4 +1,4 @@
-"""The prompts of training on masks: those it begins with, and the points that correct a mask."""
+"""Prompts for training on masks: the initial box and point of each object, and points where a mask is wrong."""
 
 from __future__ import annotations
 
@@ -9,50 +9,69 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-FOREGROUND, PADDING = 1, -1
-"""Labels of points; the background has 0."""
+from mobilesamv2.structures import PointLabel
 
 Prompt = dict[str, Any]
+"""Keyword arguments of ``Sam.decode``."""
 
 
-def first_prompts(batch: Mapping[str, Tensor]) -> dict[str, Prompt]:
-    """The box of each object, for one mask, and its point, for three, as ``Sam.decode`` takes them."""
-    boxes, points = batch["boxes_xyxy"].flatten(0, 1), batch["points"].flatten(0, 1)
-    labels = torch.full(points.shape[:2], FOREGROUND, dtype=torch.int64, device=points.device)
+def initial_prompts(batch: Mapping[str, Tensor]) -> dict[str, Prompt]:
+    """Return each object's box, which prompts for one mask, and its first point, which prompts for three.
+
+    Args:
+        batch: of ``PromptSamples``.
+
+    Returns:
+        The prompts of the N objects of all images, by kind: ``box`` and ``point``.
+    """
+    boxes, points = batch["boxes_xyxy"].flatten(0, 1), batch["points"].flatten(0, 1)[:, :1]
+    labels = torch.full(points.shape[:2], PointLabel.FOREGROUND, dtype=torch.int64, device=points.device)
     return {
-        "box": {"boxes_xyxy": boxes, "multimask": False},
-        "point": {"points": points, "labels": labels, "multimask": True},
+        "box": {"boxes_xyxy": boxes, "multimask_output": False},
+        "point": {"points": points, "labels": labels, "multimask_output": True},
     }
 
 
 def points_generator(task: pl.LightningModule) -> torch.Generator:
-    """What draws the points of a step: of the step's number alone, so that a resumed run draws the same ones."""
+    """Return the generator of a step's points, seeded by the step alone: a resumed run draws the same points."""
     return torch.Generator(task.device).manual_seed(task.global_step if task.training else 0)
 
 
-def disagreement(masks: Tensor, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A point for each pair of masks, drawn uniformly among the cells where they differ.
+def sample_error_points(
+    masks: Tensor, targets: Tensor, generator: torch.Generator, image_size: int, count: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Draw points for each pair of masks, uniformly among the cells where they differ.
 
     Args:
-        masks: (N, S/4, S/4) bool.
-        wanted: (N, S/4, S/4) bool, the teacher's or the object's.
+        masks: (N, h, w) bool.
+        targets: (N, h, w) bool, the teacher's masks or the objects'.
         generator: draws the cells.
+        image_size: S, pixels that the h cells span.
+        count: points per pair.
 
     Returns:
-        points (N, 1, 2) xy in pixels of the model's input, at the centres of cells; and labels (N, 1): foreground where
-        the wanted mask alone has the cell, background where the other has it, padding where the masks are equal.
+        points (N, count, 2) xy in pixels of the model's input, at the centres of cells; and labels (N, count):
+        foreground where only the target has the cell, background where only the mask has it, padding where the two are
+        equal.
     """
-    differs = (masks ^ wanted).flatten(1)
-    none = ~differs.any(1)
-    cell = torch.multinomial(differs.float() + none[:, None], 1, generator=generator)[:, 0]
+    errors = (masks ^ targets).flatten(1)
+    is_equal = ~errors.any(1, keepdim=True)
+    cells = torch.multinomial(errors.float() + is_equal, count, replacement=True, generator=generator)  # (N, count)
     width = masks.shape[-1]
-    points = torch.stack([cell % width, cell // width], dim=1) * 4.0 + 1.5
-    labels = wanted.flatten(1).gather(1, cell[:, None])[:, 0].long()  # 1 foreground, 0 background
-    return points[:, None], labels.masked_fill(none, PADDING)[:, None]
+    stride = image_size / width
+    points = torch.stack([cells % width, cells // width], dim=2) * stride + (stride - 1) / 2
+    labels = targets.flatten(1).gather(1, cells).long()  # 1 foreground, 0 background
+    return points, labels.masked_fill(is_equal, PointLabel.PADDING)
 
 
-def with_point(prompt: Prompt, points: Tensor, labels: Tensor) -> Prompt:
-    """A prompt with one more point, asked for one mask: it is no longer ambiguous."""
+def append_point(prompt: Prompt, points: Tensor, labels: Tensor) -> Prompt:
+    """Return a prompt with further points, for one mask: with them it is no longer ambiguous.
+
+    Args:
+        prompt: of N objects.
+        points: (N, count, 2) xy, pixels of the model's input.
+        labels: (N, count).
+    """
     if "points" in prompt:
         points, labels = torch.cat([prompt["points"], points], 1), torch.cat([prompt["labels"], labels], 1)
-    return prompt | {"points": points, "labels": labels, "multimask": False}
+    return prompt | {"points": points, "labels": labels, "multimask_output": False}

@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule that the training tasks share."""
+"""Parameter groups and learning-rate schedule that the training tasks share."""
 
 from __future__ import annotations
 
@@ -15,47 +15,50 @@ from torch.optim.lr_scheduler import LambdaLR
 logger = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
-"""An optimizer that lacks only its groups of parameters, as Hydra's ``_partial_: true`` gives it."""
+"""An optimizer that lacks only its parameter groups, as Hydra builds it with ``_partial_: true``."""
 
-UNDECAYED = ("attention_biases", "rel_pos", "relative_position", "pos_embed")
-"""Tables of positions, by a part of their names; biases and norms, which have one axis, are not decayed either."""
+NO_WEIGHT_DECAY = ("attention_biases", "rel_pos", "relative_position", "pos_embed")
+"""Parts of the names of positional tables; biases and norms, which have one axis, are not decayed either."""
 
 
 def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """The parameters to train, those that weight decay is for first; a group without any is left out.
+    """Return the trainable parameters in two groups, with weight decay first and without second; none is empty.
+
+    Not timm's own function: that one takes the decay's value, which only the optimizer's factory has, and puts the
+    group without decay first, which the optimizer states of saved checkpoints do not.
 
     Raises:
-        ValueError: nothing is to be trained.
+        ValueError: if no parameter is trainable.
 
-    Source: timm's ``param_groups_weight_decay``, and the names that its models except.
+    Source: timm's ``param_groups_weight_decay``, and the parameters that timm's models exempt by name.
     """
-    decayed, others = [], []
+    decayed, undecayed = [], []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            alone = parameter.ndim <= 1 or any(part in name for part in UNDECAYED)
-            (others if alone else decayed).append(parameter)
-    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    if not decayed and not others:
-        raise ValueError("No parameter is to be trained: all of them are frozen.")
+            is_exempt = parameter.ndim <= 1 or any(part in name for part in NO_WEIGHT_DECAY)
+            (undecayed if is_exempt else decayed).append(parameter)
+    if not decayed and not undecayed:
+        raise ValueError("At least one parameter must be trainable, got a frozen model.")
+    groups = [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
 def cosine_schedule(
     trainer: pl.Trainer, module: nn.Module, factory: OptimizerFactory, warmup_images: int
 ) -> dict[str, Any]:
-    """What ``configure_optimizers`` returns: linear warm-up, then a cosine to zero at the end of the run.
+    """Build what ``configure_optimizers`` returns: linear warm-up, then a cosine to zero at the end of the run.
 
     Args:
-        trainer: knows how many steps the run has; its data are ``TrainingData``.
-        module: what is trained of it.
-        factory: makes the optimizer.
-        warmup_images: images, of all processes, that the learning rate rises over.
+        trainer: has the run's number of steps; its datamodule is ``TrainingData``.
+        module: the module whose trainable parameters are optimized.
+        factory: builds the optimizer.
+        warmup_images: images, over all processes, of the warm-up.
 
     Raises:
-        ValueError: the run has no end.
+        ValueError: if the run has no end.
     """
     if math.isinf(trainer.estimated_stepping_batches):
-        raise ValueError("The learning rate falls towards the end of the run: set trainer.max_epochs or max_steps.")
+        raise ValueError("The run must have an end for the cosine schedule: set trainer.max_epochs or max_steps.")
     total = max(1, int(trainer.estimated_stepping_batches))
     data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     warmup_steps = math.ceil(warmup_images / data.images_per_step)

@@ -1,11 +1,13 @@
-"""The model to imitate: its image embeddings, encoded or read from disk."""
+"""The teacher of a distillation: its image embeddings, encoded or read from disk, and the pass that caches them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mobilesamv2.checkpoints import weights_sha256
 from mobilesamv2.data.embeddings import EmbeddingCache
@@ -18,74 +20,105 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 class Teacher:
-    """A model in eval mode that gets no gradient, and the cache of its image embeddings.
+    """A model in eval mode without gradients, and the cache of its image embeddings.
 
-    It is no module, so that it is in no checkpoint; where weights are averaged, it is not copied.
+    It is no module, so that checkpoints leave it out and the averaging of weights does not copy it.
 
     Args:
         sam: the model.
-        cache: where its embeddings are kept; None computes them anew in each epoch.
-        precision: that the image encoder computes in: ``fp32``, or ``bf16`` or ``fp16`` by autocast.
+        cache: store of its image embeddings; None encodes the images in every epoch.
+        precision: precision of the image encoder: ``fp32``, or ``bf16`` or ``fp16`` by autocast.
+
+    Attributes:
+        images_encoded: images that were encoded in this run; the rest were read from the cache.
 
     Raises:
-        ValueError: another precision.
+        ValueError: if ``precision`` is none of these.
     """
 
     def __init__(self, sam: Sam, cache: EmbeddingCache | None = None, precision: str = "fp32") -> None:
         if precision not in PRECISIONS:
-            raise ValueError(f"teacher.precision is one of {', '.join(PRECISIONS)}; got {precision}.")
+            raise ValueError(f"teacher.precision must be one of {', '.join(PRECISIONS)}, got {precision}.")
         self.sam = sam.eval().requires_grad_(False)
         self.cache = cache
         self.precision = precision
         self.images_encoded = 0
-        """In this run; the rest were read."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         return self
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Image embeddings (B, C, S/16, S/16) float32 of pixels (B, 3, S, S), whatever precision the student has."""
+        """Return float32 image embeddings (B, C, S/16, S/16) of pixels (B, 3, S, S) of any precision."""
         self.images_encoded += len(pixels)
         dtype = PRECISIONS[self.precision]
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
             return self.sam.image_encoder(pixels.float()).float()
 
     def embedding(self, batch: Sample) -> Tensor:
-        """(B, C, S/16, S/16) of a batch: read with it by the loader, or encoded, and then kept."""
+        """Return a batch's embeddings (B, C, S/16, S/16): read by the loader, or encoded and then cached."""
         if "teacher_embedding" in batch:
             return batch["teacher_embedding"].float()
         if self.cache is None:
             return self.encode(batch["pixels"])
-        self.keep(batch)
-        # what later epochs will read, so that a run that is resumed is the run that was not stopped
+        self.cache_batch(batch)
+        # Read back what later epochs will read, so that a resumed run equals one that was never stopped.
         return self.cache.read(batch["image_id"].tolist(), batch["pixels"]).to(batch["pixels"].device).float()
 
-    def keep(self, batch: Sample) -> None:
-        """Encodes a batch and writes it into the cache, unless it is there.
+    def cache_batch(self, batch: Sample) -> None:
+        """Encode a batch and write it into the cache, unless it is there.
 
         Raises:
-            ValueError: there is no cache.
+            ValueError: if there is no cache.
         """
         if self.cache is None:
-            raise ValueError("The teacher's embeddings are to be kept, and there is no cache: teacher.cache=on.")
+            raise ValueError("teacher.cache must be on to store the teacher's embeddings, got off.")
         image_ids = batch["image_id"].tolist()
         if not all(image_id in self.cache for image_id in image_ids):
-            # the whole batch, since an embedding differs in its last bits with the number of images beside it
-            self.cache.write(image_ids, self.encode(batch["pixels"]), cells_of(batch["resized"]), batch["pixels"])
+            # The full batch is encoded: an embedding's last bits depend on the number of images in its batch.
+            grid_size = valid_grid_size(batch["resized"])
+            self.cache.write(image_ids, self.encode(batch["pixels"]), grid_size, batch["pixels"])
 
-    def refuse_valid_region(self, why: str) -> None:
-        """Nothing, if the cache has whole embeddings.
+    def check_full_embeddings(self, reason: str) -> None:
+        """Check that the cache, if there is one, stores the padding of the embeddings.
+
+        Args:
+            reason: why the task requires it, and the way out.
 
         Raises:
-            ValueError: it leaves out the padding.
+            ValueError: if it does not.
         """
-        if self.cache is not None and self.cache.region == "valid":
-            raise ValueError(f"cache.region=valid keeps nothing of the padding, and {why} cache.region=full.")
+        if self.cache is not None and not self.cache.store_padding:
+            raise ValueError(f"cache.store_padding must be true, got false: {reason}")
 
 
-def cells_of(resized: Tensor) -> Tensor:
-    """(B, 2) rows and columns of the image embedding that hold a pixel of the image.
+class CacheTeacher(pl.LightningModule):
+    """A pass of the teacher over all images, which writes the embeddings that its cache lacks.
+
+    Many jobs can share this pass out before a student is trained.
+
+    Args:
+        teacher: the teacher, with a cache.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.network = teacher.sam.image_encoder  # an attribute, so that Lightning moves it to the device
+
+    @override
+    def predict_step(self, batch: Sample, batch_idx: int) -> None:
+        self.teacher.cache_batch(batch)
+
+    @override
+    def on_predict_end(self) -> None:
+        cache = self.teacher.cache
+        assert cache is not None
+        cache.flush()  # the last shard may be short
+
+
+def valid_grid_size(resized: Tensor) -> Tensor:
+    """Return the (B, 2) rows and columns of the image embedding that hold pixels of the image.
 
     Args:
         resized: (B, 2) height and width of the images in the model's input, pixels.
@@ -94,7 +127,7 @@ def cells_of(resized: Tensor) -> Tensor:
 
 
 def teacher_identity(teacher: Sam, precision: str = "fp32") -> dict[str, str | int]:
-    """What the teacher's embeddings depend on: name, hash of the image encoder's weights, preprocessing, precision."""
+    """Return what the embeddings depend on: name, hash of the image encoder's weights, preprocessing and precision."""
     return {
         "teacher": teacher.name or "unnamed",
         "weights_sha256": weights_sha256(teacher.image_encoder),

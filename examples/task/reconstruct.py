@@ -1,0 +1,27 @@
+"""Pretrain an image encoder by masked image modelling; no annotations are needed."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mobilesamv2.recipes.build import build_model
+from mobilesamv2.recipes.checks import Check, weight_checks
+from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
+
+NEEDS = ("dataset", "samples", "optimizer", "trainer", "model")
+OPTIONS: dict[str, object] = {}
+
+
+def missing_files(cfg: DictConfig) -> list[Check]:
+    """Return checks of the model's weights."""
+    return weight_checks(cfg.model)
+
+
+def build(cfg: DictConfig) -> TrainingSetup:
+    """Build the model and the images that it reconstructs."""
+    sam = build_model(cfg.model, cfg.encoder)
+    task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
+    return TrainingSetup(task, build_samples(cfg, sam.image_size), partial(write_sam, sam))

@@ -1,0 +1,1 @@
+"""Lightning callbacks, loggers and plugins of training runs."""

@@ -1,0 +1,1 @@
+"""The command line ``mobilesamv2``: one module per subcommand, with its arguments beside its code."""

@@ -1,0 +1,39 @@
+"""``mobilesamv2 app``: the interactive demo."""
+
+from __future__ import annotations
+
+import argparse
+
+from mobilesamv2.cli.options import add_detector, add_device, add_weights, available_device
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = "Serve an interactive demo: points, boxes and everything, on images of your own."
+    model_help = "as of segment (default: mobile_sam if its file is in --weights, else mini_conv)"
+    parser.add_argument("--model", help=model_help)
+    add_weights(parser)
+    add_detector(parser, confidence=0.4, detector_size=1024)
+    add_device(parser)
+    port_help = "port on this computer (default: the first free one from 7860)"
+    parser.add_argument("--port", type=int, help=port_help)
+    parser.add_argument("--share", action="store_true", help="also a public address, through Gradio's tunnel")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve the page until it is stopped.
+
+    Raises:
+        ValueError: if Gradio is not installed.
+    """
+    try:
+        from mobilesamv2.app.page import build_page, serve  # Gradio is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ValueError("The demo requires Gradio, which isn't installed: pip install 'mobilesamv2[app]'") from error
+    from mobilesamv2.app.session import open_demo
+
+    demo = open_demo(args.model, args.weights, args.detector, args.detector_size, available_device(args.device))
+    print(*filter(None, (demo.about, demo.no_detector)), sep="\n")
+    serve(build_page(demo, args.confidence), args.port, args.share)

@@ -1,0 +1,72 @@
+"""``mobilesamv2 export``: a model as ONNX graphs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mobilesamv2.cli.options import add_weights
+from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC
+
+
+class ParagraphFormatter(argparse.HelpFormatter):
+    """Help that keeps blank lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            super(ParagraphFormatter, self)._fill_text(part, width, indent) for part in text.split("\n\n")
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "Write encoder.onnx and decoder.onnx, which serves points, boxes and segmenting everything, and compare them "
+        "with torch. Their metadata holds mean, std, sizes and the hash of the weights."
+    )
+    parser.epilog = f"encoder.onnx: {ENCODER_IO_DOC}\n\ndecoder.onnx: {DECODER_IO_DOC}"
+    parser.formatter_class = ParagraphFormatter
+    model_help = "as --model of segment; with --checkpoint or --random, any name that mobilesamv2 models lists"
+    parser.add_argument("model", help=model_help)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--checkpoint", nargs="+", help="weight files that hold the model")
+    parser.add_argument("--random", action="store_true", help="random weights, to test a program that loads the graphs")
+    add_weights(parser)
+    parser.add_argument("--int8", action="store_true", help="also encoder.int8.onnx, and its accuracy")
+    calibration_help = "with --int8: a folder of images to calibrate with; its first 64 are used"
+    parser.add_argument("--calibration", type=Path, help=calibration_help)
+    parser.add_argument("--opset", type=int, help="ONNX opset (default: the one that the installed torch recommends)")
+    parser.add_argument("--no-check", action="store_true", help="do not compare with torch")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the graphs and report how far they are from torch, and int8 from float32.
+
+    Raises:
+        ValueError: if options contradict each other.
+    """
+    from mobilesamv2.export.onnx import check_export, export_onnx
+    from mobilesamv2.export.quantize import calibration_images, quantize_encoder
+    from mobilesamv2.pretrained import load_pretrained
+    from mobilesamv2.registry import build_sam
+
+    if args.calibration and not args.int8:
+        raise ValueError("--calibration requires --int8.")
+    calibration = calibration_images(args.calibration) if args.calibration else []
+    if args.checkpoint and args.random:
+        raise ValueError("--checkpoint and --random exclude each other: set one of them.")
+    if args.checkpoint or args.random:
+        sam = build_sam(args.model, args.checkpoint, allow_partial=False)
+    else:
+        sam = load_pretrained(args.model, args.weights)
+    for path in export_onnx(sam, args.output, args.opset):
+        print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    if not args.no_check:
+        for name, difference in check_export(sam, args.output).items():
+            print(f"{name}: differs from torch by {difference:.1e} of the largest value")
+    if args.int8:
+        int8 = quantize_encoder(args.output, calibration)
+        print(f"written: {int8.path} ({int8.nbytes / 1e6:.1f} MB, in float32 {int8.nbytes_float / 1e6:.1f} MB)")
+        print(f"image_embedding: cosine similarity with float32 {int8.cosine:.5f}, on {int8.measured_on}")
+        options = f"model={sam.name} model.checkpoint=FILE onnx_encoder={int8.path}"
+        print(f"to measure its AR: python evaluate.py {options} ...")

@@ -1,0 +1,53 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+WEIGHTS_HELP = "folder of published weight files (default: %(default)s)"
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add ``--weights``."""
+    parser.add_argument("--weights", type=Path, default=Path("weights"), help=WEIGHTS_HELP)
+
+
+def add_detector(
+    parser: argparse.ArgumentParser, confidence: float | None = None, detector_size: int | None = None
+) -> None:
+    """Add ``--detector``, ``--confidence`` and ``--detector-size``.
+
+    Args:
+        parser: of the subcommand.
+        confidence: default; None distinguishes an option that was not set.
+        detector_size: likewise.
+    """
+    detector_help = "object detector of object_aware, an ultralytics .pt (default: ObjectAwareModel.pt in --weights)"
+    parser.add_argument("--detector", type=Path, help=detector_help)
+    parser.add_argument(
+        "--confidence", type=float, default=confidence, help="lowest confidence of its boxes (default: 0.4)"
+    )
+    size_help = "longest side of its input, pixels (default: 1024)"
+    parser.add_argument("--detector-size", type=int, default=detector_size, help=size_help)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument("--device", help="cpu, cuda or mps (default: cuda if available, else cpu)")
+
+
+def available_device(name: str | None) -> str:
+    """Return the device of ``--device``, or the default one.
+
+    Raises:
+        ValueError: if torch can't use it here.
+    """
+    import torch
+
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device} can't be used here: {str(error).splitlines()[0]}") from error
+    return device

@@ -1,0 +1,145 @@
+"""``mobilesamv2 report``: tables, figures and comparisons of evaluations."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+REPORTS = ("sweep", "table", "picture", "compare", "claims")
+RUN_HELP = "folder of an evaluation, or NAME=FOLDER"
+
+
+def with_default_report(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments after ``report`` with ``sweep`` inserted where the first one is a folder."""
+    arguments = list(arguments)
+    if arguments and Path(arguments[0]).is_dir() and arguments[0] not in REPORTS:
+        arguments.insert(0, "sweep")
+    return arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the kinds of reports and their arguments."""
+    parser.description = "Make tables, figures and comparisons of evaluations; report DIR is report sweep DIR."
+    reports = parser.add_subparsers(required=True, metavar="REPORT")
+
+    sweep_help = "all evaluations below a folder: CSV, Markdown, LaTeX and figures"
+    sweep = reports.add_parser("sweep", help=sweep_help)
+    sweep.add_argument("folder", type=Path, help="the sweep's output_dir, or any folder of evaluations")
+    sweep.add_argument("-o", "--output", type=Path, help="folder to write into (default: report in the sweep's)")
+    sweep.add_argument("--baseline", help="name of the run that the others are compared with, paired by image")
+    sweep.set_defaults(run_report=report_sweep)
+
+    table = reports.add_parser("table", help="one row per evaluation, as Markdown")
+    table.add_argument("runs", nargs="+", help=RUN_HELP)
+    table.set_defaults(run_report=report_table)
+
+    picture = reports.add_parser("picture", help="images beside the masks of evaluations with task.save_masks=true")
+    picture.add_argument("runs", nargs="+", help=RUN_HELP)
+    picture.add_argument("-o", "--output", type=Path, required=True, help="image file to write, .png or .jpg")
+    picture.add_argument("--images", type=int, default=4, help="number of images, the first ones (default: 4)")
+    picture.set_defaults(run_report=report_picture)
+
+    compare = reports.add_parser("compare", help="second minus first, with paired bootstrap intervals")
+    compare.add_argument("first", help="folder of an evaluation, or its results.json")
+    compare.add_argument("second", help="another one on the same images")
+    compare.set_defaults(run_report=report_compare)
+
+    claims = reports.add_parser(
+        "claims",
+        help="MobileSAMv2's claims and tables in miniature, as HTML and Markdown",
+        description="Check MobileSAMv2's claims: each is held, failed, or unresolved, where the interval of the "
+        "difference contains 0. The exit status is 0 in all three cases.",
+    )
+    claims.add_argument("folder", type=Path, help="evaluations with task.save_masks=true; the report goes here too")
+    claims.add_argument("--teacher", required=True, help="model name of the teacher")
+    claims.add_argument("--student", required=True, help="model name of the student")
+    claims.set_defaults(run_report=report_claims)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the chosen report."""
+    args.run_report(args)
+
+
+def report_sweep(args: argparse.Namespace) -> None:
+    """Write the tables and figures of a sweep, print the table, and list the jobs without a result."""
+    from mobilesamv2.files import write_text_atomic
+    from mobilesamv2.reports.figures import write_figures
+    from mobilesamv2.reports.sweep import failed_jobs, load_runs, sweep_rows, table_cells, write_csv
+    from mobilesamv2.reports.table import as_latex, as_markdown
+
+    for name, command in failed_jobs(args.folder).items():
+        print(f"{name} has no result. To run it alone: {command}\n")
+    runs = load_runs(args.folder)
+    rows = sweep_rows(runs, args.baseline)
+    cells = table_cells(rows)
+    output = args.output or args.folder / "report"
+    output.mkdir(parents=True, exist_ok=True)
+    write_csv(rows, output / "runs.csv")
+    write_text_atomic(output / "table.md", as_markdown(cells) + "\n")
+    write_text_atomic(output / "table.tex", as_latex(cells) + "\n")
+    figures = write_figures(runs, output)
+    print(as_markdown(cells))
+    print(f"\nwritten: {output}/runs.csv, table.md, table.tex, {', '.join(path.name for path in figures)}")
+
+
+def report_table(args: argparse.Namespace) -> None:
+    """Print a table with one row per evaluation."""
+    from mobilesamv2.reports.table import read_result, result_table
+
+    print(result_table({name: read_result(folder) for name, folder in _folders_by_name(args.runs).items()}))
+
+
+def report_picture(args: argparse.Namespace) -> None:
+    """Write a picture of the masks of evaluations.
+
+    Raises:
+        ValueError: if the output's suffix is not that of an image format.
+    """
+    import io
+
+    from PIL import Image
+
+    from mobilesamv2.files import atomic_write
+    from mobilesamv2.reports.picture import result_picture
+
+    image_format = Image.registered_extensions().get(args.output.suffix.lower())
+    if image_format is None:
+        raise ValueError(f"--output must be an image file such as masks.png or masks.jpg, got {args.output}.")
+    picture = result_picture(_folders_by_name(args.runs), args.images)
+    content = io.BytesIO()  # Pillow does not notice if the disk is too full for the end of a JPEG
+    picture.save(content, image_format)
+    with atomic_write(args.output) as partial:
+        partial.write_bytes(content.getvalue())
+    print(f"written: {args.output}")
+
+
+def report_compare(args: argparse.Namespace) -> None:
+    """Print the differences of two evaluations."""
+    from mobilesamv2.reports.compare import compare_results
+
+    print(compare_results(args.first, args.second))
+
+
+def report_claims(args: argparse.Namespace) -> None:
+    """Write the report of the claims, and print its tables and the outcome of each claim."""
+    from mobilesamv2.reports.claims import format_claims, write_claims
+    from mobilesamv2.reports.table import as_markdown
+
+    claims, tables = write_claims(args.folder, args.teacher, args.student)
+    for title, cells in tables.items():
+        print(f"{title}\n\n{as_markdown(cells)}\n")
+    print(format_claims(claims))
+    print(f"\nwritten: {args.folder}/report.html, report.md")
+
+
+def _folders_by_name(runs: Sequence[str]) -> dict[str, Path]:
+    """Map the name before an equals sign, or else the folder's own name, to the folder."""
+    folders: dict[str, Path] = {}
+    for run in runs:
+        name, path = run.split("=", 1) if "=" in run and not Path(run).exists() else (Path(run).name, run)
+        if name in folders:
+            raise ValueError(f"Names of evaluations must be unique, got {name} twice; set them by NAME=FOLDER.")
+        folders[name] = Path(path)
+    return folders

@@ -1,0 +1,125 @@
+"""The interface of data sets of annotated images, and the selection of a subset."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from mobilesamv2.structures import GroundTruth
+
+
+class ImageDataset(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
+    """Images with their annotated objects, in a fixed order."""
+
+    @classmethod
+    def require_files(cls, settings: Mapping[str, Any]) -> None:
+        """Check that the files a data set reads exist; called before any model is built.
+
+        Args:
+            settings: arguments the data set is built with, by name.
+
+        Raises:
+            FileNotFoundError: if a file is missing, with where it is published.
+        """
+
+    @property
+    @abstractmethod
+    def image_ids(self) -> list[int]:
+        """Return the ids of the images, in order."""
+
+    @abstractmethod
+    def load_image(self, index: int) -> np.ndarray:
+        """Return an image, RGB uint8 (H, W, 3)."""
+
+    @abstractmethod
+    def ground_truth(self, index: int) -> GroundTruth:
+        """Return the objects of an image, without crowds and ignored ones."""
+
+    def stored_image(self, index: int) -> tuple[str, bytes]:
+        """Return the suffix of an image's format and the content of its file; a PNG where there is no file."""
+        content = io.BytesIO()
+        Image.fromarray(self.load_image(index)).save(content, "PNG")
+        return ".png", content.getvalue()
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Return (H, W) of an image, pixels."""
+        return self.ground_truth(index).size
+
+    def check_images(self) -> None:
+        """Check that every image exists, as far as that is known without decoding it.
+
+        Raises:
+            FileNotFoundError: if an image is missing.
+        """
+
+    @property
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """Return where the annotations come from, plain values: at least ``annotations`` and ``annotations_sha256``."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
+        """Return an image, RGB uint8 (H, W, 3), and its objects."""
+        return self.load_image(index), self.ground_truth(index)
+
+
+def choose_images(
+    image_ids: Sequence[int],
+    limit: float | None = None,
+    subset_seed: int | None = None,
+    image_list: str | Path | None = None,
+) -> list[int]:
+    """Return the indices of the images to read, in ascending order.
+
+    Args:
+        image_ids: ids of all images.
+        limit: at most N images, or below 1 that share of them; None keeps all.
+        subset_seed: draws them at random, the same ones for the same seed; None keeps the first.
+        image_list: text file with one image id per line; only these images are kept.
+
+    Raises:
+        FileNotFoundError: if there is no such list.
+        ValueError: if a line is not the id of an image, if no image is left, if ``limit`` is neither a number of images
+            nor a share of them, or if there is a seed without a limit.
+    """
+    indices = list(range(len(image_ids)))
+    if image_list is not None:
+        indices = _listed_indices(image_ids, Path(image_list))
+    if not indices:
+        raise ValueError(f"There is no image to read: {image_list or 'the data set'} is empty.")
+    if limit is None:
+        if subset_seed is not None:
+            raise ValueError("subset_seed requires limit, the number of images to draw, got limit=null.")
+        return indices
+    if not 0 < limit < math.inf or (limit > 1 and limit != int(limit)):
+        raise ValueError(f"limit must be a number of images, a share of them below 1, or null for all, got {limit}.")
+    count = max(1, round(limit * len(indices))) if limit < 1 else int(limit)
+    if subset_seed is not None and count < len(indices):
+        indices = sorted(random.Random(subset_seed).sample(indices, count))
+    return indices[:count]
+
+
+def _listed_indices(image_ids: Sequence[int], path: Path) -> list[int]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no list of images {path}.")
+    index_by_name = {str(image_id): i for i, image_id in enumerate(image_ids)}
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be a text file with one image id per line, got {error}.") from error
+    names = [line.strip() for line in lines if line.strip()]
+    for number, name in enumerate(names, start=1):
+        if name not in index_by_name:
+            raise ValueError(f"Line {number} of {path} must be the id of an image of the data set, got '{name}'.")
+    return sorted({index_by_name[name] for name in names})

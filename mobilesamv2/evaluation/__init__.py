@@ -1,0 +1,1 @@
+"""Run models over data sets and keep the results."""

@@ -1,0 +1,78 @@
+"""Masks of a detector's boxes: instance segmentation by box prompts, scored by AP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from mobilesamv2.data.results_files import Boxes
+from mobilesamv2.evaluation.loop import EvaluateImages, ImageOutcome
+from mobilesamv2.evaluation.shards import ResultShards
+from mobilesamv2.masks import MASK_THRESHOLD, encode
+from mobilesamv2.metrics.stage_time import StageTimer
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
+from mobilesamv2.structures import GroundTruth, Prompts
+
+
+class EvaluateBoxes(EvaluateImages):
+    """Prompts the model with every box of a detector; the masks keep the detector's categories and scores.
+
+    AP is computed of the masks that ``shards`` keeps, once all images are done.
+
+    Args:
+        sam: the model.
+        boxes: of each image, by its id.
+        shards: where masks are kept; it must keep them.
+
+    Source: SAM, section 7.4, with the boxes of ViTDet; EfficientViT-SAM and EdgeSAM report the same.
+
+    Raises:
+        ValueError: if the shards keep no masks.
+    """
+
+    def __init__(self, sam: Sam, boxes: Mapping[int, Boxes], shards: ResultShards) -> None:
+        if not shards.keep_masks:
+            raise ValueError("shards.keep_masks must be true: AP is computed of the kept masks.")
+        super().__init__(shards)
+        self.sam = sam
+        self._boxes = boxes
+        self._segany = SegAny(sam)
+        self._timer = StageTimer(sam.device)
+
+    @property
+    def timer(self) -> StageTimer:
+        """Return the timer of the image that was evaluated last."""
+        return self._timer
+
+    def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
+        """Return one mask for each box."""
+        timer = self._timer
+        timer.device = self.sam.device
+        timer.start_image()
+        found = self._boxes.get(truth.image_id)
+        results = []
+        if found is not None:
+            with timer.stage("image_encoder"):
+                self._segany.set_image(image)
+            for start in range(0, len(found.scores), PROMPTS_PER_BATCH):
+                some = slice(start, start + PROMPTS_PER_BATCH)
+                with timer.stage("mask_decoder"):
+                    logits, _ = self._segany.predict_low_res(
+                        Prompts(boxes_xyxy=found.boxes_xyxy[some]), multimask_output=False
+                    )
+                with timer.stage("postprocessing"):
+                    rles = [self._rle(low_res) for low_res in logits]
+                entries = zip(rles, found.scores[some], found.category_ids[some], strict=True)
+                results += [
+                    {"image_id": truth.image_id, "category_id": category, "segmentation": rle, "score": score}
+                    for rle, score, category in entries
+                ]
+            timer.num_prompts = len(found.scores)
+        values = {"num_boxes": np.array(len(results)), "n_gt": np.array([len(truth.rles)])}
+        return ImageOutcome(values, results)
+
+    def _rle(self, low_res: torch.Tensor) -> dict:
+        return encode(self._segany.frame.logits_to_original(low_res) > MASK_THRESHOLD)[0]

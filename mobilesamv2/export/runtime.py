@@ -1,0 +1,140 @@
+"""Runtime of exported graphs: sessions, metadata, prompts, and an encoder that replaces torch's."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mobilesamv2.checkpoints import weights_sha256
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.structures import PointLabel
+
+UPPER_LEFT, LOWER_RIGHT = 2, 3
+"""Labels of box corners, which the exported decoder takes beside ``PointLabel``, as SAM's own ONNX decoder does."""
+
+
+def require_export_packages() -> None:
+    """Check that the packages of the extra ``export`` are installed.
+
+    Raises:
+        ImportError: if one is not.
+    """
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"ONNX files require packages that are not installed: {', '.join(missing)}. "
+            "Install them with: pip install 'mobilesamv2[export]'"
+        )
+
+
+def open_session(path: str | Path) -> Any:
+    """Open a graph as an ``onnxruntime.InferenceSession``, on the CPU with torch's number of threads.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ImportError: if onnxruntime is not installed.
+        ValueError: if onnxruntime can't read the file.
+    """
+    require_export_packages()
+    import onnxruntime
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}; mobilesamv2 export writes one.")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only; it warns about its own optimizations
+    options.intra_op_num_threads = torch.get_num_threads()  # for comparable times
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base class in common
+        raise ValueError(f"onnxruntime can't read {path}: {error}") from error
+
+
+def read_export_metadata(session: Any) -> dict[str, Any]:
+    """Return the metadata of an exported graph: ``model``, ``image_size``, ``weights_sha256`` and others.
+
+    Raises:
+        ValueError: if the graph was not written by this project.
+    """
+    metadata = session.get_modelmeta().custom_metadata_map
+    if "mobilesamv2" not in metadata:
+        raise ValueError("The graph must have metadata of mobilesamv2, got none; write it with mobilesamv2 export.")
+    return json.loads(metadata["mobilesamv2"])
+
+
+def labelled_points(
+    points: np.ndarray | None = None, labels: np.ndarray | None = None, boxes_xyxy: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Convert N prompts to the exported decoder's inputs, in which all are points whose labels encode their kind.
+
+    Args:
+        points: (N, P, 2) xy, pixels of the model's input.
+        labels: (N, P), 1 foreground, 0 background, -1 padding; None is foreground for all.
+        boxes_xyxy: (N, 4), pixels of the model's input; may be combined with points.
+
+    Returns:
+        points (N, P', 2) float32 and labels (N, P') int64: a box appends its two corners, and prompts without a box
+        end with a padding point.
+
+    Raises:
+        ValueError: if there are neither points nor boxes.
+
+    Source: SAM's ONNX decoder has the same convention.
+    """
+    if boxes_xyxy is not None:
+        extra, kinds = np.reshape(boxes_xyxy, (-1, 2, 2)), (UPPER_LEFT, LOWER_RIGHT)
+    elif points is not None:
+        extra, kinds = np.zeros((len(points), 1, 2)), (PointLabel.PADDING,)
+    else:
+        raise ValueError("There must be points or boxes_xyxy, got neither.")
+    extra_labels = np.tile(np.array(kinds), (len(extra), 1))
+    if points is not None:
+        labels = np.full(np.shape(points)[:2], PointLabel.FOREGROUND) if labels is None else labels
+        extra, extra_labels = np.concatenate([points, extra], 1), np.concatenate([labels, extra_labels], 1)
+    return extra.astype(np.float32), extra_labels.astype(np.int64)
+
+
+class OnnxEncoder(nn.Module):
+    """Exported image encoder that replaces a model's own, run by onnxruntime on the CPU.
+
+    Args:
+        path: ``encoder.onnx`` or ``encoder.int8.onnx``.
+        sam: the model that it was exported from, not a copy for inference.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ImportError: if onnxruntime is not installed.
+        ValueError: if it is not an exported encoder, or was exported from another model or other weights.
+    """
+
+    def __init__(self, path: str | Path, sam: Sam) -> None:
+        super().__init__()
+        self.session = open_session(path)
+        inputs = [node.name for node in self.session.get_inputs()]
+        if inputs != ["image"]:
+            raise ValueError(
+                f"{path} must be an exported image encoder, whose only input is 'image', got {', '.join(inputs)}."
+            )
+        exported = read_export_metadata(self.session)
+        expected = {"model": sam.name, "encoder": sam.encoder_name, "weights_sha256": weights_sha256(sam)}
+        differing = [
+            f"{key} must be {value}, got {exported.get(key)}"
+            for key, value in expected.items()
+            if exported.get(key) != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{path} was exported from another model than the decoder's: {'; '.join(differing)}. "
+                "Use the model and checkpoint that it was exported from, or export it again."
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode normalised images (B, 3, S, S) to image embeddings (B, C, S/16, S/16), one at a time."""
+        pixels = images.detach().float().cpu().numpy()
+        embeddings = [self.session.run(None, {"image": pixels[i : i + 1]})[0] for i in range(len(pixels))]
+        return torch.from_numpy(np.concatenate(embeddings)).to(images)

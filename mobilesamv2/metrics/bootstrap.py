@@ -1,0 +1,41 @@
+"""Percentile bootstrap over images: what every interval of this project is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+RESAMPLES = 2000
+"""Resamples of the images for an interval."""
+
+
+def percentiles(draws: Iterable[Mapping[str, float | None]]) -> dict[str, list[float] | None]:
+    """Return the [2.5th, 97.5th] percentile of each name over resamples; None where none of them has a value."""
+    samples: dict[str, list[float]] = {}
+    for values in draws:
+        for name, value in values.items():
+            samples.setdefault(name, []).extend([] if value is None else [value])
+    return {
+        name: [float(v) for v in np.quantile(values, [0.025, 0.975])] if values else None
+        for name, values in samples.items()
+    }
+
+
+def resampled_sums(
+    per_image: np.ndarray, n_gt: np.ndarray, seed: int, resamples: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield sums over images drawn with replacement, one resample at a time; the same seed draws the same images.
+
+    Args:
+        per_image: (images, ...).
+        n_gt: (images, groups).
+        seed: of the resampling.
+        resamples: number of resamples.
+    """
+    rng = np.random.default_rng(seed)
+    num_images = len(per_image)
+    flat = per_image.reshape(num_images, -1).astype(np.float64)
+    for _ in range(resamples if num_images else 0):
+        times = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images).astype(np.float64)
+        yield (times @ flat).reshape(per_image.shape[1:]), times @ n_gt

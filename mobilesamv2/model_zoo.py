@@ -1,0 +1,270 @@
+"""Published weight files: where they are published, where to find them on this machine, and how to download them."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from tqdm import tqdm
+
+from mobilesamv2.files import sha256_of
+
+PACKAGE_WEIGHTS = Path(__file__).parent / "weights"
+"""Folder of the weights that ship with the package."""
+
+WEIGHTS_VARIABLE = "MOBILESAMV2_WEIGHTS"
+"""Environment variable that names the user's folder of weights; without it, it is in the user's cache folder."""
+
+CHUNK_BYTES = 1 << 20
+"""Bytes read from the network at a time."""
+
+TIMEOUT_S = 30.0
+"""Seconds without data after which a connection counts as lost."""
+
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+"""Errors of the disk, which a retry does not fix."""
+
+RETRY_STATUSES = (429, 500, 502, 503, 504)
+"""HTTP statuses that a retry may fix."""
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A published weight file.
+
+    Attributes:
+        homepage: the page to open in a browser to get it.
+        url: address that a program can download it from; None if there is none.
+        sha256: checksum of the file, if several parties report the same one; None otherwise.
+        licence: SPDX identifier, if the publisher states one for these weights; None otherwise.
+    """
+
+    homepage: str
+    url: str | None = None
+    sha256: str | None = None
+    licence: str | None = None
+
+
+def _direct(url: str, sha256: str | None = None, licence: str | None = None) -> PublishedFile:
+    return PublishedFile(url, url, sha256, licence)
+
+
+_SAM = "https://dl.fbaipublicfiles.com/segment_anything"
+_MOBILE_SAM = "https://github.com/ChaoningZhang/MobileSAM"
+_MOBILE_SAM_V2 = PublishedFile(f"{_MOBILE_SAM}/tree/master/MobileSAMv2, whose README links it")
+_YOLO = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
+
+WEIGHT_FILES = {
+    "sam_vit_b_01ec64.pth": _direct(
+        f"{_SAM}/sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        "Apache-2.0",
+    ),
+    "sam_vit_l_0b3195.pth": _direct(
+        f"{_SAM}/sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        "Apache-2.0",
+    ),
+    "sam_vit_h_4b8939.pth": _direct(
+        f"{_SAM}/sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        "Apache-2.0",
+    ),
+    "mobile_sam.pt": PublishedFile(
+        f"{_MOBILE_SAM}/blob/master/weights/mobile_sam.pt",
+        f"{_MOBILE_SAM}/raw/master/weights/mobile_sam.pt",
+        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        "Apache-2.0",
+    ),
+    "l2.pt": _MOBILE_SAM_V2,
+    "Prompt_guided_Mask_Decoder.pt": _MOBILE_SAM_V2,
+    "ObjectAwareModel.pt": _MOBILE_SAM_V2,
+    **{
+        f"yolov8{size}{head}.pt": _direct(f"{_YOLO}/yolov8{size}{head}.pt", licence="AGPL-3.0")
+        for size in "nsmlx"
+        for head in ("", "-seg")
+    },
+    **{f"FastSAM-{size}.pt": _direct(f"{_YOLO}/FastSAM-{size}.pt") for size in "sx"},
+}
+"""Published weight files by name."""
+
+MODEL_FILES = {
+    "mobile_sam": ("mobile_sam.pt",),
+    "sam_vit_b": ("sam_vit_b_01ec64.pth",),
+    "sam_vit_l": ("sam_vit_l_0b3195.pth",),
+    "sam_vit_h": ("sam_vit_h_4b8939.pth",),
+    "efficientvit_l2": ("l2.pt", "Prompt_guided_Mask_Decoder.pt"),
+}
+"""Registry name of a model -> the published files that hold its weights."""
+
+
+def weight_folders(folder: str | Path = "weights") -> tuple[Path, ...]:
+    """Return the folders that are searched for weights, in order: ``folder``, the user's, the package's."""
+    user = os.environ.get(WEIGHTS_VARIABLE) or Path(platformdirs.user_cache_dir("mobilesamv2")) / "weights"
+    return Path(folder), Path(user), PACKAGE_WEIGHTS
+
+
+def find_weights(name: str, folder: str | Path = "weights") -> Path:
+    """Return the path of a weight file, in the first of ``weight_folders`` that has it.
+
+    Args:
+        name: file name, ``mobile_sam.pt`` for example.
+        folder: the folder to search first; relative to the working directory.
+
+    Raises:
+        FileNotFoundError: if no folder has it; the message lists the folders and where the file is published.
+    """
+    folders = weight_folders(folder)
+    for candidate in folders:
+        if (candidate / name).is_file():
+            return candidate / name
+    places = ", ".join(map(str, folders))
+    raise FileNotFoundError(f"There is no weight file {name} in {places}.{_published_hint(folders[0] / name)}")
+
+
+def require_weights(path: str | Path) -> None:
+    """Check that a weight file exists.
+
+    Raises:
+        FileNotFoundError: if it does not; the message says where a file of this name is published, if one is.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weight file {path}.{_published_hint(path)}")
+
+
+def _published_hint(path: Path) -> str:
+    """Say where a file of this name is published; empty if none is."""
+    published = WEIGHT_FILES.get(path.name)
+    if published is None:
+        return ""
+    command = f", or run: mobilesamv2 download {path.name} -o {path.parent}" if published.url else ""
+    return f" It is published at {published.homepage}; put it at {path}{command}."
+
+
+def files_of(names: Sequence[str]) -> list[str]:
+    """Return the names of the published files for names of models or of files.
+
+    Raises:
+        ValueError: if nothing is published under a name.
+    """
+    files: list[str] = []
+    for name in names:
+        if name not in WEIGHT_FILES and name not in MODEL_FILES:
+            available = ", ".join([*MODEL_FILES, *WEIGHT_FILES])
+            raise ValueError(f"Nothing is published as '{name}'. Available: {available}.")
+        files += MODEL_FILES.get(name, (name,))
+    return files
+
+
+def download_published(name: str, folder: str | Path) -> Path:
+    """Download a published weight file into a folder, unless it is there and intact, and return its path.
+
+    Raises:
+        ValueError: if the file has no address that a program can use, or the downloaded file is a different one.
+        ConnectionError: if the network fails.
+    """
+    published, path = WEIGHT_FILES[name], Path(folder) / name
+    if published.url is None:
+        raise ValueError(f"{name} can't be downloaded by a program: see {published.homepage}; put it at {path}.")
+    download(published.url, path, published.sha256)
+    return path
+
+
+# Own code, because torch.hub.download_url_to_file starts over after a lost connection, and files have up to 2.5 GB.
+def download(url: str, path: str | Path, sha256: str | None = None, attempts: int = 3, pause_s: float = 2.0) -> str:
+    """Download a file, unless it is there, and return its SHA-256.
+
+    An interrupted download is kept as ``<name>.part`` and resumed by the next attempt or call.
+
+    Args:
+        url: HTTP or HTTPS.
+        path: the file to write; its folder is created if missing.
+        sha256: expected checksum; None accepts any.
+        attempts: how many times a failing connection or a busy server is tried.
+        pause_s: seconds before the second attempt; doubled for each further one.
+
+    Raises:
+        ValueError: if the server sends a web page, or the checksum is not ``sha256``; an existing file is left alone.
+        ConnectionError: if the server can't be reached, refuses, or loses the connection in every attempt.
+        OSError: if the disk is full or can't be written; the partial download is kept.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(attempts):
+            try:
+                _fetch(url, part)
+                break
+            except urllib.error.HTTPError as error:
+                if error.code not in RETRY_STATUSES or attempt + 1 == attempts:
+                    message = f"{url} returned HTTP status {error.code}, {error.reason}. {_manual_hint(path)}"
+                    raise ConnectionError(message) from error
+                time.sleep(pause_s * 2**attempt)
+            except (OSError, http.client.HTTPException) as error:
+                if getattr(error, "errno", None) in DISK_ERRNOS:
+                    message = f"{part} can't be written: {error}. The same command resumes the download."
+                    raise OSError(message) from error
+                if attempt + 1 == attempts:
+                    reason = getattr(error, "reason", error)
+                    message = f"{url} can't be downloaded: {reason}. The same command resumes. {_manual_hint(path)}"
+                    raise ConnectionError(message) from error
+                time.sleep(pause_s * 2**attempt)
+    found = sha256_of([path if path.is_file() else part])
+    if sha256 is not None and found != sha256:
+        if part.is_file():
+            part.unlink()
+            raise ValueError(f"The SHA-256 of {url} must be {sha256}, got {found}; the file was deleted. Try again.")
+        raise ValueError(f"The SHA-256 of {path} must be {sha256}, got {found}. Move the file away and try again.")
+    if part.is_file():
+        part.replace(path)
+    return found
+
+
+def _manual_hint(path: Path) -> str:
+    return f"If you download the file by other means, put it at {path}."
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Download the rest of a file."""
+    offset = part.stat().st_size if part.is_file() else 0
+    headers = {"User-Agent": "mobilesamv2", **({"Range": f"bytes={offset}-"} if offset else {})}
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        # 416: the server has nothing beyond our offset; the checksum decides whether the file is complete
+        if error.code == 416 and offset:
+            return
+        raise
+    with response:
+        if "text/html" in response.headers.get("Content-Type", ""):
+            raise ValueError(f"{url} returned an HTML page instead of the file, as networks with a login page do.")
+        if response.status != 206:  # the server ignores ranges and sends the file from its start
+            offset = 0
+        _append(response, part, offset)
+
+
+def _append(response: Any, part: Path, offset: int) -> None:
+    length = response.headers.get("Content-Length")
+    total = offset + int(length) if length else None
+    with (
+        part.open("ab" if offset else "wb") as file,
+        tqdm(
+            total=total, initial=offset, desc=part.stem, unit="B", unit_scale=True, unit_divisor=1024, disable=None
+        ) as bar,
+    ):
+        while chunk := response.read(CHUNK_BYTES):
+            file.write(chunk)
+            bar.update(len(chunk))
+    if total is not None and part.stat().st_size < total:
+        raise ConnectionError(f"the connection was lost after {part.stat().st_size:,} of {total:,} bytes")

@@ -1,0 +1,63 @@
+"""What recipes build from a configuration: models, loggers, plugins, and the folder of the run."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.recipes.checks import is_sweep
+
+
+def loggers(node: DictConfig | None, folder: Path) -> list[Any]:
+    """Build the loggers of conf/logger, which write into a folder; Weights & Biases works offline without a login.
+
+    There the jobs of a sweep are one group, named after the sweep's folder, and each is named after its overrides.
+    """
+    if node and "wandb" in node and not os.environ.get("WANDB_API_KEY"):
+        netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+        if not (netrc.is_file() and "wandb.ai" in netrc.read_text()):
+            os.environ.setdefault("WANDB_MODE", "offline")
+    # in a sweep the folder is the job's, and output_dir the sweep's
+    built = []
+    for name, logger in (node or {}).items():
+        given = {"save_dir": str(folder)}
+        if name == "wandb" and is_sweep():
+            own = {"group": folder.parent.name, "name": HydraConfig.get().job.override_dirname or folder.name}
+            given |= {key: value for key, value in own.items() if key not in logger}
+        built.append(instantiate(logger, **given, _convert_="all"))
+    return built
+
+
+def cluster_plugins() -> list[Any]:
+    """Return on Slurm its environment without Lightning's own requeueing, which would disturb ours."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def progress_bars(trainer: DictConfig) -> list[Callback]:
+    """Return the progress bar of conf/trainer: tqdm's, which a log file shows too, whatever else is installed."""
+    return [TQDMProgressBar()] if trainer.get("enable_progress_bar", True) else []
+
+
+def build_model(node: DictConfig, encoder: str | None) -> Sam:
+    """Build a model of conf/model, with another image encoder where ``encoder`` names one."""
+    with_encoder = {"encoder": encoder} if encoder else {}
+    return instantiate(node, **with_encoder, _convert_="all")
+
+
+def needs_detector(cfg: DictConfig) -> bool:
+    """Return whether the prompt sampler takes a detector."""
+    return "detector" in inspect.signature(get_method(cfg.prompt_sampler._target_)).parameters
+
+
+def output_folder(cfg: DictConfig) -> Path:
+    """Return where a run writes: ``output_dir``, or in a sweep the job's own folder inside it."""
+    return Path(HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else cfg.output_dir)

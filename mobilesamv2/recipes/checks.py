@@ -1,0 +1,125 @@
+"""What is checked before a run begins: files, precision, and where its processes write."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from mobilesamv2.model_zoo import require_weights
+
+Check = Callable[[], Any]
+"""Raises FileNotFoundError where a file is missing."""
+
+
+def require_file(path: str) -> None:
+    """Check that a file or folder exists.
+
+    Raises:
+        FileNotFoundError: if it does not.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+
+
+def check_single_process_sweep(cfg: DictConfig) -> None:
+    """Check that a sweep on this machine starts one process per job; several would each start the sweep again.
+
+    Raises:
+        ValueError: if it would start several.
+    """
+    if not is_sweep():
+        return
+    if "basic_launcher" in HydraConfig.get().launcher._target_ and cfg.trainer.devices not in (1, "1"):
+        raise ValueError(f"trainer.devices must be 1 in a sweep on this machine, got {cfg.trainer.devices}.")
+
+
+def is_sweep() -> bool:
+    """Return whether this run is a job of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def output_dir_is_stable() -> bool:
+    """Return whether this job, requeued, would find the folder that it writes into now; print it, if it would not.
+
+    By default the folder is named after the time, which submitit hands on and Slurm alone does not.
+    """
+    if "SLURM_JOB_ID" in os.environ and not _is_folder_named() and not is_sweep():
+        print(
+            "This job will not be queued again if it is stopped: name its folder, output_dir=FOLDER.", file=sys.stderr
+        )
+        return False
+    return True
+
+
+def check_shared_folder() -> None:
+    """Check that processes that torchrun or srun started do not each write into a folder of their own.
+
+    Raises:
+        ValueError: they would.
+    """
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    is_one_of_many = by_torchrun or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    if is_one_of_many and not _is_folder_named() and not is_sweep():
+        raise ValueError(
+            "Several processes were started, and each would write into a folder named after its own time: name one for "
+            "all, output_dir=FOLDER."
+        )
+
+
+def _is_folder_named() -> bool:
+    return HydraConfig.initialized() and any(
+        o.lstrip("+").startswith("output_dir=") for o in HydraConfig.get().overrides.task
+    )
+
+
+def weight_checks(*nodes: DictConfig | None) -> list[Callable[[], Any]]:
+    """Return a check for each weight file that models and detectors name under ``checkpoint``."""
+    return [partial(require_weights, file) for node in nodes if node is not None for file in weight_files(node)]
+
+
+def weight_files(node: DictConfig) -> list[str]:
+    """Return the files that a node names under ``checkpoint``: none, one or several."""
+    checkpoint: Any = node.get("checkpoint")
+    return list(checkpoint) if OmegaConf.is_list(checkpoint) else [checkpoint] if checkpoint else []
+
+
+def dataset_checks(node: DictConfig, with_images: bool = True) -> list[Callable[[], Any]]:
+    """Return a check of the files that a data set of conf/dataset names."""
+    settings: Any = OmegaConf.to_container(node, resolve=True)
+    if not with_images and "images" in settings:
+        settings["images"] = None
+    return [partial(get_class(node._target_).require_files, settings)]
+
+
+def require_all(checks: list[Callable[[], Any]]) -> None:
+    """Run checks, and raise one error that names everything that is missing."""
+    missing = []
+    for check in checks:
+        try:
+            check()
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("\n".join(missing))
+
+
+def check_precision(cfg: DictConfig) -> None:
+    """Check that the weights themselves are of single precision.
+
+    Raises:
+        ValueError: they would.
+    """
+    precision = str(cfg.trainer.precision)
+    if precision in ("16-true", "bf16-true", "64-true", "64", "transformer-engine", "transformer-engine-float16"):
+        raise ValueError(
+            f"trainer.precision must keep weights in single precision, got {precision}: use 32-true or bf16-mixed."
+        )

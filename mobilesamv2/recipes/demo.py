@@ -1,0 +1,185 @@
+"""The papers in miniature on synthetic scenes: distil, fine-tune the detector, evaluate, and check the claims.
+
+Read from top to bottom: the jobs, and how they are run. Each job is a command of this program with one thread; as many
+run at a time as ``workers``. A job that is done is not run again, and one that was stopped resumes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mobilesamv2.model_zoo import PACKAGE_WEIGHTS
+
+GRIDS = (64, 32, 16)
+"""Points per side of the grids that the boxes are compared with."""
+
+CONFIDENCE = 0.05
+"""Of the detector's boxes; about a hundred of a scene have more."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command, what it waits for, and what it leaves.
+
+    Attributes:
+        name: of its line and its log.
+        arguments: after ``mobilesamv2``.
+        output: a file or folder that is there once the job is done.
+        needs: names of the jobs before it.
+        seconds: that it takes on one idle core, for the time that is left.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    output: Path
+    needs: tuple[str, ...]
+    seconds: float
+
+
+def demo_jobs(folder: Path, seed: int, scenes: int) -> list[Job]:
+    """Return the jobs of the demo, in an order in which they can run.
+
+    Args:
+        folder: to write into.
+        seed: of the test scenes; those to train on have the next one.
+        scenes: test scenes; the grid of 64 x 64 takes most of the time.
+    """
+    test, runs = folder / "test", folder / "runs"
+    student, detector = folder / "student", folder / "detector"
+    teacher = str(PACKAGE_WEIGHTS / "mini_conv.safetensors")
+    shipped_detector = str(PACKAGE_WEIGHTS / "mini_detector.pt")
+    tar = folder / "train.tar"  # rendering each scene once takes less time than in each epoch
+    training = ("dataset=sa1b", f"dataset.tars={tar}", "num_workers=0")
+    jobs = [
+        Job(
+            "test-scenes",
+            ("synthesize", str(test), f"--scenes={scenes}", f"--seed={seed}", "--split=test", "--workers=0"),
+            test / "annotations.json",
+            (),
+            8,
+        ),
+        Job(
+            "train-scenes",
+            ("synthesize", str(tar), "--scenes=1064", f"--seed={seed + 1}", "--workers=0"),
+            tar,
+            (),
+            25,
+        ),
+        Job(
+            "distill-student",
+            ("train", "experiment=distill_slim_synthetic", *training, f"teacher.checkpoint={teacher}",
+             "dataset.limit=864", "trainer.max_epochs=1", f"output_dir={student}"),
+            student / "mini_conv_slim.safetensors",
+            ("train-scenes",),
+            130,
+        ),
+        Job(
+            "finetune-detector",
+            ("train", "experiment=finetune_detector_synthetic", *training, f"detector.checkpoint={shipped_detector}",
+             "dataset.limit=784", f"output_dir={detector}"),
+            detector / "detector.pt",
+            ("train-scenes",),
+            70,
+        ),
+    ]  # fmt: skip
+    evaluate = (
+        "evaluate", "dataset=lvis", f"dataset.annotations={test / 'annotations.json'}",
+        f"dataset.images={test / 'images'}", "num_workers=0", "task.save_masks=true",
+    )  # fmt: skip
+    models = {
+        "teacher": ("model=mini_conv", f"model.checkpoint={teacher}"),
+        "student": (
+            "model=by_name",
+            "model.name=mini_conv_slim",
+            f"model.checkpoint={student / 'micro_conv.safetensors'}",
+        ),
+    }
+    boxes = (
+        "prompt_sampler=object_aware", f"prompt_sampler.confidence={CONFIDENCE}", "detector=yolov8n",
+        f"detector.checkpoint={detector / 'detector.pt'}", "detector.image_size=256",
+    )  # fmt: skip
+    for points in GRIDS:
+        name = f"teacher-grid-{points}"
+        sampler = ("prompt_sampler=grid_proposals", f"prompt_sampler.points_per_side={points}")
+        arguments = (*evaluate, *models["teacher"], *sampler, f"output_dir={runs / name}")
+        jobs.append(Job(name, arguments, runs / name / "results.json", ("test-scenes",), 8 + scenes * points**2 / 700))
+    trained = ("distill-student", "finetune-detector", "test-scenes")
+    for model, settings in models.items():
+        name = f"{model}-boxes"
+        arguments = (*evaluate, *settings, *boxes, f"output_dir={runs / name}")
+        jobs.append(Job(name, arguments, runs / name / "results.json", trained, 8 + scenes * 0.2))
+    return jobs
+
+
+def run_demo(folder: Path, seed: int = 2, scenes: int = 30, workers: int = 2) -> int:
+    """Run the demo, print its tables and claims, and return how many claims failed.
+
+    Args:
+        folder: to write into.
+        seed: of the scenes.
+        scenes: test scenes.
+        workers: jobs at a time, each with one thread.
+
+    Raises:
+        ValueError: if a job failed; the sentence names it and its log.
+    """
+    jobs = demo_jobs(folder, seed, scenes)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    with tqdm(total=round(sum(job.seconds for job in jobs)), desc="demo", unit="s", bar_format=BAR) as bar:
+        for job, seconds in _in_parallel(jobs, folder, workers):
+            bar.write(f"{job.name:<20}{'done before' if seconds is None else f'{seconds:6.0f} s'}")
+            bar.update(round(job.seconds))
+    from mobilesamv2.reports.claims import format_claims, write_claims
+    from mobilesamv2.reports.table import as_markdown
+
+    claims, tables = write_claims(folder / "runs", "mini_conv", "mini_conv_slim")
+    for title, table in tables.items():
+        print(f"{title}\n\n{as_markdown(table)}\n")
+    print(format_claims(claims))
+    print(f"\nwritten: {folder / 'runs'}/report.html, report.md and the figures beside them")
+    return sum(claim.outcome == "failed" for claim in claims)
+
+
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left"
+
+
+def _in_parallel(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[tuple[Job, float | None]]:
+    """Run jobs once what they need is done; yield each with its seconds, or None where it was done before."""
+    done: set[str] = set()
+    running: dict[Future[float | None], Job] = {}
+    waiting = list(jobs)
+    with ThreadPoolExecutor(workers) as pool:
+        while waiting or running:
+            ready = [job for job in waiting if done.issuperset(job.needs)]
+            for job in ready[: workers - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(_run, job, folder)] = job
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                job = running.pop(future)
+                yield job, future.result()
+                done.add(job.name)
+
+
+def _run(job: Job, folder: Path) -> float | None:
+    """Run one job in a process of its own, its output in a log."""
+    if job.output.exists():
+        return None
+    log, begin = folder / "logs" / f"{job.name}.log", time.monotonic()
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "mobilesamv2", *job.arguments]
+        ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
+    if ended.returncode or not job.output.exists():
+        last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
+        raise ValueError(f"{job.name} failed, see {log}. {' '.join(last)}")
+    return time.monotonic() - begin

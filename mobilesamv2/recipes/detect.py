@@ -1,0 +1,42 @@
+"""Train the object-aware prompt detector; with a model, measure mask AR@K of its boxes at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
+
+from mobilesamv2.callbacks.mask_recall import MaskRecallAtEnd
+from mobilesamv2.models.object_detector import ObjectDetector, save_detector
+from mobilesamv2.recipes.build import build_model, needs_detector
+from mobilesamv2.recipes.checks import Check, weight_checks
+from mobilesamv2.recipes.training import TrainingSetup, build_samples
+
+NEEDS = ("dataset", "samples", "optimizer", "trainer", "detector")
+OPTIONS: dict[str, object] = {}
+
+
+def missing_files(cfg: DictConfig) -> list[Check]:
+    """Return checks of the weights of detector and model."""
+    return weight_checks(cfg.detector, cfg.model)
+
+
+def build(cfg: DictConfig) -> TrainingSetup:
+    """Build a detector and the boxes that it is to find; and a model, if one is named, that decodes them at the end."""
+    detector = instantiate(cfg.detector, _convert_="all")
+    task = instantiate(cfg.task, detector=detector, optimizer=instantiate(cfg.optimizer), _convert_="all")
+    callbacks: list[Callback] = []
+    if cfg.model is not None:
+        if cfg.prompt_sampler is None or not needs_detector(cfg):
+            raise ValueError("prompt_sampler must be object_aware to measure the masks of this detector's boxes.")
+        sampler = instantiate(cfg.prompt_sampler, detector=detector, _convert_="all")
+        callbacks.append(MaskRecallAtEnd(build_model(cfg.model, cfg.encoder), sampler))
+
+    def write_weights(folder: Path) -> list[Path]:
+        written: ObjectDetector = task.detector
+        save_detector(written, folder / "detector.pt")
+        return [folder / "detector.pt"]
+
+    return TrainingSetup(task, build_samples(cfg, detector.image_size), write_weights, callbacks=callbacks)

@@ -1,0 +1,29 @@
+"""Distil a teacher's image encoder into a student: decoupled, or by the masks that prompts return."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mobilesamv2.recipes.build import build_model
+from mobilesamv2.recipes.checks import Check, weight_checks
+from mobilesamv2.recipes.teachers import build_teacher, teacher_config
+from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
+
+NEEDS = ("dataset", "samples", "optimizer", "trainer", "model", "teacher")
+OPTIONS: dict[str, object] = {}
+
+
+def missing_files(cfg: DictConfig) -> list[Check]:
+    """Return checks of the weights of student and teacher."""
+    return weight_checks(cfg.model, teacher_config(cfg))
+
+
+def build(cfg: DictConfig) -> TrainingSetup:
+    """Build a student, its teacher, and the cache of the teacher's embeddings."""
+    teacher, student = build_teacher(cfg), build_model(cfg.model, cfg.encoder)
+    optimizer = instantiate(cfg.optimizer)
+    task = instantiate(cfg.task, student=student, teacher=teacher, optimizer=optimizer, _convert_="all")
+    return TrainingSetup(task, build_samples(cfg, student.image_size), partial(write_sam, student), teacher.cache)

@@ -1,0 +1,64 @@
+"""A user's mistakes become sentences, and a library's noise is left out."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.errors import InstantiationException
+from omegaconf import MissingMandatoryValue
+
+from mobilesamv2.extras import missing_library
+
+
+@contextmanager
+def errors_without_traceback() -> Iterator[None]:
+    """End the program with one sentence, and no traceback, where a file is missing or a value makes no sense.
+
+    ``HYDRA_FULL_ERROR=1`` shows the traceback all the same.
+    """
+    try:
+        yield
+    except MissingMandatoryValue as error:
+        raise SystemExit(f"error: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, ImportError, InstantiationException) as error:
+        reason = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(reason, OSError | ValueError | ImportError) or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sentence = missing_library(reason) if isinstance(reason, ImportError) else reason
+        raise SystemExit(f"error: {sentence}") from error
+
+
+def silence_warnings() -> None:
+    """Leave out what Lightning prints that no user of these programs can act on."""
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).*",  # its own use of torch
+        ".*does not have many workers.*",  # num_workers is in conf
+        ".*Experiment logs directory .* exists.*",  # checkpoints and log share output_dir
+        r".*module\(s\) in eval mode at the start.*",  # teachers and frozen parts; the tasks set the modes
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    lightning = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    lightning.addFilter(lambda record: "litlogger" not in record.getMessage())
+
+
+def keep_matplotlib_out_of_home() -> None:
+    """Have matplotlib, which torchmetrics imports, write its list of fonts into a temporary folder.
+
+    To be called before anything imports it.
+    """
+    if "MPLCONFIGDIR" not in os.environ:
+        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="mobilesamv2-matplotlib-")
+        atexit.register(_remove, os.environ["MPLCONFIGDIR"], os.getpid())
+
+
+def _remove(folder: str, process: int) -> None:
+    """Remove a folder, in the process that made it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,54 @@
+"""The program that evaluates: ``mobilesamv2 evaluate dataset=lvis``, or ``python evaluate.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from mobilesamv2.recipes import schema
+from mobilesamv2.recipes.errors import errors_without_traceback, keep_matplotlib_out_of_home, silence_warnings
+
+schema.register()
+
+
+@hydra.main(config_path=str(schema.CONF), config_name="evaluate", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Compose, check, build, run, and print the table."""
+    keep_matplotlib_out_of_home()
+    with errors_without_traceback():
+        _run(cfg)
+
+
+def _run(cfg: DictConfig) -> None:
+    # imported once the configuration is composed, so that --help and a mistyped key answer at once
+    import pytorch_lightning as pl
+
+    from mobilesamv2.evaluation.results import write_record
+    from mobilesamv2.recipes import checks
+    from mobilesamv2.recipes.build import output_folder
+    from mobilesamv2.recipes.records import environment
+    from mobilesamv2.reports.printed import format_results
+
+    silence_warnings()
+    folder, known = output_folder(cfg), environment(cfg.seed)
+    recipe: Any = schema.find_recipe(cfg, "evaluate", "evaluate.py")
+    schema.require_settings(cfg, recipe.NEEDS, recipe.OPTIONS)
+    checks.check_single_process_sweep(cfg)
+    if "trainer" in recipe.NEEDS:
+        checks.check_precision(cfg)
+    checks.check_shared_folder()
+    checks.require_all(recipe.missing_files(cfg))
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    results, per_image = recipe.evaluate(cfg)
+    if pl.utilities.rank_zero_only.rank != 0:  # pyright: ignore
+        return
+    results["run"] |= known
+    written = write_record(results, folder, **per_image)
+    print(format_results(results))
+    print(f"\nwritten: {' and '.join(map(str, written))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""What every recipe that evaluates shares: the data set, the model, the run over all images, and its record."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mobilesamv2.data.base import ImageDataset
+from mobilesamv2.data.datamodule import EvaluationData
+from mobilesamv2.evaluation.loop import EvaluateImages
+from mobilesamv2.evaluation.results import Results
+from mobilesamv2.evaluation.shards import ResultShards
+from mobilesamv2.export.runtime import OnnxEncoder
+from mobilesamv2.files import sha256_of
+from mobilesamv2.models.cost import encoder_cost
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.recipes.build import build_model, loggers, output_folder, progress_bars
+from mobilesamv2.recipes.checks import Check, require_file
+from mobilesamv2.recipes.records import config_record, environment, warn_of_random_weights
+from mobilesamv2.registry import build_encoder
+
+
+class Evaluation(NamedTuple):
+    """A result, and what is kept of each image."""
+
+    results: Results
+    per_image: dict[str, np.ndarray]
+
+
+def build_dataset(cfg: DictConfig, with_images: bool = True) -> ImageDataset:
+    """Build the data set, without its images where they are not read."""
+    without = {"images": None} if "images" in cfg.dataset and not with_images else {}
+    return instantiate(cfg.dataset, **without, _convert_="all")
+
+
+def build_task(cfg: DictConfig, options: Iterable[str], **parts: Any) -> EvaluateImages:
+    """Build the task without the keys that its recipe reads."""
+    node = DictConfig({key: value for key, value in cfg.task.items() if key not in options})
+    return instantiate(node, **parts, _convert_="all")
+
+
+def inference_model(cfg: DictConfig) -> Sam:
+    """Build the model that is evaluated, made faster where that changes nothing."""
+    if cfg.compile and cfg.onnx_encoder:
+        raise ValueError("compile is of torch, and onnx_encoder runs in its place: set one of the two.")
+    sam = build_model(cfg.model, cfg.encoder)
+    fast = sam.for_inference()
+    if cfg.onnx_encoder:
+        fast.image_encoder = OnnxEncoder(cfg.onnx_encoder, sam)
+    if cfg.compile:
+        fast.image_encoder.compile()
+    return fast
+
+
+def encoder_check(cfg: DictConfig) -> list[Check]:
+    """Return a check of the exported encoder, where one is named."""
+    return [partial(require_file, cfg.onnx_encoder)] if cfg.onnx_encoder else []
+
+
+def require_unset(cfg: DictConfig, reason: str, *options: str) -> None:
+    """Check that options of the program that a recipe does not read are at their defaults.
+
+    Raises:
+        ValueError: if one is set.
+    """
+    for option in options:
+        if cfg[option] and not (option == "batch_size" and cfg[option] == 1):
+            raise ValueError(f"{option} must not be set: {reason}")
+
+
+def encoder_cost_of(sam: Sam) -> dict[str, int]:
+    """Return parameters and multiply-accumulates of the image encoder, as it was built."""
+    with torch.device("meta"):
+        encoder = build_encoder(str(sam.encoder_name), sam.image_size, sam.prompt_encoder.embed_dim)
+    return encoder_cost(encoder.eval(), sam.image_size)._asdict()
+
+
+def model_record(cfg: DictConfig, sam: Sam, **nodes: DictConfig | None) -> dict[str, Any]:
+    """Return the networks of a run for its record, the model with the image encoder that it was built with."""
+    networks: dict[str, Any] = {name: config_record(node) for name, node in {"model": cfg.model, **nodes}.items()}
+    networks["model"]["encoder"] = sam.encoder_name
+    if cfg.onnx_encoder:
+        networks["model"] |= {"onnx_encoder": cfg.onnx_encoder, "onnx_encoder_sha256": hash_of(Path(cfg.onnx_encoder))}
+    return networks
+
+
+def run_task(
+    cfg: DictConfig,
+    dataset: ImageDataset,
+    build: Callable[[ResultShards], EvaluateImages],
+    protocol: dict[str, Any],
+    networks: dict[str, Any],
+    keep_masks: bool = False,
+) -> tuple[Any, dict[str, Any]]:
+    """Run a task over all images; return it, and the record of the run.
+
+    Args:
+        cfg: the composed configuration.
+        dataset: the images.
+        build: makes the task, which keeps its results in the shards that it is given.
+        protocol: what the results depend on beside the networks.
+        networks: as they are recorded, by their names in conf/; None for one that takes no part.
+        keep_masks: write every mask.
+    """
+    warn_of_random_weights(networks)
+    dataset.check_images()
+    trainer = instantiate(
+        cfg.trainer,
+        logger=loggers(cfg.logger, output_folder(cfg)) or False,
+        callbacks=progress_bars(cfg.trainer),
+        _convert_="all",
+    )
+    run = networks | {"dtype": str(trainer.precision)}
+    now = {"device": device_name(trainer), **environment(cfg.seed)}
+    shards = ResultShards(output_folder(cfg), identity_of(protocol, run, cfg.seed), keep_masks, now)
+    task = build(shards)
+    done = [result.image_id for result in shards.done]
+    data = EvaluationData(dataset, cfg.num_workers, done, cfg.batch_size)
+    if shards.done and trainer.is_global_zero:
+        print(f"{len(shards.done)} of {len(dataset)} images were done before; resuming with {len(data.remaining)}.")
+    trainer.test(task, datamodule=data, verbose=False)
+    if [result.image_id for result in task.results] != sorted(dataset.image_ids):
+        raise ValueError(
+            f"{len(task.results)} results for {len(dataset)} images: another program wrote into {output_folder(cfg)}, "
+            "or a setting of the trainer left images out. Choose images by dataset.limit; one output_dir for each run."
+        )
+    # parts of this result that were computed elsewhere, or by another version
+    return task, run | {"device": now["device"], "earlier_environments": shards.earlier_environments}
+
+
+PATHS = ("annotations", "images", "boxes", "checkpoint", "backbone_checkpoint", "onnx_encoder")
+"""Two names of one file are one result; its hash counts."""
+
+
+def identity_of(protocol: dict[str, Any], run: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return what the results of an image depend on, flat, so that a difference is named by its key."""
+    parts = {"": protocol, **{f"{name}.": values for name, values in run.items() if isinstance(values, dict)}}
+    identity = {f"{part}{key}": value for part, values in parts.items() for key, value in values.items()}
+    if protocol["annotations_sha256"] is not None:
+        identity = {key: value for key, value in identity.items() if key.rpartition(".")[2] not in PATHS}
+    return identity | {"dtype": run["dtype"], "seed": seed}
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all JSON files of a folder, by name."""
+    return sha256_of(sorted(path.glob("*.json")) if path.is_dir() else [path])
+
+
+def image_list_record(dataset: ImageDataset, indices: Iterable[int]) -> dict[str, Any]:
+    """Return where the images come from, and the hash of their ids, one a line in ascending order."""
+    ids = dataset.image_ids
+    lines = "\n".join(map(str, sorted(ids[i] for i in indices)))
+    return dataset.provenance | {"image_list_sha256": hashlib.sha256(lines.encode()).hexdigest()}
+
+
+def device_name(trainer: pl.Trainer) -> str:
+    """Return what a process ran on, and how many there were."""
+    device = trainer.strategy.root_device
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return kind if trainer.world_size == 1 else f"{trainer.world_size} x {kind}"

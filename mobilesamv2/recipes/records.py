@@ -1,0 +1,48 @@
+"""What a result or a run records of itself: networks, versions, commit, seed."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mobilesamv2.files import sha256_of
+from mobilesamv2.recipes.checks import weight_files
+
+
+def config_record(node: DictConfig | None) -> dict[str, Any] | None:
+    """Return a model, teacher or detector of conf/ as plain values, with the hashes of its weight files."""
+    if node is None:
+        return None
+    values: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # pyright: ignore
+    del values["_target_"]
+    return values | {"sha256": [sha256_of([file]) for file in weight_files(node)]}
+
+
+def warn_of_random_weights(nodes: Mapping[str, Any]) -> None:
+    """Print to stderr which models have no checkpoint, of nodes of conf/ or their records, by name."""
+    for name, node in nodes.items():
+        if node is not None and "checkpoint" in node and node["checkpoint"] is None:
+            print(f"{name}.checkpoint is null: its weights are random, and so is the result.", file=sys.stderr)
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Return what else decides the numbers: versions, commit, seed; None for what can't be found out."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("mobilesamv2", "torch", "timm", "ultralytics", "pycocotools", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    try:
+        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        commit = ""
+    return {"versions": versions, "commit": commit or None, "seed": seed}

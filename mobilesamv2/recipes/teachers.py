@@ -1,0 +1,34 @@
+"""The teacher of a distillation, with the cache of its embeddings."""
+
+from __future__ import annotations
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mobilesamv2.recipes.build import build_model
+from mobilesamv2.recipes.records import warn_of_random_weights
+from mobilesamv2.tasks.teacher import Teacher, teacher_identity
+
+
+def build_teacher(cfg: DictConfig) -> Teacher:
+    """Build the teacher, with the cache of its embeddings unless ``teacher.cache`` is off."""
+    node = teacher_config(cfg)
+    warn_of_random_weights({"teacher": node})
+    sam, precision = build_model(node, None), cfg.teacher.precision
+    if cfg.teacher.cache == "off":
+        return Teacher(sam, None, precision)
+    cache = instantiate(cfg.cache, identity=teacher_identity(sam, precision), _convert_="all")
+    return Teacher(sam, cache, precision)
+
+
+def teacher_config(cfg: DictConfig) -> DictConfig:
+    """Return the teacher of conf/model, without the keys of how its embeddings are computed and kept.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if "_target_" not in cfg.teacher:
+        raise ValueError("This task requires a teacher: name one, model@teacher=sam_vit_h for example.")
+    if cfg.teacher.cache not in ("on", "off"):
+        raise ValueError(f"teacher.cache must be on or off, got {cfg.teacher.cache}. cache.folder is its folder.")
+    return DictConfig({key: value for key, value in cfg.teacher.items() if key not in ("cache", "precision")})

@@ -1,0 +1,49 @@
+"""The program that trains: ``mobilesamv2 train experiment=distill_tinyvit``, or ``python train.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from mobilesamv2.recipes import schema
+from mobilesamv2.recipes.errors import errors_without_traceback, keep_matplotlib_out_of_home, silence_warnings
+
+schema.register()
+
+
+@hydra.main(config_path=str(schema.CONF), config_name="train", version_base="1.3")
+def main(cfg: DictConfig) -> float | None:
+    """Compose, check, build, fit, and write the weights; return what a search of a sweep is to improve."""
+    keep_matplotlib_out_of_home()
+    with errors_without_traceback():
+        return _run(cfg)
+
+
+def _run(cfg: DictConfig) -> float | None:
+    # imported once the configuration is composed, so that --help and a mistyped key answer at once
+    import pytorch_lightning as pl
+
+    from mobilesamv2.recipes import checks, training
+    from mobilesamv2.recipes.build import output_folder
+
+    silence_warnings()
+    recipe: Any = schema.find_recipe(cfg, "build", "train.py")
+    folder = output_folder(cfg)
+    if not checks.is_sweep():
+        cfg.output_dir = str(folder)  # named after the time by default, which would be another in each process
+    schema.require_settings(cfg, recipe.NEEDS, recipe.OPTIONS)
+    checks.check_single_process_sweep(cfg)
+    checks.check_precision(cfg)
+    checks.check_shared_folder()
+    named = [] if cfg.resume in (None, "auto") else [lambda: checks.require_file(cfg.resume)]
+    checks.require_all([*recipe.missing_files(cfg), *named, *checks.dataset_checks(cfg.dataset)])
+    resume: Path | None = training.checkpoint_to_resume(cfg, folder)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    return training.run_training(cfg, recipe.build(cfg), folder, resume)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""What every recipe that trains shares: the trainer, resuming, and the weights at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
+
+from mobilesamv2.callbacks.checkpoint import (
+    EMA,
+    AtomicCheckpointIO,
+    SaveAndRequeue,
+    StepAlignedCheckpoint,
+    require_same_model,
+)
+from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
+from mobilesamv2.callbacks.throughput import ThroughputMonitor
+from mobilesamv2.checkpoints import save_mobile_sam, save_weights
+from mobilesamv2.data.datamodule import TrainingData
+from mobilesamv2.data.embeddings import EmbeddingCache
+from mobilesamv2.data.samples import EncoderSamples
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.recipes.build import cluster_plugins, loggers, progress_bars
+from mobilesamv2.recipes.checks import output_dir_is_stable
+from mobilesamv2.recipes.records import environment
+
+
+class TrainingSetup(NamedTuple):
+    """What a recipe hands to the program.
+
+    Attributes:
+        task: the LightningModule.
+        samples: what it trains on.
+        write_weights: writes what was trained into a folder and returns the paths; None for a task that trains nothing
+            and predicts instead.
+        cache: of the teacher's embeddings.
+        callbacks: beside those of every run.
+    """
+
+    task: pl.LightningModule
+    samples: EncoderSamples
+    write_weights: Callable[[Path], list[Path]] | None
+    cache: EmbeddingCache | None = None
+    callbacks: Sequence[Callback] = ()
+
+
+def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Path | None) -> float | None:
+    """Fit, write the weights, and return what a search of a sweep is to improve."""
+    task = setup.task
+    data = TrainingData(
+        setup.samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken, setup.cache
+    )
+    trainer = build_trainer(cfg, folder, setup.callbacks)
+    if trainer.is_global_zero:
+        write_description(cfg, folder, task, setup.samples)
+    if setup.write_weights is None:
+        trainer.predict(task, datamodule=data, return_predictions=False)
+        return None
+    backbone: Any = task.backbone
+    if cfg.channels_last:
+        backbone.to(memory_format=torch.channels_last)
+    if cfg.compile:
+        backbone.compile()
+    if resume is not None and resume.is_file():
+        require_same_model(resume, task)
+    # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.is_global_zero:
+        check_finite(task, folder)
+        print(f"written: {', '.join(map(str, setup.write_weights(folder)))}")
+    return search_metric(cfg.objective, trainer)
+
+
+def search_metric(name: str | None, trainer: pl.Trainer) -> float | None:
+    """Return the last value of a logged metric.
+
+    Raises:
+        ValueError: if it was not logged.
+    """
+    if name is None:
+        return None
+    if name not in trainer.callback_metrics:
+        known = ", ".join(sorted(trainer.callback_metrics))
+        raise ValueError(f"objective must be a logged metric, one of {known}, got {name}.")
+    return float(trainer.callback_metrics[name])
+
+
+def build_trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> pl.Trainer:
+    """Build the trainer with its loggers, checkpoints, signals and averages, and the task's own callbacks."""
+    checkpoints = folder / "checkpoints"
+    callbacks: list[Callback] = [
+        *([] if cfg.ema is None else [EMA(decay=cfg.ema)]),  # averages before the others save
+        ModelCheckpoint(checkpoints, save_last=True),
+        StepAlignedCheckpoint(checkpoints, "recent", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)),
+        SaveAndRequeue(checkpoints / "stopped.ckpt", cfg.requeue and output_dir_is_stable()),
+        ThroughputMonitor(),
+        *progress_bars(cfg.trainer),
+        *more,
+    ]
+    return instantiate(
+        cfg.trainer,
+        logger=loggers(cfg.logger, folder),
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO(), *([SyncBatchNorms()] if cfg.trainer.sync_batchnorm else []), *cluster_plugins()],
+        default_root_dir=str(folder),
+        _convert_="all",
+    )
+
+
+def build_samples(cfg: DictConfig, image_size: int) -> EncoderSamples:
+    """Build what a task trains on: its samples of the data set."""
+    images = instantiate(cfg.dataset, _convert_="all")
+    return instantiate(cfg.samples, images=images, image_size=image_size, _convert_="all")
+
+
+def write_description(cfg: DictConfig, folder: Path, task: pl.LightningModule, samples: EncoderSamples) -> None:
+    """Write what is needed to run it again: the images and the environment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {p: p.numel() for p in task.parameters()}
+    trained = sum(size for p, size in sizes.items() if p.requires_grad)
+    print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
+    ids = samples.images.image_ids
+    (folder / "images.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+    (folder / "environment.json").write_text(json.dumps(environment(cfg.seed), indent=2))
+
+
+def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:
+    """Return the checkpoint to resume: the newest of this run's folder, or else the one that ``resume`` names."""
+    if cfg.resume is None and not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        if rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]
+            archive_previous_run(folder)
+        return None
+    found = max((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    if found:
+        print(f"resuming from {found}; resume=null starts over")
+        return found
+    return None if cfg.resume in (None, "auto") else Path(cfg.resume)
+
+
+def archive_previous_run(folder: Path) -> None:
+    """Keep the checkpoints and log of an earlier run in a folder from the one that starts over in it."""
+    for name in ("checkpoints", "metrics.csv"):
+        if (folder / name).exists():
+            (folder / name).rename(folder / f"{name}.{time.time_ns()}")
+
+
+def check_finite(task: pl.LightningModule, folder: Path) -> None:
+    """Check that a run has not diverged, before its weights are written.
+
+    Raises:
+        ValueError: if weights are NaN or infinite.
+    """
+    if not all(torch.isfinite(parameter).all() for parameter in task.parameters()):
+        raise ValueError(
+            "The run diverged: its weights are NaN or infinite, and none are written. Lower optimizer.lr and start "
+            f"over with resume=null; checkpoints are in {folder}."
+        )
+
+
+def write_sam(sam: Sam, folder: Path) -> list[Path]:
+    """Write a SAM in the formats that other tools read: safetensors and, where it has that shape, ``mobile_sam.pt``.
+
+    Raises:
+        OSError: if a file can't be written.
+    """
+    written = [folder / f"{sam.name}.safetensors".replace("/", "_")]
+    save_weights(sam, written[0])
+    if (sam.name, sam.encoder_name) == ("mobile_sam", "tiny_vit_5m"):
+        written.append(folder / "mobile_sam.pt")
+        save_mobile_sam(sam, written[1])
+    return written

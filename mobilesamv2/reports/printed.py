@@ -1,0 +1,86 @@
+"""The table that an evaluation prints of its own result."""
+
+from __future__ import annotations
+
+from mobilesamv2.evaluation.results import Results, percent, percent_range, time_lines
+from mobilesamv2.metrics.average_recall import GROUPS, metric_name
+from mobilesamv2.metrics.prompt_iou import GROUPS as SIZE_GROUPS
+
+WIDTH = 14
+"""Characters of a column."""
+
+
+def format_results(results: Results) -> str:
+    """Return a result as text, percent with 95% intervals, in the layout that suits its protocol."""
+    protocol = results["protocol"]
+    if "ks" in protocol:
+        lines = _recall_lines(results)
+    elif "kinds" in protocol:
+        lines = _prompt_iou_lines(results)
+    elif "boxes" in protocol:
+        lines = _precision_lines(results)
+    else:
+        lines = _metric_lines(results)
+    return "\n".join([*lines, *time_lines(results)])
+
+
+def _recall_lines(results: Results) -> list[str]:
+    """AR: a row for each K, a column for each group."""
+    protocol = results["protocol"]
+    lines = ["mask AR@K (%)".ljust(WIDTH) + "".join(group.rjust(WIDTH) for group in GROUPS)]
+    for k in protocol["ks"]:
+        lines += _rows(f"AR@{k}", [metric_name(group, k) for group in GROUPS], results)
+    lines.append(_objects(results, GROUPS))
+    lines.append(f"mean AR over K: {_with_interval(results, 'mAR')}".rstrip())
+    if protocol["mean_proposals"] is not None:
+        lines.append(
+            f"{protocol['num_images']} images, {protocol['mean_proposals']:.1f} masks counted per image on average, "
+            f"{protocol['images_without_proposals']} without any; K caps {protocol['k_caps']}"
+        )
+    return lines
+
+
+def _prompt_iou_lines(results: Results) -> list[str]:
+    """Prompt mIoU: a row for each kind of prompt, a column for each size."""
+    protocol = results["protocol"]
+    lines = ["mIoU (%)".ljust(WIDTH) + "".join(group.rjust(WIDTH) for group in SIZE_GROUPS)]
+    for kind in protocol["kinds"]:
+        lines += _rows(kind, [f"mIoU{'' if g == 'all' else g} {kind}" for g in SIZE_GROUPS], results)
+    lines.append(_objects(results, SIZE_GROUPS))
+    return [*lines, f"{protocol['num_images']} images; against {protocol['against']}"]
+
+
+def _precision_lines(results: Results) -> list[str]:
+    """AP of instance masks."""
+    protocol = results["protocol"]
+    lines = [f"{name:<12}{percent(value):>8}" for name, value in results["metrics"].items()]
+    images = f"{protocol['num_images']} images, {protocol['images_without_boxes']} without boxes"
+    return ["mask AP (%)", *lines, f"{images}; boxes of {protocol['boxes']}"]
+
+
+def _metric_lines(results: Results) -> list[str]:
+    """Any other metric, one a line."""
+    width = max(map(len, results["metrics"])) + 2
+    lines = [
+        f"{name:<{width}}{percent(value):>6} %  {percent_range(results['interval'][name])}".rstrip()
+        for name, value in results["metrics"].items()
+    ]
+    return [*lines, f"{results['protocol']['num_images']} images, {results['n_gt']['all']} objects"]
+
+
+def _rows(title: str, names: list[str], results: Results) -> list[str]:
+    """Return a row of values, and one of their intervals."""
+    metrics, interval = results["metrics"], results["interval"]
+    values = "".join(percent(metrics[name]).rjust(WIDTH) for name in names)
+    return [
+        title.ljust(WIDTH) + values,
+        " " * WIDTH + "".join(percent_range(interval[name]).rjust(WIDTH) for name in names),
+    ]
+
+
+def _objects(results: Results, groups: tuple[str, ...]) -> str:
+    return "objects".ljust(WIDTH) + "".join(str(results["n_gt"][group]).rjust(WIDTH) for group in groups)
+
+
+def _with_interval(results: Results, name: str) -> str:
+    return f"{percent(results['metrics'][name])} {percent_range(results['interval'][name])}"

@@ -1,0 +1,159 @@
+"""Training on masks from box and point prompts: fine-tuning of a decoder, or a small SAM from scratch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from mobilesamv2.data.samples import Sample
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.structures import PointLabel
+from mobilesamv2.tasks.losses import MaskLoss, mask_iou
+from mobilesamv2.tasks.mask_prompts import (
+    Prompt,
+    initial_prompts,
+    points_generator,
+    sample_error_points,
+)
+from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
+
+ERROR_SHARE = 0.5
+"""Share of the points beside the first one that lie where the mask is wrong."""
+
+VALIDATION_POINTS = 3
+
+
+class TrainPromptedMasks(pl.LightningModule):
+    """Training on each object's box, for one mask, a point in it, for three, and several points, for one.
+
+    Of the three masks the one of least loss is trained, as in SAM. The predicted IoU learns the IoU of every mask.
+    Several points are used where the samples have them: the first one, and more that lie in the object or where the
+    mask of the first one is wrong. Without them a model trained from scratch predicts worse masks from several points
+    than from one.
+
+    Args:
+        sam: the model to train.
+        optimizer: builds the optimizer from the parameter groups.
+        warmup_images: images of the learning rate's warm-up.
+        freeze_image_encoder: train only the prompt encoder and mask decoder.
+        focal_weight: weight of the focal loss.
+        dice_weight: weight of the dice loss.
+        iou_weight: weight of the squared error of the predicted IoU.
+        bce_weight: weight of the cross-entropy, which a model from scratch learns sooner by than by the focal loss.
+
+    Source: SAM, appendix A; its weights are 20, 1 and 1, and it adds a point in each of 8 rounds, with the last mask as
+    a prompt beside the points, where one round adds several points here. A small model trained from scratch needs less
+    focal loss.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        optimizer: OptimizerFactory,
+        warmup_images: int = 0,
+        freeze_image_encoder: bool = True,
+        focal_weight: float = 20.0,
+        dice_weight: float = 1.0,
+        iou_weight: float = 1.0,
+        bce_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.sam = sam
+        self.sam.image_encoder.requires_grad_(not freeze_image_encoder)
+        # No prompt contains a mask, and distributed training requires a gradient of every trainable parameter.
+        self.sam.prompt_encoder.mask_downscaling.requires_grad_(False)
+        self._optimizer = optimizer
+        self._warmup_images = warmup_images
+        self._freeze_image_encoder = freeze_image_encoder
+        self._mask_loss = MaskLoss(focal_weight, dice_weight, iou_weight, bce_weight)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """Return the network that compilation and memory layout apply to."""
+        return self.sam.image_encoder
+
+    @override
+    def on_fit_start(self) -> None:
+        # Lightning keeps the modes that it finds, and build_sam builds in eval mode.
+        self.sam.train()
+        self.sam.image_encoder.train(not self._freeze_image_encoder)
+
+    @override
+    def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
+        loss, ious = self._loss(batch)
+        size = len(batch["pixels"])
+        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+        self.log_dict({f"train/miou_{kind}": iou for kind, iou in ious.items()}, prog_bar=True, batch_size=size)
+        return loss
+
+    @override
+    def validation_step(self, batch: Sample, batch_idx: int) -> None:
+        loss, ious = self._loss(batch)
+        size = len(batch["pixels"])
+        self.log("val/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
+        self.log_dict({f"val/miou_{kind}": iou for kind, iou in ious.items()}, batch_size=size, sync_dist=True)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        return cosine_schedule(self.trainer, self.sam, self._optimizer, self._warmup_images)
+
+    def _loss(self, batch: Sample) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and the mean IoU of the masks by kind of prompt."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._freeze_image_encoder):
+            embeddings = self.sam.image_encoder(batch["pixels"])
+        prompts_per_image = batch["masks"].shape[1]
+        embeddings = embeddings.repeat_interleave(prompts_per_image, dim=0)  # (N, C, S/16, S/16)
+        targets, weights = batch["masks"].flatten(0, 1), batch["weights"].flatten()
+        total = weights.sum().clamp(min=1)
+        loss, ious = torch.zeros((), device=self.device), {}
+        masks = targets
+        for kind, prompt in self._prompts(batch):
+            if kind == "points":
+                prompt = self._mix_error_points(prompt, masks, targets)
+            prompt_loss, iou, masks = self._prompt_loss(embeddings, prompt, targets)
+            loss = loss + (prompt_loss * weights).sum() / total
+            ious[kind] = (iou * weights).sum() / total
+        return loss, ious
+
+    def _prompts(self, batch: Sample) -> list[tuple[str, Prompt]]:
+        """Return each object's box, for one mask; a point, for three; and any further points, for one."""
+        prompts = list(initial_prompts(batch).items())
+        points = batch["points"].flatten(0, 1)
+        if points.shape[1] > 1:
+            labels = torch.full(points.shape[:2], PointLabel.FOREGROUND, dtype=torch.int64, device=points.device)
+            prompts.append(("points", {"points": points, "labels": labels, "multimask_output": False}))
+        return prompts
+
+    def _mix_error_points(self, prompt: Prompt, masks: Tensor, targets: Tensor) -> Prompt:
+        """Move some of several points to where the first one's mask is wrong, and drop some."""
+        points, labels = prompt["points"], prompt["labels"]
+        extra = points.shape[1] - 1
+        if not self.training:
+            return prompt | {"points": points[:, :VALIDATION_POINTS], "labels": labels[:, :VALIDATION_POINTS]}
+        generator = points_generator(self)
+        error_points, error_labels = sample_error_points(masks, targets > 0.5, generator, self.sam.image_size, extra)
+        draw = torch.rand(2, *labels[:, 1:].shape, generator=generator, device=labels.device)
+        is_error = (draw[0] < ERROR_SHARE) & (error_labels != PointLabel.PADDING)
+        points = torch.cat([points[:, :1], torch.where(is_error[..., None], error_points, points[:, 1:])], dim=1)
+        labels = torch.cat([labels[:, :1], torch.where(is_error, error_labels, labels[:, 1:])], dim=1)
+        # The points up to the smallest draw are kept: one to all of them.
+        is_kept = torch.arange(1, extra + 1, device=labels.device) <= 1 + draw[1].argmin(1, keepdim=True)
+        labels = torch.cat([labels[:, :1], labels[:, 1:].masked_fill(~is_kept, PointLabel.PADDING)], dim=1)
+        return prompt | {"points": points, "labels": labels}
+
+    def _prompt_loss(self, embeddings: Tensor, prompt: Prompt, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss (N,), IoU (N,) and cells, bool and in the targets' shape, of each prompt's best mask."""
+        logits, predicted_iou = self.sam.decode(embeddings, **prompt)  # (N, M, S/4, S/4), (N, M)
+        if logits.shape[-2:] != targets.shape[-2:]:
+            logits = F.interpolate(logits, size=targets.shape[-2:], mode="bilinear", align_corners=False)
+        targets = targets[:, None].expand_as(logits)
+        iou = mask_iou(logits, targets)
+        iou_loss = self._mask_loss.iou_term(predicted_iou, iou).mean(1)
+        least_loss, best = self._mask_loss.mask_terms(logits, targets).min(dim=1)
+        rows = torch.arange(len(best), device=best.device)
+        return least_loss + iou_loss, iou[rows, best], logits.detach()[rows, best] > 0

@@ -1,0 +1,214 @@
+"""Published weights: looked up in folders, and downloaded from a local server: complete, resumed, broken, refused."""
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobilesamv2.cli.main import main
+from mobilesamv2.model_zoo import (
+    MODEL_FILES,
+    PACKAGE_WEIGHTS,
+    WEIGHT_FILES,
+    PublishedFile,
+    download,
+    find_weights,
+    require_weights,
+    weight_folders,
+)
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT from the requested offset; first loses ``to_lose`` connections halfway."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.to_lose = 0
+        self.busy = 0
+        self.kind = "application/octet-stream"
+        self.takes_ranges = True
+        self.requested: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/weights.pt"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server = self.server
+        assert isinstance(server, Server)
+        requested = self.headers.get("Range")
+        server.requested.append(requested)
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        if server.busy:
+            server.busy -= 1
+            self.send_error(503)
+            return
+        start = int(re.findall(r"\d+", requested)[0]) if requested and server.takes_ranges else 0
+        if start >= len(CONTENT):
+            self.send_error(416)
+            return
+        rest = CONTENT[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(rest)))
+        self.send_header("Content-Type", server.kind)
+        self.end_headers()
+        if server.to_lose:
+            server.to_lose -= 1
+            self.wfile.write(rest[: len(rest) // 2])
+            self.close_connection = True
+        else:
+            self.wfile.write(rest)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_a_file_comes_whole_and_once(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "weights.pt"
+    assert download(server.url, path, SHA256) == SHA256
+    assert path.read_bytes() == CONTENT
+    download(server.url, path, SHA256)
+    assert server.requested == [None]
+    assert [p.name for p in path.parent.iterdir()] == ["weights.pt"]
+
+
+@pytest.mark.parametrize("takes_ranges", [True, False])
+def test_a_lost_connection_goes_on_where_it_was(server: Server, tmp_path: Path, takes_ranges: bool) -> None:
+    server.to_lose, server.takes_ranges = 2, takes_ranges
+    path = tmp_path / "weights.pt"
+    download(server.url, path, SHA256, pause_s=0)
+    assert path.read_bytes() == CONTENT
+    assert server.requested == [None, "bytes=150000-", f"bytes={225_000 if takes_ranges else 150_000}-"]
+
+
+def test_a_stopped_download_goes_on_at_the_next_call(server: Server, tmp_path: Path) -> None:
+    server.to_lose = 1
+    path = tmp_path / "weights.pt"
+    with pytest.raises(ConnectionError, match=r"lost after 150,000 of 300,000 bytes. The same command resumes"):
+        download(server.url, path, SHA256, attempts=1)
+    assert not path.exists()
+    download(server.url, path, SHA256)
+    assert path.read_bytes() == CONTENT
+    # whole already, but stopped before it was named
+    path.rename(tmp_path / "weights.pt.part")
+    download(server.url, path, SHA256)
+    assert path.read_bytes() == CONTENT
+
+
+def test_other_bytes_are_refused(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    with pytest.raises(ValueError, match=f"SHA-256 of http.* must be {'0' * 64}, got {SHA256}; the file was deleted"):
+        download(server.url, path, "0" * 64)
+    assert list(tmp_path.iterdir()) == []
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"SHA-256 of .*weights\.pt must be .* Move the file away"):
+        download(server.url, path, SHA256)
+    assert path.read_bytes() == b"something else"
+
+
+def test_a_server_that_refuses_or_is_not_there(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConnectionError, match=r"returned HTTP status 404, Not Found. If you download the file by other means, put"
+    ):
+        download(server.url.replace("weights", "missing"), tmp_path / "weights.pt")
+    with pytest.raises(ConnectionError, match=r"can't be downloaded: \[Errno 111\] Connection refused"):
+        download("http://127.0.0.1:9/weights.pt", tmp_path / "weights.pt", attempts=2, pause_s=0)
+
+
+def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
+    server.busy = 2
+    assert download(server.url, tmp_path / "weights.pt", pause_s=0) == SHA256
+    server.busy = 2
+    with pytest.raises(ConnectionError, match="returned HTTP status 503, Service Unavailable"):
+        download(server.url, tmp_path / "other.pt", attempts=2, pause_s=0)
+
+
+def test_a_page_is_no_weight_file(server: Server, tmp_path: Path) -> None:
+    server.kind = "text/html; charset=utf-8"
+    with pytest.raises(ValueError, match="returned an HTML page instead of the file"):
+        download(server.url, tmp_path / "weights.pt")
+    assert list(tmp_path.iterdir()) == []
+    assert len(server.requested) == 1
+
+
+def test_the_command(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(WEIGHT_FILES, "mobile_sam.pt", PublishedFile(server.url, server.url, SHA256))
+    main(["download", "mobile_sam", "-o", str(tmp_path)])
+    assert (tmp_path / "mobile_sam.pt").read_bytes() == CONTENT
+    main(["download"])
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in WEIGHT_FILES)
+    with pytest.raises(
+        SystemExit, match=r"ObjectAwareModel.pt can't be downloaded by a program: see https://github.com"
+    ):
+        main(["download", "ObjectAwareModel.pt", "-o", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"Nothing is published as 'sam3'. Available: mobile_sam, sam_vit_b"):
+        main(["download", "sam3"])
+
+
+def test_published_files_have_addresses_and_checksums() -> None:
+    assert {file for files in MODEL_FILES.values() for file in files} <= set(WEIGHT_FILES)
+    for published in WEIGHT_FILES.values():
+        assert published.homepage.startswith("https://")
+        assert published.url is None or published.url.startswith("https://")
+        assert published.sha256 is None or re.fullmatch("[0-9a-f]{64}", published.sha256)
+    with_checksum = ("mobile_sam", "sam_vit_b", "sam_vit_l", "sam_vit_h")
+    assert all(WEIGHT_FILES[MODEL_FILES[name][0]].sha256 for name in with_checksum)
+
+
+def test_weights_are_looked_up_in_the_folder_then_the_users_then_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOBILESAMV2_WEIGHTS", str(tmp_path / "user"))
+    assert find_weights("mini_conv.safetensors") == PACKAGE_WEIGHTS / "mini_conv.safetensors"
+    for folder in ("user", "weights"):  # each comes before the ones created so far
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mini_conv.safetensors").touch()
+        assert find_weights("mini_conv.safetensors").parent.resolve() == tmp_path / folder
+    assert find_weights("mini_conv.safetensors", "elsewhere").parent == tmp_path / "user"
+
+
+def test_missing_weights_name_all_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOBILESAMV2_WEIGHTS", str(tmp_path / "user"))
+    with pytest.raises(FileNotFoundError) as error:
+        find_weights("mobile_sam.pt", tmp_path / "w")
+    for phrase in (
+        f"There is no weight file mobile_sam.pt in {tmp_path / 'w'}, {tmp_path / 'user'}, {PACKAGE_WEIGHTS}. ",
+        "It is published at https://github.com/ChaoningZhang/MobileSAM/",
+        f"put it at {tmp_path / 'w' / 'mobile_sam.pt'}, ",
+        f"or run: mobilesamv2 download mobile_sam.pt -o {tmp_path / 'w'}.",
+    ):
+        assert phrase in str(error.value)
+    with pytest.raises(FileNotFoundError, match=r"There is no weight file .*mine\.pt\.$"):
+        require_weights(tmp_path / "mine.pt")
+
+
+def test_the_users_folder_is_in_the_cache_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOBILESAMV2_WEIGHTS")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / name))
+    assert weight_folders("w") == (Path("w"), tmp_path / "mobilesamv2" / "weights", PACKAGE_WEIGHTS)
