@@ -11,7 +11,7 @@ import pdoc
 
 
 def render(folder: Path, package: str = "mobilesamv2") -> list[str]:
-    """Writes a page for each public module of a package, and an index that searches them; gives the modules' names.
+    """Write a page for each public module of a package, and an index that searches them; return the modules' names.
 
     Args:
         folder: where to; it is created if need be.

@@ -36,7 +36,7 @@ def overlay(
         masks: D masks at (H, W), as RLE or as bool (D, H, W).
         alpha: opacity of the colour.
         objects: number of the object that each mask is of, which decides its colour, so that overlays can be compared;
-            None is of none, and grey. Without numbers each mask has a colour of its own.
+            None is of none, and has a grey outline only. Without numbers each mask has a colour of its own.
 
     Returns:
         RGB uint8 (H, W, 3).
@@ -50,7 +50,8 @@ def overlay(
         box = np.s_[y0 : y1 + 1, x0 : x1 + 1]  # most masks cover a small part of the image
         mask, part = decode(rles[i])[box], canvas[box]
         colour = _colour(rank if objects is None else objects[i])
-        part[mask] = (1 - alpha) * part[mask] + alpha * colour
+        if objects is None or objects[i] is not None:
+            part[mask] = (1 - alpha) * part[mask] + alpha * colour
         part[_outline(mask)] = 0.6 * colour
     return canvas.round().astype(np.uint8)
 

@@ -100,7 +100,7 @@ def demo_jobs(folder: Path, seed: int, scenes: int) -> list[Job]:
         "student": (
             "model=by_name",
             "model.name=mini_conv_slim",
-            f"model.checkpoint={student / 'micro_conv.safetensors'}",
+            f"model.checkpoint={student / 'mini_conv_slim.safetensors'}",
         ),
     }
     boxes = (
