@@ -1,4 +1,4 @@
-"""Runs notebooks and keeps what they print: ``python notebooks/execute.py [NAME.ipynb ...]``, by default all."""
+"""Run notebooks and keep their outputs: ``python notebooks/execute.py [NAME.ipynb ...]``, by default all."""
 
 import hashlib
 import sys
@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent
 
 
 def execute(path: Path) -> Any:
-    """The notebook after a run in its folder, with the hash of the sources that its outputs are of."""
+    """Return the notebook after a run in its folder, with the hash of the sources that its outputs are of."""
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
@@ -29,7 +29,7 @@ def execute(path: Path) -> Any:
 
 
 def sources_sha256(notebook: Any) -> str:
-    """Of the code of a notebook."""
+    """Return the hash of the code of a notebook."""
     sources = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return hashlib.sha256("\0".join("".join(source) for source in sources).encode()).hexdigest()
 

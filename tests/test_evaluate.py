@@ -198,7 +198,7 @@ def test_an_ablation_in_miniature(dataset: Path, tmp_path: Path) -> None:
     assert [protocol["sampler"] for protocol in samplers] == ["Hierarchical", "ObjectAware"]
     cli(["report", str(tmp_path / "sweep"), "--baseline", "0"])
     table = (tmp_path / "sweep" / "report" / "table.md").read_text()
-    assert re.search(r"\| +1 \| ObjectAware +\|", table)
+    assert re.search(r"\| +1 +\| +ObjectAware +\|", table)
 
 
 @pytest.mark.slow

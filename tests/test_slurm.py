@@ -84,7 +84,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 def test_a_sweep_of_which_a_job_is_killed_and_queued_again(slurm: dict[str, str], tmp_path: Path) -> None:
     scenes = tmp_path / "scenes"
-    cli(["draw", str(scenes), "--scenes", "64", "--size", "64", "--workers", "0"])
+    cli(["synthesize", str(scenes), "--scenes", "64", "--size", "64", "--workers", "0"])
     given = ["dataset=lvis", f"dataset.annotations={scenes / 'annotations.json'}", f"dataset.images={scenes}/images"]
     given += [
         "model=mini",
@@ -108,7 +108,7 @@ def test_a_sweep_of_which_a_job_is_killed_and_queued_again(slurm: dict[str, str]
     assert sweep.wait(timeout=900) == 0, logs()
 
     printed = "".join(path.read_text() for path in (tmp_path / "sweep" / ".submitit").rglob("*_0_log.out"))
-    assert "of 64 images were done before; going on with" in printed
+    assert "of 64 images were done before; resuming with" in printed
     results = [json.loads((tmp_path / "sweep" / name / "results.json").read_text()) for name in ("0", "1", "2")]
     assert [result["protocol"]["points_per_side"] for result in results] == [14, 6, 4]
     assert {result["protocol"]["num_images"] for result in results} == {64}

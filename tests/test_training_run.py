@@ -174,7 +174,7 @@ def test_a_signal_saves_requeues_and_the_same_command_goes_on(number: int, tmp_p
     for name in ("stopped", "whole"):
         done = subprocess.run(command(name), capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert ("going on from" in done.stdout) == (name == "stopped")
+        assert ("resuming from" in done.stdout) == (name == "stopped")
     stopped, whole = (load_file(tmp_path / name / "mini.safetensors") for name in ("stopped", "whole"))
     assert all(torch.equal(stopped[key], whole[key]) for key in whole)
 
