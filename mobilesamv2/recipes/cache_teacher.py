@@ -24,4 +24,10 @@ def build(cfg: DictConfig) -> TrainingSetup:
     if teacher.cache is None:
         raise ValueError("teacher.cache must be on for task=cache_teacher, which keeps the teacher's embeddings.")
     task = instantiate(cfg.task, teacher=teacher, _convert_="all")
-    return TrainingSetup(task, build_samples(cfg, teacher.sam.image_size), None, teacher.cache)
+    return TrainingSetup(
+        task,
+        build_samples(cfg, teacher.sam.image_size),
+        write_weights=None,
+        cache=teacher.cache,
+        summary=lambda: f"{teacher.images_encoded} images encoded, into {cfg.cache.folder}",
+    )

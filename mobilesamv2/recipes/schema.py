@@ -145,6 +145,8 @@ def require_settings(cfg: DictConfig, groups: Sequence[str], options: Mapping[st
     for group in groups:
         if OmegaConf.is_missing(cfg, group) or cfg[group] is None:
             raise ValueError(f"{group} must be chosen for this run: {group}=NAME, one of conf/{group}.")
+        if group == "teacher" and "_target_" not in cfg.teacher:  # it has keys of its embeddings in any case
+            raise ValueError("This task requires a teacher: name one, model@teacher=sam_vit_h for example.")
     for group in map(str, cfg):
         if not OmegaConf.is_missing(cfg, group):
             _check_node(group, cfg[group], options if group == "task" else {})

@@ -25,10 +25,8 @@ def teacher_config(cfg: DictConfig) -> DictConfig:
     """Return the teacher of conf/model, without the keys of how its embeddings are computed and kept.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if ``teacher.cache`` is neither on nor off.
     """
-    if "_target_" not in cfg.teacher:
-        raise ValueError("This task requires a teacher: name one, model@teacher=sam_vit_h for example.")
     if cfg.teacher.cache not in ("on", "off"):
         raise ValueError(f"teacher.cache must be on or off, got {cfg.teacher.cache}. cache.folder is its folder.")
     return DictConfig({key: value for key, value in cfg.teacher.items() if key not in ("cache", "precision")})

@@ -46,6 +46,7 @@ class TrainingSetup(NamedTuple):
             and predicts instead.
         cache: of the teacher's embeddings.
         callbacks: beside those of every run.
+        summary: returns what is printed at the end of a task that predicts.
     """
 
     task: pl.LightningModule
@@ -53,6 +54,7 @@ class TrainingSetup(NamedTuple):
     write_weights: Callable[[Path], list[Path]] | None
     cache: EmbeddingCache | None = None
     callbacks: Sequence[Callback] = ()
+    summary: Callable[[], str] | None = None
 
 
 def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Path | None) -> float | None:
@@ -66,6 +68,8 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
         write_description(cfg, folder, task, setup.samples)
     if setup.write_weights is None:
         trainer.predict(task, datamodule=data, return_predictions=False)
+        if setup.summary is not None:
+            print(f"process {trainer.global_rank}: {setup.summary()}")
         return None
     backbone: Any = task.backbone
     if cfg.channels_last:
