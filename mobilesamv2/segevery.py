@@ -217,7 +217,7 @@ class SegEvery:
         keep = mask_ops.nms(boxes[index], iou[index], one_group, self.sampler.filters.box_nms_thresh)
         survives[index[keep]] = True
         parts = survives.split([*(len(c.mask_index) for c in pending), num_encoded])
-        return [self._encode(c.select(part)) for c, part in zip(pending, parts, strict=False)]
+        return [self._encode(c.select(part)) for c, part in zip(pending, parts[:-1], strict=True)]
 
     def _encode(self, candidates: _Candidates) -> Masks:
         """Encode candidates and drop those that are empty or unstable."""
