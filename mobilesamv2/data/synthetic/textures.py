@@ -83,6 +83,61 @@ def _patched(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: flo
     return rng.random(number).astype(np.float32)[nearest]
 
 
+def _woven(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Cross two families of stripes of different periods, hard or soft."""
+    waves = [np.sin(2 * math.pi / _period(rng, radius) * _rotate(rng, x, y)[0]) for _ in range(2)]
+    crossed = np.maximum(*waves) if rng.random() < 0.5 else waves[0] * waves[1]
+    return crossed > rng.uniform(-0.3, 0.7) if rng.random() < 0.5 else 0.5 + 0.5 * crossed
+
+
+def _rippled(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Add waves of several directions and periods, hard or soft."""
+    number = int(rng.integers(3, 7))
+    waves = [
+        np.sin(2 * math.pi / _period(rng, radius) * _rotate(rng, x, y)[0] + rng.uniform(0, 7)) for _ in range(number)
+    ]
+    height = np.sum(waves, axis=0) / number
+    return height > rng.uniform(-0.2, 0.2) if rng.random() < 0.5 else 0.5 + 0.5 * height
+
+
+def _veined(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Draw lines where smooth noise crosses a level."""
+    noise = _noise(rng, x.shape, 2 * _period(rng, radius))
+    return np.clip(np.abs(noise - 0.5) * rng.uniform(4, 16), 0, 1)
+
+
+def _terraced(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Draw the levels of smooth noise, like heights on a map."""
+    levels = rng.integers(2, 6)
+    return np.floor(_noise(rng, x.shape, 2 * _period(rng, radius)) * 0.999 * levels) / (levels - 1)
+
+
+def _patterned(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Draw the output of a small random network of the position, a compositional pattern."""
+    scale = 1 / _period(rng, radius)
+    inputs = np.stack([scale * x, scale * y, _noise(rng, x.shape, 2 / scale)], -1)
+    hidden = np.sin(inputs @ rng.normal(0, 1.5, (3, 6)).astype(np.float32) + rng.uniform(0, 7, 6).astype(np.float32))
+    output = np.tanh(hidden @ rng.normal(0, 1, 6).astype(np.float32) * rng.uniform(0.5, 4))
+    return 0.5 + 0.5 * output
+
+
+def _layered(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Draw one texture in one half of another."""
+    first, second, third = (_SIMPLE[i](rng, x, y, radius) for i in rng.integers(len(_SIMPLE), size=3))
+    return np.where(np.asarray(first) > 0.5, second, third)
+
+
+def _displaced(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Draw a texture of which every point is moved a little."""
+    cell = max(4.0, _period(rng, radius))
+    shift = cell * rng.uniform(0.5, 2)
+    moved_x, moved_y = (v + shift * (_noise(rng, x.shape, 2 * cell) - 0.5) for v in (x, y))
+    return _SIMPLE[rng.integers(len(_SIMPLE))](rng, moved_x, moved_y, radius)
+
+
+_SIMPLE: tuple[Texture, ...] = (_shaded, _striped, _chequered, _mottled, _cloudy, _wavy, _woven, _rippled, _veined)
+
+
 # Textures to test on.
 
 
@@ -134,6 +189,13 @@ TRAIN_TEXTURES: Mapping[str, Texture] = {
     "speckled": _speckled,
     "wavy": _wavy,
     "patched": _patched,
+    "woven": _woven,
+    "rippled": _rippled,
+    "veined": _veined,
+    "terraced": _terraced,
+    "patterned": _patterned,
+    "layered": _layered,
+    "displaced": _displaced,
 }
 
 TEST_TEXTURES: Mapping[str, Texture] = {
