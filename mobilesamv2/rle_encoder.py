@@ -164,12 +164,12 @@ class RleEncoder:
     def _boxes(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the boxes of one chunk of masks, and whether each has a pixel."""
         transposed = logits.transpose(1, 2).contiguous()  # (D, S/4 of x, S/4 of y)
-        x0, x1, found_x, may_exist_x = _extent(transposed, self.column_taps, self.row_taps)
-        y0, y1, found_y, may_exist_y = _extent(logits, self.row_taps, self.column_taps)
-        boxes = torch.stack([x0, y0, x1, y1], dim=1).float().cpu()
-        found = (found_x & found_y).cpu()
-        undecided = ~found & (may_exist_x & may_exist_y).cpu()
-        for i in undecided.nonzero().flatten().tolist():  # no candidate for their first or last pixel is in the mask
+        x0, x1 = _extent(transposed, self.column_taps, self.row_taps)
+        y0, y1 = _extent(logits, self.row_taps, self.column_taps)
+        edges = torch.stack([x0, y0, x1, y1], dim=1).cpu()
+        boxes, found = edges.float(), (edges >= 0).all(1)
+        undecided = ~found & (edges >= 0).any(1)  # a pixel that rounding puts on either side of the threshold
+        for i in undecided.nonzero().flatten().tolist():
             rle = self(logits[i : i + 1])[0][0]
             found[i] = rle is not None
             if rle is not None:
@@ -297,11 +297,11 @@ class RleEncoder:
         return from_run_lengths(np.diff(changes, prepend=0, append=height * width), (height, width))
 
 
-def _extent(logits: Tensor, axis: AxisTaps, other: AxisTaps) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _extent(logits: Tensor, axis: AxisTaps, other: AxisTaps) -> tuple[Tensor, Tensor]:
     """Find the first and last covered pixel of masks along an axis.
 
-    Only the pixels of the two cells where a mask can begin, and can end, are interpolated: convexity rules out those
-    further outside, and a mask without a pixel there is left to the caller.
+    Lines of pixels across the axis are interpolated from the outermost ones that a mask can cover inwards, a few at a
+    time, until one is covered; for most masks that is within the first cell.
 
     Args:
         logits: (D, cells along the axis, cells along the other).
@@ -309,7 +309,7 @@ def _extent(logits: Tensor, axis: AxisTaps, other: AxisTaps) -> tuple[Tensor, Te
         other: the other axis.
 
     Returns:
-        first pixel, last pixel, whether they were found, and whether the mask may have pixels: (D,) each.
+        first and last pixel, (D,) each; -1 for a mask without a pixel.
     """
     length, matrix, windows = len(axis.start), _interpolation_matrix(other), other.start.unique()
     logits = logits[..., : len(matrix)]  # the cells that pixels depend on
@@ -317,26 +317,37 @@ def _extent(logits: Tensor, axis: AxisTaps, other: AxisTaps) -> tuple[Tensor, Te
     possible = (has_positive[:, :-2] | has_positive[:, 1:-1] | has_positive[:, 2:])[:, axis.start].int()  # (D, length)
     first, last = possible.argmax(1), length - 1 - possible.flip(1).argmax(1)
     reach = torch.arange(min(length, 2 * length // (int(axis.start[-1]) + TAPS) + 2), device=logits.device)
-    masks = torch.arange(len(logits), device=logits.device)[:, None]
 
-    def covered(pixels: Tensor) -> Tensor:
+    def covered(masks: Tensor, pixels: Tensor) -> Tensor:
         """Check which lines (D, R) across the axis, ordered from outside inwards, have a covered pixel: (D, R) bool.
 
         Correct up to the first line on which all taps of a window, and thus its pixels, are above the threshold.
         """
         start, weights = axis.start[pixels], axis.weights[pixels]
-        cells = weights[..., :1] * logits[masks, start]  # (D, R, cells)
+        cells = weights[..., :1] * logits[masks[:, None], start]  # (D, R, cells)
         for tap in range(1, TAPS):
-            cells.addcmul_(weights[..., tap : tap + 1], logits[masks, start + tap])
+            cells.addcmul_(weights[..., tap : tap + 1], logits[masks[:, None], start + tap])
         lowest_tap = torch.minimum(torch.minimum(cells[..., :-2], cells[..., 1:-1]), cells[..., 2:])
         is_covered = lowest_tap.index_select(2, windows).amax(2) > MASK_THRESHOLD  # (D, R)
         ambiguous = ((cells.amax(2) > MASK_THRESHOLD) & (is_covered.cumsum(1) == 0)).nonzero().unbind(1)
         is_covered[ambiguous] = (cells[ambiguous] @ matrix > MASK_THRESHOLD).any(1)
         return is_covered
 
-    begins = covered((first[:, None] + reach).clamp(max=length - 1))
-    ends = covered((last[:, None] - reach).clamp(min=0))
-    return first + begins.int().argmax(1), last - ends.int().argmax(1), begins.any(1) & ends.any(1), possible.any(1)
+    def outermost(start: Tensor, end: Tensor, step: int) -> Tensor:
+        """Return the first covered line from ``start`` to ``end`` in steps of 1 or -1, (D,); -1 if there is none."""
+        outermost = torch.full_like(start, -1)
+        masks, moved = possible.any(1).nonzero().flatten(), 0
+        while len(masks):
+            lines = (start[masks, None] + step * (moved + reach)).clamp(0, length - 1)
+            is_covered = covered(masks, lines)
+            found = is_covered.any(1)
+            at = is_covered[found].int().argmax(1, keepdim=True)
+            outermost[masks[found]] = lines[found].gather(1, at)[:, 0]
+            masks = masks[~found & (step * (end[masks] - lines[:, -1]) > 0)]
+            moved += len(reach)
+        return outermost
+
+    return outermost(first, last, 1), outermost(last, first, -1)
 
 
 def _axis_taps(side: int, resized: int, original: int) -> AxisTaps:
