@@ -15,19 +15,15 @@ from mobilesamv2.structures import RLE
 GOLDEN_RATIO = 0.618034
 """Hue step between masks, so that consecutive ones differ clearly."""
 
-_MARGIN, _TITLE_HEIGHT = 8, 22
-"""Pixels between panels, and for the titles."""
-
-
-GREY = np.array([150, 150, 150], dtype=np.float32)
-"""Colour of masks of no object."""
+_MARGIN = 8
+"""Pixels between panels."""
 
 
 def overlay(
     image: np.ndarray,
     masks: Sequence[RLE] | np.ndarray,
     alpha: float = 0.5,
-    objects: Sequence[int | None] | None = None,
+    objects: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Draw masks over an image, each in its own colour with an outline, the largest first.
 
@@ -36,7 +32,7 @@ def overlay(
         masks: D masks at (H, W), as RLE or as bool (D, H, W).
         alpha: opacity of the colour.
         objects: number of the object that each mask is of, which decides its colour, so that overlays can be compared;
-            None is of none, and has a grey outline only. Without numbers each mask has a colour of its own.
+            without numbers each mask has a colour of its own.
 
     Returns:
         RGB uint8 (H, W, 3).
@@ -50,16 +46,13 @@ def overlay(
         box = np.s_[y0 : y1 + 1, x0 : x1 + 1]  # most masks cover a small part of the image
         mask, part = decode(rles[i])[box], canvas[box]
         colour = _colour(rank if objects is None else objects[i])
-        if objects is None or objects[i] is not None:
-            part[mask] = (1 - alpha) * part[mask] + alpha * colour
+        part[mask] = (1 - alpha) * part[mask] + alpha * colour
         part[_outline(mask)] = 0.6 * colour
     return canvas.round().astype(np.uint8)
 
 
-def _colour(number: int | None) -> np.ndarray:
-    """Return a colour (3,) 0 to 255 for a number, grey for None."""
-    if number is None:
-        return GREY
+def _colour(number: int) -> np.ndarray:
+    """Return a colour (3,) 0 to 255 for a number."""
     return 255 * np.array(colorsys.hsv_to_rgb(number * GOLDEN_RATIO % 1, 0.75, 1.0), dtype=np.float32)
 
 
@@ -70,17 +63,18 @@ def panels(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> Image
         rows: RGB uint8 (H, W, 3) each; the images of a row have one size.
         titles: one per column.
     """
-    font = ImageFont.load_default(13)
     widths = [max(row[c].shape[1] for row in rows) for c in range(len(titles))]
+    font_size = max(13, max(widths) // 20)  # readable where the picture is scaled down
+    font, title_height = ImageFont.load_default(font_size), 2 * font_size
     widths = [max(w, int(font.getlength(title)) + 1) for w, title in zip(widths, titles, strict=True)]
     heights = [row[0].shape[0] for row in rows]
-    size = (sum(widths) + _MARGIN * (len(widths) + 1), _TITLE_HEIGHT + sum(heights) + _MARGIN * (len(heights) + 1))
+    size = (sum(widths) + _MARGIN * (len(widths) + 1), title_height + sum(heights) + _MARGIN * (len(heights) + 1))
     canvas = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(canvas)
     x = _MARGIN
     for column, (title, width) in enumerate(zip(titles, widths, strict=True)):
         pen.text((x, 4), title, fill="black", font=font)
-        y = _TITLE_HEIGHT + _MARGIN
+        y = title_height + _MARGIN
         for row, height in zip(rows, heights, strict=True):
             canvas.paste(Image.fromarray(row[column]), (x, y))
             y += height + _MARGIN

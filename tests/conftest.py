@@ -1,7 +1,6 @@
-"""What several tests share."""
+"""Fixtures of all tests."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,12 +9,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, and so are 
 
 import numpy as np
 import pytest
-import torch
+from support import ROOT, SHARED
 
-ROOT = Path(__file__).parents[1]
 os.environ["MOBILESAMV2_WEIGHTS"] = str(ROOT / "tests" / "weights")  # not there: no weights of the user
-sys.path.insert(0, str(ROOT))  # evaluate.py and schema.py stand beside the package
-SHARED = Path(os.environ.get("MOBILESAMV2_TEST_DATA", ROOT.parent / "shared" / "data"))
+sys.path.insert(0, str(ROOT))  # evaluate.py and train.py stand beside the package
 
 
 @pytest.fixture
@@ -36,16 +33,3 @@ def photo() -> np.ndarray:
         cy, cx, r = rng.uniform(0, 90), rng.uniform(0, 130), rng.uniform(5, 30)
         image[(y - cy) ** 2 + (x - cx) ** 2 < r**2] = rng.uniform(0, 255, 3)
     return image.astype(np.uint8)
-
-
-def run_reference(script: str, *args: str | Path) -> None:
-    """Runs one of tests/reference in a process of its own."""
-    command = [sys.executable, str(ROOT / "tests" / "reference" / script), *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "tests", check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def relative_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Largest difference over the largest value."""
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max() / theirs.abs().max())

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from official import official_mini, ours_from
-from random_weights import stir
 from safetensors.torch import save_file
+from support.official import official_mini, ours_from
+from support.random_weights import stir
 
 from mobilesamv2 import build_sam, load_sam
 from mobilesamv2.checkpoints import load_weights, save_mobile_sam, save_weights

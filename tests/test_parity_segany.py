@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import relative_difference
-from official import calibrate, official_mini, ours_from
 from pycocotools import mask as coco_mask
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from support import relative_difference
+from support.official import calibrate, official_mini, ours_from
 
 from mobilesamv2 import SegAny, SegEvery
 from mobilesamv2.masks import decode

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from official import calibrate, official_mini, ours_from
 from pycocotools.coco import COCO
+from support.official import calibrate, official_mini, ours_from
 
 from mobilesamv2 import SegAny, SegEvery, build_sam
 from mobilesamv2.masks import decode

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/demo"), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2, help="of the scenes (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=30, help="test scenes (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=48, help="test scenes (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="jobs at a time (default: %(default)s)")
 
 

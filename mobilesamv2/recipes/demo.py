@@ -22,8 +22,9 @@ from mobilesamv2.model_zoo import PACKAGE_WEIGHTS
 GRIDS = (64, 32, 16)
 """Points per side of the grids that the boxes are compared with."""
 
-CONFIDENCE = 0.05
-"""Of the detector's boxes; about a hundred of a scene have more."""
+BOXES = ("detector.image_size=384", "prompt_sampler.confidence=0.004", "prompt_sampler.detector_nms_iou=0.75",
+         "prompt_sampler.snap=0")  # fmt: skip
+"""Settings of the detector's boxes: at the size that it was trained at, and about 170 of a scene."""
 
 
 @dataclass(frozen=True)
@@ -69,26 +70,26 @@ def demo_jobs(folder: Path, seed: int, scenes: int) -> list[Job]:
         ),
         Job(
             "train-scenes",
-            ("synthesize", str(tar), "--scenes=1064", f"--seed={seed + 1}", "--workers=0"),
+            ("synthesize", str(tar), "--scenes=384", f"--seed={seed + 1}", "--workers=0"),
             tar,
             (),
-            25,
+            10,
         ),
         Job(
             "distill-student",
             ("train", "experiment=distill_slim_synthetic", *training, f"teacher.checkpoint={teacher}",
-             "dataset.limit=864", "trainer.max_epochs=1", f"output_dir={student}"),
+             "dataset.limit=384", "trainer.max_epochs=1", f"output_dir={student}"),
             student / "mini_conv_slim.safetensors",
             ("train-scenes",),
-            130,
+            60,
         ),
         Job(
             "finetune-detector",
             ("train", "experiment=finetune_detector_synthetic", *training, f"detector.checkpoint={shipped_detector}",
-             "dataset.limit=784", f"output_dir={detector}"),
+             "dataset.limit=224", "task.warmup_images=32", f"output_dir={detector}"),
             detector / "detector.pt",
             ("train-scenes",),
-            70,
+            60,
         ),
     ]  # fmt: skip
     evaluate = (
@@ -104,23 +105,25 @@ def demo_jobs(folder: Path, seed: int, scenes: int) -> list[Job]:
         ),
     }
     boxes = (
-        "prompt_sampler=object_aware", f"prompt_sampler.confidence={CONFIDENCE}", "detector=yolov8n",
-        f"detector.checkpoint={detector / 'detector.pt'}", "detector.image_size=256",
-    )  # fmt: skip
+        "prompt_sampler=object_aware",
+        "detector=yolov8n",
+        f"detector.checkpoint={detector / 'detector.pt'}",
+        *BOXES,
+    )
     for points in GRIDS:
         name = f"teacher-grid-{points}"
         sampler = ("prompt_sampler=grid_proposals", f"prompt_sampler.points_per_side={points}")
         arguments = (*evaluate, *models["teacher"], *sampler, f"output_dir={runs / name}")
-        jobs.append(Job(name, arguments, runs / name / "results.json", ("test-scenes",), 8 + scenes * points**2 / 700))
+        jobs.append(Job(name, arguments, runs / name / "results.json", ("test-scenes",), 6 + scenes * points**2 / 680))
     trained = ("distill-student", "finetune-detector", "test-scenes")
     for model, settings in models.items():
         name = f"{model}-boxes"
         arguments = (*evaluate, *settings, *boxes, f"output_dir={runs / name}")
-        jobs.append(Job(name, arguments, runs / name / "results.json", trained, 8 + scenes * 0.2))
+        jobs.append(Job(name, arguments, runs / name / "results.json", trained, 6 + scenes * 0.4))
     return jobs
 
 
-def run_demo(folder: Path, seed: int = 2, scenes: int = 30, workers: int = 2) -> int:
+def run_demo(folder: Path, seed: int = 2, scenes: int = 48, workers: int = 2) -> int:
     """Run the demo, print its tables and claims, and return how many claims failed.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +15,18 @@ from mobilesamv2.reports.table import check_comparable, read_result
 from mobilesamv2.structures import RLE
 from mobilesamv2.visualize import overlay, panels
 
-MASKS_DRAWN = 30
-"""Masks drawn per image, those of the highest scores; more would hide the image."""
-
 MATCH_IOU = 0.5
-"""From which IoU on a mask has the colour of an object."""
+"""IoU that a mask needs to be drawn as an object's."""
 
 SMALLEST_SIDE = 512
 """Pixels that the longer side of a panel should have."""
 
 
 def result_picture(runs: dict[str, Path], num_images: int = 4) -> Image.Image:
-    """Draw one row per image, the first ones by id: the image, its objects, and the masks of each run.
+    """Draw one row per image, the first ones by id: the image, its objects, and each run's best mask of every object.
+
+    An object has one colour in all columns. It is left out where no mask has an IoU of .5 with it; masks of no object
+    are left out too.
 
     Args:
         runs: folders of evaluations on one data set with ``task.save_masks=true``, by the name of their column.
@@ -50,18 +49,19 @@ def result_picture(runs: dict[str, Path], num_images: int = 4) -> Image.Image:
     rows = []
     for i in (dataset.image_ids.index(image_id) for image_id in image_ids):
         image, truth = dataset[i]
-        shown = [truth.rles, *(_highest_scoring(masks.get(i)) for masks in columns)]
-        drawn = [overlay(image, rles, objects=_matched(rles, truth.rles)) for rles in shown]
-        rows.append([_enlarged(each) for each in (image, *drawn)])
+        objects = overlay(image, truth.rles, objects=range(len(truth.rles)))
+        drawn = [_draw_found(image, masks.get(i), truth.rles) for masks in columns]
+        rows.append([_enlarged(each) for each in (image, objects, *drawn)])
     return panels(rows, ["image", "objects", *runs])
 
 
-def _matched(rles: list[RLE], objects: list[RLE]) -> list[int | None]:
-    """Return the object of highest IoU of each mask; None for one that no object has an IoU of .5 with."""
+def _draw_found(image: np.ndarray, scored: Scored | None, objects: list[RLE]) -> np.ndarray:
+    """Draw the mask of highest IoU with each object, where it is high enough."""
+    rles = scored[0] if scored else []
     ious = iou(rles, objects)  # (D, G)
-    if not ious.size:
-        return [None] * len(rles)
-    return [int(best) if row[best] >= MATCH_IOU else None for best, row in zip(ious.argmax(1), ious, strict=True)]
+    best = ious.argmax(0) if ious.size else np.zeros(0, dtype=np.int64)
+    found = [k for k, i in enumerate(best.tolist()) if ious[i, k] >= MATCH_IOU]
+    return overlay(image, [rles[best[k]] for k in found], objects=found)
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:
@@ -82,9 +82,3 @@ def _saved_masks(run: Path, dataset: LvisDataset, image_ids: list[int]) -> dict[
         if len(found) == len(indices):
             break
     return found
-
-
-def _highest_scoring(scored: Scored | None) -> list[RLE]:
-    rles, scores = scored or ([], [])
-    order: Sequence[int] = sorted(range(len(scores)), key=lambda i: -scores[i])
-    return [rles[i] for i in order[:MASKS_DRAWN]]

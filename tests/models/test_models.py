@@ -1,0 +1,102 @@
+"""Every encoder and model by name: shapes, gradients, sizes, errors."""
+
+import pytest
+import torch
+from support.random_weights import stir
+
+from mobilesamv2 import build_sam, list_models
+from mobilesamv2.models.image_encoder import TimmBackbone
+from mobilesamv2.registry import ENCODERS, build_encoder
+
+# Millions of parameters as reported: SAM, MobileSAM and EfficientViT-SAM (tables of the EfficientViT-SAM paper).
+REPORTED = {
+    "sam_vit_h": 641.1,
+    "mobile_sam": 9.8,
+    "efficientvit_l0": 34.8,
+    "efficientvit_l1": 47.7,
+    "efficientvit_l2": 61.3,
+}
+BIG = {"sam_vit_b", "sam_vit_l", "sam_vit_h"}
+TIMM = ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "vit_small_patch14_dinov2", "levit_128"]
+
+
+@pytest.mark.parametrize("name", [*(n for n in ENCODERS if n not in BIG), *(f"timm/{n}" for n in TIMM)])
+def test_encoder_shapes_and_gradients(name: str) -> None:
+    """(B, C, S/16, S/16), and every parameter takes part."""
+    torch.manual_seed(0)
+    encoder = build_encoder(name, image_size=256, out_channels=32).train()
+    embedding = encoder(torch.randn(2, 3, 256, 256))
+    assert embedding.shape == (2, 32, 16, 16)
+    (embedding * torch.randn_like(embedding)).sum().backward()
+    without = [n for n, p in encoder.named_parameters() if p.grad is None]
+    assert not without
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_models_have_the_reported_size(name: str) -> None:
+    with torch.device("meta"):
+        sam = build_sam(name)
+    assert not sam.training
+    millions = sum(p.numel() for p in sam.parameters()) / 1e6
+    if name in REPORTED:
+        assert millions == pytest.approx(REPORTED[name], abs=0.06)
+    embedding = torch.randn(1, sam.prompt_encoder.embed_dim, sam.image_size // 16, sam.image_size // 16, device="meta")
+    logits, iou = sam.decode(embedding, boxes_xyxy=torch.zeros(5, 4, device="meta"), multimask_output=True)
+    assert logits.shape == (5, 3, sam.image_size // 4, sam.image_size // 4)
+    assert iou.shape == (5, 3)
+
+
+def test_every_parameter_of_a_sam_gets_a_gradient() -> None:
+    """The bias of k cancels in softmax and still must get one, or distributed training fails."""
+    sam = build_sam("mini").train()
+    stir(sam, seed=0)
+    embedding = sam.image_encoder(torch.randn(1, 3, 256, 256))
+    points, labels = torch.rand(4, 2, 2) * 256, torch.tensor([[1, 0], [0, 1], [1, -1], [0, 0]])
+    boxes = torch.rand(4, 4) * 256
+    mask_input = torch.randn(4, 1, 64, 64)
+    total = torch.zeros(())
+    for inputs in (
+        {"points": points, "labels": labels},
+        {"boxes_xyxy": boxes},
+        {"boxes_xyxy": boxes, "mask_input": mask_input},
+    ):
+        for multimask_output in (False, True):
+            logits, iou = sam.decode(embedding, **inputs, multimask_output=multimask_output)
+            total = total + logits.square().sum() + iou.square().sum()
+    total.backward()
+    assert [n for n, p in sam.named_parameters() if p.grad is None] == []
+
+
+def test_finer_maps_keep_all_that_they_have() -> None:
+    """Map of stride 4: 16 cells of it are the channels of one of the embedding, and nothing is averaged."""
+    torch.manual_seed(0)
+    backbone = TimmBackbone("mobilenetv4_conv_small_050", 64, finest_stride=4).eval()
+    assert backbone.unshuffle_factors == [4, 2, 1, 1]
+    images = torch.randn(1, 3, 64, 64)
+    fine, middle, *_ = backbone.body(images)
+    features = backbone.forward_features(images)
+    assert features.shape == (1, backbone.channels, 4, 4)
+    first, second = features.split([16 * fine.shape[1], features.shape[1] - 16 * fine.shape[1]], dim=1)
+    assert torch.equal(torch.nn.functional.pixel_shuffle(first, 4), fine)
+    assert torch.equal(torch.nn.functional.pixel_shuffle(second[:, : 4 * middle.shape[1]], 2), middle)
+    # as before where no finer map is asked for
+    assert TimmBackbone("mobilenetv4_conv_small_050", 64).unshuffle_factors == [1, 1]
+
+
+def test_another_encoder_fits_into_a_model() -> None:
+    sam = build_sam("mini", encoder="timm/resnet18")
+    assert sam.encoder_name == "timm/resnet18"
+    assert sam.image_encoder(torch.randn(1, 3, 256, 256)).shape == (1, 64, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "message"),
+    [
+        ("mobil_sam", None, "Did you mean 'mobile_sam'"),
+        ("mini", "repvti", "Did you mean 'repvit'"),
+        ("timm/nothing_like_it", None, "name of a timm model, got 'nothing_like_it'"),
+    ],
+)
+def test_unknown_names_are_named(name: str, encoder: str | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_sam(name, encoder=encoder)

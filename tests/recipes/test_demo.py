@@ -1,0 +1,63 @@
+"""The jobs of the demo: what they compose to, and how they are run."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from support import ROOT
+
+from mobilesamv2.recipes import demo, schema
+
+schema.register()
+
+
+def test_the_jobs_measure_what_the_claims_require(tmp_path: Path) -> None:
+    jobs = demo.demo_jobs(tmp_path, seed=2, scenes=4)
+    runs = set()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for job in jobs:
+            program, *overrides = job.arguments
+            if program == "synthesize":
+                continue
+            cfg = compose(program, overrides)
+            assert str(cfg.output_dir) in (str(job.output.parent), str(job.output))
+            if program == "evaluate":
+                sampler = cfg.prompt_sampler
+                runs.add((cfg.model.name, sampler._target_.rsplit(".", 1)[1], sampler.get("points_per_side")))
+    grids = {("mini_conv", "GridProposals", side) for side in (16, 32, 64)}
+    assert runs == grids | {("mini_conv", "ObjectAware", None), ("mini_conv_slim", "ObjectAware", None)}
+    outputs = {str(job.output) for job in jobs}
+    named = {value.split("=", 1)[1] for job in jobs for value in job.arguments if ".checkpoint=" in value}
+    assert {path for path in named if path.startswith(str(tmp_path))} <= outputs  # weights that a job before writes
+    names = [job.name for job in jobs]
+    for job in jobs:  # each comes after what it needs
+        assert set(job.needs) <= set(names[: names.index(job.name)])
+
+
+def fake(name: str, folder: Path, needs: tuple[str, ...], arguments: tuple[str, ...]) -> demo.Job:
+    return demo.Job(name, arguments, folder / name, needs, 1)
+
+
+def test_jobs_wait_for_what_they_need_and_are_not_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def run(command: list[str], **_: object) -> object:
+        order.append(command[-1])
+        (tmp_path / command[-1]).touch()
+        return type("Done", (), {"returncode": 0})()
+
+    monkeypatch.setattr(demo.subprocess, "run", run)
+    (tmp_path / "logs").mkdir()
+    jobs = [fake("a", tmp_path, (), ("a",)), fake("c", tmp_path, ("a", "b"), ("c",)), fake("b", tmp_path, (), ("b",))]
+    assert [seconds is None for _, seconds in demo._in_parallel(jobs, tmp_path, 2)] == [False] * 3
+    assert order[-1] == "c"
+    again = list(demo._in_parallel(jobs, tmp_path, 2))
+    assert [seconds for _, seconds in again] == [None] * 3
+    assert len(order) == 3
+
+
+def test_a_job_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    job = fake("broken", tmp_path, (), ("synthesize", str(tmp_path / "x"), "--scenes=0"))
+    with pytest.raises(ValueError, match=r"broken failed, see .*broken\.log\. error: --scenes must be at least 1"):
+        list(demo._in_parallel([job], tmp_path, 1))
