@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from torchvision.ops import box_iou
 
 from mobilesamv2.metrics.average_recall import AREA_GROUPS, IOU_THRESHOLDS, average_recall, ranks_of_matches
+from mobilesamv2.metrics.bootstrap import RESAMPLES, percentiles, resampled_sums
 
 DEFAULT_KS = (10, 100, 320)
 """Numbers of boxes per image that count; 320 is MobileSAMv2's cap."""
@@ -100,6 +101,45 @@ def count_boxes(
     )
 
 
+def box_recalls(
+    matched: np.ndarray, reached: np.ndarray, n_gt: np.ndarray, ks: Sequence[int]
+) -> dict[str, float | None]:
+    """Return ``BoxReport.values`` from counts summed over images, and None for groups without objects.
+
+    Args:
+        matched: (groups, Ks, IoU thresholds).
+        reached: (groups, ``IOU_REACHED``).
+        n_gt: (groups,).
+        ks: of the counts.
+    """
+    ar = average_recall(matched, n_gt)  # (groups, Ks)
+    values: dict[str, float | None] = {}
+    for g, group in enumerate(GROUPS):
+        size, objects = "" if group == "all" else f"{group}_", n_gt[g]
+        values |= {f"ar_{size}{k}": float(ar[g, i]) if objects else None for i, k in enumerate(ks)}
+        values |= {
+            f"recall_{size}{round(100 * iou)}": float(reached[g, i] / objects) if objects else None
+            for i, iou in enumerate(IOU_REACHED)
+        }
+    return values
+
+
+def bootstrap_box_recalls(
+    matched: np.ndarray, reached: np.ndarray, n_gt: np.ndarray, ks: Sequence[int], seed: int = 0
+) -> dict[str, list[float] | None]:
+    """Return 95% percentile intervals over resampled images, under the names of ``box_recalls``.
+
+    Args:
+        matched: (images, groups, Ks, IoU thresholds).
+        reached: (images, groups, ``IOU_REACHED``).
+        n_gt: (images, groups).
+        ks: of the counts.
+        seed: of the resampling.
+    """
+    draws = zip(*(resampled_sums(x, n_gt, seed, RESAMPLES) for x in (matched, reached)), strict=True)
+    return percentiles(box_recalls(first, second, objects, ks) for (first, objects), (second, _) in draws)
+
+
 class BoxRecall(Metric):
     """Box AR@K, reached objects, and the calibration of confidence, over a data set, in sums of fixed shape.
 
@@ -142,22 +182,12 @@ class BoxRecall(Metric):
 
     def compute(self) -> BoxReport:
         """Return the report, reduced over all processes."""
-        n_gt = self.n_gt.cpu().numpy()
-        ar = average_recall(self.matched.cpu().numpy(), n_gt)  # (groups, Ks)
-        values: dict[str, float] = {}
-        for g, group in enumerate(GROUPS):
-            if n_gt[g] == 0:
-                continue
-            size = "" if group == "all" else f"{group}_"
-            values |= {f"ar_{size}{k}": float(ar[g, i]) for i, k in enumerate(self.ks)}
-            shares = self.reached[g].cpu().numpy() / n_gt[g]
-            values |= {
-                f"recall_{size}{round(100 * iou)}": float(share) for iou, share in zip(IOU_REACHED, shares, strict=True)
-            }
+        matched, reached, n_gt = (x.cpu().numpy() for x in (self.matched, self.reached, self.n_gt))
+        values = box_recalls(matched, reached, n_gt, self.ks)
         rows = zip(
             CONFIDENCES,
             (self.kept / self.images.clamp(min=1)).tolist(),
             (self.reached_at / self.n_gt[0].clamp(min=1)).tolist(),
             strict=True,
         )
-        return BoxReport(values, list(rows))
+        return BoxReport({name: value for name, value in values.items() if value is not None}, list(rows))

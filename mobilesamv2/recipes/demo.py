@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ from mobilesamv2.model_zoo import PACKAGE_WEIGHTS
 GRIDS = (64, 32, 16)
 """Points per side of the grids that the boxes are compared with."""
 
-BOXES = ("detector.image_size=384", "prompt_sampler.confidence=0.004", "prompt_sampler.detector_nms_iou=0.75",
+BOXES = ("prompt_sampler.confidence=0.004", "prompt_sampler.detector_nms_iou=0.75",
          "prompt_sampler.snap=0")  # fmt: skip
-"""Settings of the detector's boxes: at the size that it was trained at, and about 170 of a scene."""
+"""Settings of the detector's boxes, about 150 of a scene."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,18 @@ def run_demo(folder: Path, seed: int = 2, scenes: int = 48, workers: int = 2) ->
     """
     jobs = demo_jobs(folder, seed, scenes)
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    with tqdm(total=round(sum(job.seconds for job in jobs)), desc="demo", unit="s", bar_format=BAR) as bar:
-        for job, seconds in _in_parallel(jobs, folder, workers):
-            bar.write(f"{job.name:<20}{'done before' if seconds is None else f'{seconds:6.0f} s'}")
-            bar.update(round(job.seconds))
+    done = [job for job in jobs if job.output.exists()]
+    for job in done:
+        print(f"{job.name:<20}done before")
+    total = sum(job.seconds for job in jobs if job not in done)
+    with tqdm(total=round(total), desc="demo", unit="s", bar_format=BAR, disable=total == 0) as bar:
+
+        def show(seconds_of_work: float) -> None:
+            bar.n = min(round(seconds_of_work), bar.total)
+            bar.refresh()
+
+        for job, seconds in run_jobs(jobs, folder, workers, show):
+            bar.write(f"{job.name:<20}{seconds:6.0f} s")
     from mobilesamv2.reports.claims import format_claims, write_claims
     from mobilesamv2.reports.table import as_markdown
 
@@ -155,28 +163,39 @@ def run_demo(folder: Path, seed: int = 2, scenes: int = 48, workers: int = 2) ->
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left"
 
 
-def _in_parallel(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[tuple[Job, float | None]]:
-    """Run jobs once what they need is done; yield each with its seconds, or None where it was done before."""
-    done: set[str] = set()
-    running: dict[Future[float | None], Job] = {}
-    waiting = list(jobs)
+def run_jobs(
+    jobs: Sequence[Job], folder: Path, workers: int, show: Callable[[float], None] = lambda _: None
+) -> Iterator[tuple[Job, float]]:
+    """Run the jobs that are not done, each once what it needs is done; yield each with its seconds.
+
+    Args:
+        jobs: in an order in which they can run.
+        folder: of their logs.
+        workers: jobs at a time.
+        show: is told every second how much is done, in the seconds that ``Job`` expects.
+    """
+    done = {job.name for job in jobs if job.output.exists()}
+    running: dict[Future[float], tuple[Job, float]] = {}
+    waiting = [job for job in jobs if job.name not in done]
+    finished_seconds = 0.0
     with ThreadPoolExecutor(workers) as pool:
         while waiting or running:
             ready = [job for job in waiting if done.issuperset(job.needs)]
             for job in ready[: workers - len(running)]:
                 waiting.remove(job)
-                running[pool.submit(_run, job, folder)] = job
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                running[pool.submit(_run, job, folder)] = job, time.monotonic()
+            finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
             for future in finished:
-                job = running.pop(future)
+                job, _ = running.pop(future)
                 yield job, future.result()
                 done.add(job.name)
+                finished_seconds += job.seconds
+            begun = ((time.monotonic() - begin, job.seconds) for job, begin in running.values())
+            show(finished_seconds + sum(min(elapsed, 0.95 * expected) for elapsed, expected in begun))
 
 
-def _run(job: Job, folder: Path) -> float | None:
+def _run(job: Job, folder: Path) -> float:
     """Run one job in a process of its own, its output in a log."""
-    if job.output.exists():
-        return None
     log, begin = folder / "logs" / f"{job.name}.log", time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with log.open("w") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mobilesamv2.evaluation.results import Results, percent, percent_range, time_lines
 from mobilesamv2.metrics.average_recall import GROUPS, metric_name
+from mobilesamv2.metrics.box_recall import IOU_REACHED
 from mobilesamv2.metrics.prompt_iou import GROUPS as SIZE_GROUPS
 
 WIDTH = 14
@@ -17,6 +18,8 @@ def format_results(results: Results) -> str:
         lines = _recall_lines(results)
     elif "kinds" in protocol:
         lines = _prompt_iou_lines(results)
+    elif "box_ks" in protocol:
+        lines = _box_recall_lines(results)
     elif "boxes" in protocol:
         lines = _precision_lines(results)
     else:
@@ -48,6 +51,21 @@ def _prompt_iou_lines(results: Results) -> list[str]:
         lines += _rows(kind, [f"mIoU{'' if g == 'all' else g} {kind}" for g in SIZE_GROUPS], results)
     lines.append(_objects(results, SIZE_GROUPS))
     return [*lines, f"{protocol['num_images']} images; against {protocol['against']}"]
+
+
+def _box_recall_lines(results: Results) -> list[str]:
+    """Box recall: a row for each K and each IoU, a column for each size."""
+    protocol = results["protocol"]
+    lines = ["boxes (%)".ljust(WIDTH) + "".join(group.rjust(WIDTH) for group in SIZE_GROUPS)]
+    ks = protocol["box_ks"]
+    rows = {f"AR@{k}": ("ar_", k) for k in ks} | {
+        f"IoU {iou:.2f}": ("recall_", round(100 * iou)) for iou in IOU_REACHED
+    }
+    for title, (name, value) in rows.items():
+        lines += _rows(title, [f"{name}{'' if g == 'all' else g + '_'}{value}" for g in SIZE_GROUPS], results)
+    lines.append(_objects(results, SIZE_GROUPS))
+    reached = f"IoU .50 and .75: the share of objects that one of at most {max(ks)} boxes reaches"
+    return [*lines, f"{protocol['num_images']} images; {reached}"]
 
 
 def _precision_lines(results: Results) -> list[str]:

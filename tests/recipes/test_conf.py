@@ -27,6 +27,7 @@ WIRED = {
     "mobilesamv2.evaluation.segment_everything.EvaluateSegEvery": {"segevery", "metric", "shards"},
     "mobilesamv2.evaluation.segment_everything.EvaluateFastSam": {"detector", "metric", "shards"},
     "mobilesamv2.evaluation.prompts.EvaluatePrompts": {"sam", "teacher", "shards", "seed"},
+    "mobilesamv2.evaluation.detector.EvaluateDetector": {"detector", "shards"},
     "mobilesamv2.evaluation.boxes.EvaluateBoxes": {"sam", "boxes", "shards"},
     "mobilesamv2.data.embeddings.EmbeddingCache": {"identity"},
     "mobilesamv2.tasks.teacher.CacheTeacher": {"teacher"},

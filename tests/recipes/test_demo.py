@@ -49,10 +49,11 @@ def test_jobs_wait_for_what_they_need_and_are_not_run_twice(tmp_path: Path, monk
     monkeypatch.setattr(demo.subprocess, "run", run)
     (tmp_path / "logs").mkdir()
     jobs = [fake("a", tmp_path, (), ("a",)), fake("c", tmp_path, ("a", "b"), ("c",)), fake("b", tmp_path, (), ("b",))]
-    assert [seconds is None for _, seconds in demo._in_parallel(jobs, tmp_path, 2)] == [False] * 3
+    shown: list[float] = []
+    assert {job.name for job, _ in demo.run_jobs(jobs, tmp_path, 2, shown.append)} == {"a", "b", "c"}
     assert order[-1] == "c"
-    again = list(demo._in_parallel(jobs, tmp_path, 2))
-    assert [seconds for _, seconds in again] == [None] * 3
+    assert shown[-1] == 3  # all of the seconds that the jobs expect
+    assert list(demo.run_jobs(jobs, tmp_path, 2)) == []
     assert len(order) == 3
 
 
@@ -60,4 +61,4 @@ def test_a_job_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     job = fake("broken", tmp_path, (), ("synthesize", str(tmp_path / "x"), "--scenes=0"))
     with pytest.raises(ValueError, match=r"broken failed, see .*broken\.log\. error: --scenes must be at least 1"):
-        list(demo._in_parallel([job], tmp_path, 1))
+        list(demo.run_jobs([job], tmp_path, 1))

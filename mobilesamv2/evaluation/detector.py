@@ -1,0 +1,68 @@
+"""Boxes of a detector as prompts: how many objects they cover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from mobilesamv2.evaluation.loop import EvaluateImages, ImageOutcome
+from mobilesamv2.evaluation.shards import ResultShards
+from mobilesamv2.masks import areas, boxes_from_rles
+from mobilesamv2.metrics.box_recall import DEFAULT_KS, count_boxes
+from mobilesamv2.metrics.stage_time import StageTimer
+from mobilesamv2.models.object_detector import ObjectDetector
+from mobilesamv2.structures import GroundTruth
+
+
+class EvaluateDetector(EvaluateImages):
+    """Compares a detector's boxes with those of the objects.
+
+    Args:
+        detector: the network, in eval mode.
+        ks: numbers of the most confident boxes per image that count; the largest bounds the boxes.
+        confidence: boxes of less are dropped.
+        nms_iou: of two boxes that overlap by more, the more confident one stays.
+        shards: where results are kept as they come, and those of an interrupted run are found; None keeps nothing.
+
+    Raises:
+        ValueError: if there is no K, or one below 1.
+    """
+
+    def __init__(
+        self,
+        detector: ObjectDetector,
+        ks: Sequence[int] = DEFAULT_KS,
+        confidence: float = 0.001,
+        nms_iou: float = 0.7,
+        shards: ResultShards | None = None,
+    ) -> None:
+        super().__init__(shards)
+        if not ks or min(ks) < 1:
+            raise ValueError(f"task.ks must be one or more numbers of boxes, each at least 1, got {list(ks)}.")
+        self.detector = detector
+        self.ks = tuple(ks)
+        self.confidence = confidence
+        self.nms_iou = nms_iou
+        self._timer = StageTimer(self.device, ("detector",))
+
+    @property
+    def timer(self) -> StageTimer:
+        """Return the timer of the image that was evaluated last."""
+        return self._timer
+
+    def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
+        """Return the image's ``BoxCounts`` by name."""
+        self._timer.device = self.device
+        self._timer.start_image()
+        with self._timer.stage("detector"):
+            boxes, confidence = self.detector.detect(
+                image, confidence=self.confidence, nms_iou=self.nms_iou, max_boxes=max(self.ks), snap=0
+            )
+        self._timer.num_prompts = len(boxes)
+        filled = [i for i, area in enumerate(areas(truth.rles).tolist()) if area]
+        truths = boxes_from_rles([truth.rles[i] for i in filled])
+        truths[:, 2:] += 1  # to the far edge of the last pixel
+        counts = count_boxes(boxes, confidence, truths, torch.tensor(truth.areas)[filled], self.ks)
+        return ImageOutcome(vars(counts), [])
