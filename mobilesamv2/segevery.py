@@ -126,10 +126,10 @@ class SegEvery:
         self.timer.start_image()
         with self.timer.stage("image_encoder"):
             embeddings = self.segany.encode(images)
-        share = self.timer.ms["image_encoder"] / len(images)
+        shares = [ms["image_encoder"] / len(images) for ms in (self.timer.ms, self.timer.cpu_ms)]
         for image, embedding in zip(images, embeddings.split(1), strict=True):
             self.timer.start_image()
-            self.timer.ms["image_encoder"] = share
+            self.timer.ms["image_encoder"], self.timer.cpu_ms["image_encoder"] = shares
             self.segany.set_image(image, embedding)
             self._current_crop = _full_image_box(image)
             yield self._segment(image)

@@ -33,19 +33,30 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         torch_save_atomic(checkpoint, path)
 
 
-def require_same_model(path: Path, task: pl.LightningModule) -> None:
-    """Check that a checkpoint is of the model that a task trains.
+def require_resumable(path: Path, task: pl.LightningModule, max_steps: int | None) -> None:
+    """Check that a checkpoint is of the model that a task trains, and not beyond the end of the run.
+
+    Args:
+        path: of the checkpoint.
+        task: that would load it.
+        max_steps: optimizer steps of the run; None for no limit.
 
     Raises:
-        ValueError: if the checkpoint can't be read, or lacks a weight or has it in another shape.
+        ValueError: if the checkpoint can't be read, lacks a weight or has it in another shape, or has more steps.
     """
     way_out = "resume=null starts over, and another output_dir leaves this run as it is."
     try:
-        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        shapes = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
+        steps = int(checkpoint["global_step"])
     except Exception as error:  # a damaged file raises any of a dozen types, as in checkpoints.py
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"The checkpoint {path} can't be read: {reason} {way_out}") from error
-    shapes = {key: tuple(value.shape) for key, value in saved.items()}
+    if max_steps is not None and max_steps < steps:
+        raise ValueError(
+            f"trainer.max_epochs and max_steps must be at least what was trained: {steps} steps are in {path}, the run "
+            f"would have {max_steps}; {way_out}"
+        )
     for key, value in task.state_dict().items():
         if key not in shapes:
             raise ValueError(f"{path} is of another model, missing key(s): {key}. {way_out}")

@@ -79,8 +79,9 @@ class EvaluateImages(pl.LightningModule):
         for (_, truth), outcome in zip(samples, self.evaluate_images(samples), strict=True):
             ran = any(self.timer.ms.values())  # not on an image without prompts
             ms = self.timer.ms if ran and warm else None
+            cpu_ms = self.timer.cpu_ms if ms and self.timer.device.type == "cpu" else None
             self._warm |= ran
-            self.results.append(ImageResult(truth.image_id, outcome.values, ms, self.timer.num_prompts))
+            self.results.append(ImageResult(truth.image_id, outcome.values, ms, self.timer.num_prompts, cpu_ms))
             if self.shards is not None:
                 self.shards.add(self.results[-1], outcome.masks)
 

@@ -39,6 +39,7 @@ def result_record(
         images: the times and prompts of each; None where no model ran.
     """
     ms = summarize([image.ms for image in images or () if image.ms])
+    cpu_ms = summarize([image.cpu_ms for image in images or () if image.cpu_ms])
     prompts = [image.num_prompts for image in images or ()]
     bootstrap = {"method": "bootstrap over images, 95% percentile", "resamples": RESAMPLES, "seed": seed}
     return {
@@ -47,6 +48,8 @@ def result_record(
         "n_gt": dict(n_gt),
         "ms": None if images is None else {stage: summary["median"] for stage, summary in ms.items()},
         "ms_p10_p90": None if images is None else {stage: [s["p10"], s["p90"]] for stage, s in ms.items()},
+        # processor time over all threads, where no device computed
+        "cpu_ms": {stage: summary["median"] for stage, summary in cpu_ms.items()} or None,
         "protocol": {
             "mean_prompts_decoded": float(np.mean(prompts)) if prompts else None,
             "interval": None if interval is None else bootstrap,

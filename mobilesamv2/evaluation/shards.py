@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from mobilesamv2.files import atomic_write, read_arrays
+from mobilesamv2.identity import read_identity, require_same_identity
 
 SHARD_SIZE, SECONDS_AT_RISK = 50, 60.0
 """Images, and work, that a killed run may lose; whichever comes first."""
@@ -27,12 +28,14 @@ class ImageResult:
         values: arrays by name, of the same shapes for every image.
         ms: of each stage; None for an image that warmed a process up.
         num_prompts: decoded prompts.
+        cpu_ms: processor time of each stage, over all threads; None where a device computed.
     """
 
     image_id: int
     values: dict[str, np.ndarray]
     ms: dict[str, float] | None
     num_prompts: int
+    cpu_ms: dict[str, float] | None = None
 
 
 class ResultShards:
@@ -122,16 +125,8 @@ class ResultShards:
                     "Name another output_dir, or delete it."
                 )
             return
-        try:
-            theirs = dict(json.loads(self._identity_path.read_bytes()))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{self._identity_path} can't be read ({error}). Name another output_dir.") from error
-        differs = [k for k in sorted(theirs.keys() | self._identity.keys()) if theirs.get(k) != self._identity.get(k)]
-        if differs:
-            changes = "; ".join(f"{k} was {theirs.get(k)} and is {self._identity.get(k)}" for k in differs)
-            raise ValueError(
-                f"{folder} holds results of another evaluation ({changes}). Name another output_dir, or delete it."
-            )
+        way_out = "Name another output_dir, or delete it."
+        require_same_identity(read_identity(self._identity_path, way_out), self._identity, folder, way_out)
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -141,21 +136,27 @@ def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def _arrays(results: Sequence[ImageResult]) -> dict[str, np.ndarray]:
-    stages = next((list(r.ms) for r in results if r.ms is not None), [])
     return {
         "image_id": np.array([r.image_id for r in results]),
-        **{f"ms/{name}": np.array([np.nan if r.ms is None else r.ms[name] for r in results]) for name in stages},
+        **_time_arrays("ms/", [r.ms for r in results]),
+        **_time_arrays("cpu_ms/", [r.cpu_ms for r in results]),
         "num_prompts": np.array([r.num_prompts for r in results]),
         **{f"value/{name}": np.stack([r.values[name] for r in results]) for name in results[0].values},
     }
 
 
+def _time_arrays(kind: str, times: Sequence[dict[str, float] | None]) -> dict[str, np.ndarray]:
+    """Return the times of each stage, NaN for images without."""
+    stages = next((list(ms) for ms in times if ms is not None), [])
+    return {f"{kind}{name}": np.array([np.nan if ms is None else ms[name] for ms in times]) for name in stages}
+
+
 def _read(path: Path) -> tuple[list[ImageResult], str]:
     """Return the images of a file, and the environment that it was written in."""
     arrays = read_arrays(path)
-    values, ms = (
+    values, ms, cpu_ms = (
         {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
-        for kind in ("value/", "ms/")
+        for kind in ("value/", "ms/", "cpu_ms/")
     )
     results = [
         ImageResult(
@@ -163,6 +164,7 @@ def _read(path: Path) -> tuple[list[ImageResult], str]:
             {name: array[i] for name, array in values.items()},
             {stage: float(array[i]) for stage, array in ms.items() if not np.isnan(array[i])} or None,
             int(num_prompts),
+            {stage: float(array[i]) for stage, array in cpu_ms.items() if not np.isnan(array[i])} or None,
         )
         for i, (image_id, num_prompts) in enumerate(zip(arrays["image_id"], arrays["num_prompts"], strict=True))
     ]

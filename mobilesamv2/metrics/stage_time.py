@@ -20,7 +20,7 @@ class StageTimer:
     """Timer that adds up the time of each stage of the current image.
 
     On an accelerator a stage waits for the device at its start and end, so that work counts for the stage that issued
-    it.
+    it. On a CPU the processor's time over all threads is added up too, which hardly changes where other programs run.
 
     Args:
         device: the device of the model.
@@ -34,6 +34,7 @@ class StageTimer:
 
     def start_image(self) -> None:
         """Start a new image: set times and prompts to zero."""
+        self.cpu_ms: dict[str, float] = dict.fromkeys(self._stages, 0.0)
         self.ms: dict[str, float] = dict.fromkeys(self._stages, 0.0)
         self.num_prompts = 0
 
@@ -41,9 +42,10 @@ class StageTimer:
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of the block to a stage, in ms."""
         self._wait()
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         yield
         self._wait()
+        self.cpu_ms[name] += (time.process_time() - cpu_start) * 1000
         self.ms[name] += (time.perf_counter() - start) * 1000
 
     def _wait(self) -> None:

@@ -106,7 +106,7 @@ def demo_jobs(folder: Path, seed: int, scenes: int) -> list[Job]:
     }
     boxes = (
         "prompt_sampler=object_aware",
-        "detector=yolov8n",
+        "detector=mini_detector",
         f"detector.checkpoint={detector / 'detector.pt'}",
         *BOXES,
     )

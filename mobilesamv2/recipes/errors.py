@@ -44,6 +44,7 @@ def silence_warnings() -> None:
         r".*module\(s\) in eval mode at the start.*",  # teachers and frozen parts; the tasks set the modes
     ):
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it lists its fonts anew
     lightning = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     lightning.addFilter(lambda record: "litlogger" not in record.getMessage())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import hydra
@@ -24,11 +25,14 @@ def main(cfg: DictConfig) -> None:
 def _run(cfg: DictConfig) -> None:
     # imported once the configuration is composed, so that --help and a mistyped key answer at once
     import pytorch_lightning as pl
+    from pytorch_lightning.utilities import rank_zero_only
 
     from mobilesamv2.evaluation.results import write_record
     from mobilesamv2.recipes import checks
     from mobilesamv2.recipes.build import output_folder
+    from mobilesamv2.recipes.folder_lock import locked
     from mobilesamv2.recipes.records import environment
+    from mobilesamv2.recipes.run_folder import write_hydra_record
     from mobilesamv2.reports.printed import format_results
 
     silence_warnings()
@@ -41,11 +45,14 @@ def _run(cfg: DictConfig) -> None:
     checks.check_shared_folder()
     checks.require_all(recipe.missing_files(cfg))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    results, per_image = recipe.evaluate(cfg)
-    if pl.utilities.rank_zero_only.rank != 0:  # pyright: ignore
-        return
-    results["run"] |= known
-    written = write_record(results, folder, **per_image)
+    is_first = rank_zero_only.rank == 0  # pyright: ignore[reportFunctionMemberAccess]
+    with locked(folder) if is_first else nullcontext():
+        results, per_image = recipe.evaluate(cfg)
+        if not is_first:
+            return
+        results["run"] |= known
+        written = write_record(results, folder, **per_image)
+        write_hydra_record(cfg, folder)
     print(format_results(results))
     print(f"\nwritten: {' and '.join(map(str, written))}")
 

@@ -26,6 +26,7 @@ from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes.build import build_model, loggers, output_folder, progress_bars
 from mobilesamv2.recipes.checks import Check, require_file
 from mobilesamv2.recipes.records import config_record, environment, warn_of_random_weights
+from mobilesamv2.recipes.run_folder import write_hydra_record
 from mobilesamv2.registry import build_encoder
 
 
@@ -122,6 +123,8 @@ def run_task(
     run = networks | {"dtype": str(trainer.precision)}
     now = {"device": device_name(trainer), **environment(cfg.seed)}
     shards = ResultShards(output_folder(cfg), identity_of(protocol, run, cfg.seed), keep_masks, now)
+    if trainer.is_global_zero:
+        write_hydra_record(cfg, output_folder(cfg))
     task = build(shards)
     done = [result.image_id for result in shards.done]
     data = EvaluationData(dataset, cfg.num_workers, done, cfg.batch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ def main(cfg: DictConfig) -> float | None:
 def _run(cfg: DictConfig) -> float | None:
     # imported once the configuration is composed, so that --help and a mistyped key answer at once
     import pytorch_lightning as pl
+    from pytorch_lightning.utilities import rank_zero_only
 
     from mobilesamv2.recipes import checks, training
     from mobilesamv2.recipes.build import output_folder
+    from mobilesamv2.recipes.folder_lock import locked
 
     silence_warnings()
     recipe: Any = schema.find_recipe(cfg, "build", "train.py")
@@ -40,9 +43,10 @@ def _run(cfg: DictConfig) -> float | None:
     checks.check_shared_folder()
     named = [] if cfg.resume in (None, "auto") else [lambda: checks.require_file(cfg.resume)]
     checks.require_all([*recipe.missing_files(cfg), *named, *checks.dataset_checks(cfg.dataset)])
-    resume: Path | None = training.checkpoint_to_resume(cfg, folder)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    return training.run_training(cfg, recipe.build(cfg), folder, resume)
+    with locked(folder) if rank_zero_only.rank == 0 else nullcontext():  # pyright: ignore[reportFunctionMemberAccess]
+        resume: Path | None = training.checkpoint_to_resume(cfg, folder)
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        return training.run_training(cfg, recipe.build(cfg), folder, resume)
 
 
 if __name__ == "__main__":

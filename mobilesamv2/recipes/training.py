@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,14 +14,13 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_only
 
 from mobilesamv2.callbacks.checkpoint import (
     EMA,
     AtomicCheckpointIO,
     SaveAndRequeue,
     StepAlignedCheckpoint,
-    require_same_model,
+    require_resumable,
 )
 from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
 from mobilesamv2.callbacks.throughput import ThroughputMonitor
@@ -31,9 +29,9 @@ from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.recipes import run_folder
 from mobilesamv2.recipes.build import cluster_plugins, loggers, progress_bars
 from mobilesamv2.recipes.checks import output_dir_is_stable
-from mobilesamv2.recipes.records import environment
 
 
 class TrainingSetup(NamedTuple):
@@ -59,13 +57,26 @@ class TrainingSetup(NamedTuple):
 
 def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Path | None) -> float | None:
     """Fit, write the weights, and return what a search of a sweep is to improve."""
-    task = setup.task
+    task, images = setup.task, setup.samples.images
     data = TrainingData(
         setup.samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken, setup.cache
     )
+    identity = run_folder.run_identity(cfg, images)
+    if resume is not None:  # before the trainer, which writes into the log
+        run_folder.check_resumed_run(resume.parent.parent, identity, is_required=resume.is_relative_to(folder))
     trainer = build_trainer(cfg, folder, setup.callbacks)
+    identity[run_folder.STEP_SIZE] = cfg.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+    if resume is not None:
+        run_folder.check_resumed_run(resume.parent.parent, identity, is_required=False)
+        require_resumable(resume, task, run_length(cfg, len(data.batches) // trainer.accumulate_grad_batches))
+    # from here on the folder is this run's
     if trainer.is_global_zero:
-        write_description(cfg, folder, task, setup.samples)
+        if resume is None:
+            archive_previous_run(folder)
+        run_folder.write_run_record(cfg, folder, identity, images.image_ids, resumed=resume is not None)
+        sizes = {p: p.numel() for p in task.parameters()}
+        trained = sum(size for p, size in sizes.items() if p.requires_grad)
+        print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
     if setup.write_weights is None:
         trainer.predict(task, datamodule=data, return_predictions=False)
         if setup.summary is not None:
@@ -76,14 +87,21 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
         backbone.to(memory_format=torch.channels_last)
     if cfg.compile:
         backbone.compile()
-    if resume is not None and resume.is_file():
-        require_same_model(resume, task)
     # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         check_finite(task, folder)
         print(f"written: {', '.join(map(str, setup.write_weights(folder)))}")
     return search_metric(cfg.objective, trainer)
+
+
+def run_length(cfg: DictConfig, steps_per_epoch: int) -> int | None:
+    """Return the optimizer steps of a run; None where its epochs are shortened."""
+    epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
+    if cfg.trainer.get("limit_train_batches", 1.0) != 1.0:
+        return None if steps < 0 else steps
+    lengths = [*([epochs * steps_per_epoch] if epochs >= 0 else []), *([steps] if steps >= 0 else [])]
+    return min(lengths, default=None)
 
 
 def search_metric(name: str | None, trainer: pl.Trainer) -> float | None:
@@ -128,22 +146,9 @@ def build_samples(cfg: DictConfig, image_size: int) -> EncoderSamples:
     return instantiate(cfg.samples, images=images, image_size=image_size, _convert_="all")
 
 
-def write_description(cfg: DictConfig, folder: Path, task: pl.LightningModule, samples: EncoderSamples) -> None:
-    """Write what is needed to run it again: the images and the environment."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sizes = {p: p.numel() for p in task.parameters()}
-    trained = sum(size for p, size in sizes.items() if p.requires_grad)
-    print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
-    ids = samples.images.image_ids
-    (folder / "images.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
-    (folder / "environment.json").write_text(json.dumps(environment(cfg.seed), indent=2))
-
-
 def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:
     """Return the checkpoint to resume: the newest of this run's folder, or else the one that ``resume`` names."""
     if cfg.resume is None and not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        if rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]
-            archive_previous_run(folder)
         return None
     found = max((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
     if found:

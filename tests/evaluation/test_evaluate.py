@@ -342,9 +342,9 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     whole, killed = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("whole", "killed"))
     for key in ("metrics", "interval", "n_gt", "protocol"):
         assert whole[key] == killed[key]
-    with pytest.raises(SystemExit, match=r"another evaluation .points_per_side was 4 and is 3"):
+    with pytest.raises(SystemExit, match=r"holds another run .points_per_side was 4 and is 3"):
         evaluate_here(*given, "prompt_sampler.points_per_side=3", f"output_dir={tmp_path / 'killed'}")
-    with pytest.raises(SystemExit, match=r"another evaluation .model\.encoder was tiny_vit_mini and is sam_vit_mini"):
+    with pytest.raises(SystemExit, match=r"holds another run .model\.encoder was tiny_vit_mini and is sam_vit_mini"):
         evaluate_here(*given, "encoder=sam_vit_mini", f"output_dir={tmp_path / 'killed'}")
     (tmp_path / "else" / "masks").mkdir(parents=True)
     (tmp_path / "else" / "masks" / "mine.json").write_text("[]")

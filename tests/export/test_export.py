@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from support import ROOT, relative_difference
 from support.random_weights import stir
+from support.runs import evaluate_here
 
 from mobilesamv2 import SegAny, build_sam
 from mobilesamv2.checkpoints import weights_sha256
@@ -242,8 +243,6 @@ def test_files_of_others_are_refused(exported: Exported, tmp_path: Path) -> None
 
 
 def test_evaluations_run_an_exported_encoder(exported: Exported, photo: np.ndarray, tmp_path: Path) -> None:
-    from test_evaluate import evaluate_here
-
     Image.fromarray(photo).save(tmp_path / "1.png")
     box = [10, 10, 60, 10, 60, 60, 10, 60]
     annotation = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [box], "area": 2500.0, "iscrowd": 0}

@@ -8,7 +8,7 @@ import pytest
 from support import ROOT
 
 PACKAGE = ROOT / "mobilesamv2"
-BASE = ("structures", "transforms", "masks", "rle_validation", "visualize", "files", "model_zoo", "extras")
+BASE = ("structures", "transforms", "masks", "rle_validation", "visualize", "files", "identity", "model_zoo", "extras")
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "pretrained")
 USE = ("segany", "segevery", "rle_encoder")
@@ -20,6 +20,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "transforms": (),
     "rle_validation": (),
     "files": (),
+    "identity": (),
     "extras": (),
     "model_zoo": ("files",),
     "masks": ("structures", "rle_validation"),

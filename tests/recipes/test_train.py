@@ -43,7 +43,9 @@ def test_distils_from_a_tar(tar: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert sum(bool(row["train/loss"]) for row in rows) == 6
     assert sum(bool(row["val/loss"]) for row in rows) == 2
     assert (out / "images.txt").read_text().split() == [str(i) for i in range(8)]
-    assert json.loads((out / "environment.json").read_text())["seed"] == 0
+    [environment] = json.loads((out / "run.json").read_text())["environments"]
+    assert environment["seed"] == 0
+    assert environment["versions"]["torch"]
 
     resumed = [f"output_dir={tmp_path / 'more'}", "trainer.max_epochs=3", f"resume={out / 'checkpoints' / 'last.ckpt'}"]
     train(*given, *resumed)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from torch import nn
 from mobilesamv2 import build_sam
 from mobilesamv2.callbacks import checkpoint as checkpoints
 from mobilesamv2.callbacks.checkpoint import EMA
+from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_sa1b_tar
 from mobilesamv2.tasks.schedule import decay_groups
@@ -123,22 +125,56 @@ def test_the_decay_of_the_average_rises(tmp_path: Path) -> None:
         assert task.weight.item() == pytest.approx(third * average + (1 - third) * 4)
 
 
-def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path) -> None:
-    given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off", f"output_dir={tmp_path}"]
-    train(*given, "trainer.max_epochs=1")
-    for other, what in (("seed=3", "seed 0 then, 3 now"), ("dataset.limit=7", "images 6 then, 5 now")):
-        with pytest.raises(SystemExit, match=f"resumed with other settings: {what}. resume=null starts over"):
-            train(*given, "trainer.max_epochs=2", other)
-    with pytest.raises(SystemExit, match="images of a step 2 then, 4 now"):
-        train(*given, "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2")
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each difference is named with both values, and nothing in the folder changes."""
+    folder, teacher = tmp_path / "run", tmp_path / "teacher.safetensors"
+    save_weights(build_sam("sam_vit_mini"), teacher)
+    given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off", f"output_dir={folder}"]
+    given += [f"teacher.checkpoint={teacher}"]
+    train(*given, "trainer.max_epochs=2")
+    before = contents(folder)
+    for others, said in (
+        (["seed=3"], "(seed was 0 and is 3). Resume with the settings of the folder"),
+        (["optimizer.lr=0.5", "task.warmup_images=7"], "(optimizer.lr was 0.001 and is 0.5; task.warmup_images was "),
+        (["dataset.limit=7"], "(dataset.limit was 8 and is 7; images (SHA-256 of their ids) was "),
+        (["validation_images=1"], "(validation_images was 2 and is 1)"),
+        (["trainer.accumulate_grad_batches=2"], "(images per step was 2 and is 4)"),
+        (["encoder=repvit"], "(encoder was null and is repvit)"),
+        (["trainer.max_epochs=1"], "6 steps are in "),
+    ):
+        with pytest.raises(SystemExit, match=re.escape(said)):
+            train(*given, "trainer.max_epochs=3", *others)
+        assert contents(folder) == before, others
+    save_weights(build_sam("sam_vit_mini"), teacher)  # other random weights under the same name
+    with pytest.raises(SystemExit, match=r"\(teacher.checkpoint \(SHA-256\) was "):
+        train(*given, "trainer.max_epochs=3")
+    assert contents(folder) == before
+    elsewhere = tmp_path / "elsewhere" / "last.ckpt"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes((folder / "checkpoints" / "last.ckpt").read_bytes())
+    other = [*(x for x in given if "output_dir" not in x), f"output_dir={tmp_path / 'other'}", f"resume={elsewhere}"]
     with pytest.raises(SystemExit, match=r"is of another model, .*: student.image_encoder.* resume=null starts over"):
-        train(*given, "trainer.max_epochs=2", "encoder=repvit")
-    [checkpoint] = (tmp_path / "checkpoints").glob("last.ckpt")
+        train(*other, "trainer.max_epochs=3", "encoder=repvit")
+    [checkpoint] = (folder / "checkpoints").glob("last.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:9999])
+    os.utime(checkpoint)
+    with pytest.raises(SystemExit, match=r"\(teacher.checkpoint"):
+        train(*given, "trainer.max_epochs=3")
+    (folder / "run.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"run.json can't be read"):
+        train(*given, "trainer.max_epochs=3")
+    capsys.readouterr()
+    train(*given, "trainer.max_epochs=1", "seed=3", "resume=null")
+    train(*given, "trainer.max_epochs=2", "seed=3", "num_workers=1")
+    assert "had max_epochs 1, max_steps -1 and has max_epochs 2" in capsys.readouterr().out
     checkpoint.write_bytes(checkpoint.read_bytes()[:9999])
     os.utime(checkpoint)
     with pytest.raises(SystemExit, match=r"last.ckpt can't be read: .*resume=null starts over"):
-        train(*given, "trainer.max_epochs=2")
-    train(*given, "trainer.max_epochs=2", "seed=3", "resume=null")
+        train(*given, "trainer.max_epochs=3", "seed=3")
 
 
 @pytest.mark.slow

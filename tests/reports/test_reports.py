@@ -86,11 +86,23 @@ def test_picture_shows_what_was_kept(tmp_path: Path, scenes: LvisDataset) -> Non
     main(["report", "picture", f"found={run}", "-o", str(tmp_path / "new" / "picture.png"), "--images", "2"])
     with Image.open(tmp_path / "new" / "picture.png") as picture:
         pixels = np.asarray(picture)
-    assert pixels.shape == (22 + 3 * 8 + 2 * 512, 4 * 8 + 3 * 512, 3)  # 64 pixels, enlarged
-    photo, objects, found = (pixels[30:542:8, 8 + 520 * i : 520 + 520 * i : 8] for i in range(3))
+    assert pixels.shape == (50 + 3 * 8 + 2 * 512, 4 * 8 + 3 * 512, 3)  # 64 pixels, enlarged
+    photo, objects, found = (pixels[58:570:8, 8 + 520 * i : 520 + 520 * i : 8] for i in range(3))
     assert (photo == scenes.load_image(0)).all()
     assert (objects == found).all()
     assert (objects != photo).any()
+    part = write_run(scenes, tmp_path / "part", 0.5)  # with a mask of no object, and without masks of half of them
+    masks = json.loads((part / "masks" / "a.json").read_text())
+    truth = scenes.ground_truth(0)
+    corner = np.zeros((1, *truth.size), dtype=bool)
+    corner[:, :2, :2] = True
+    [stray] = encode(torch.from_numpy(corner).transpose(1, 2))
+    masks.append({"image_id": truth.image_id, "segmentation": stray, "score": 2.0})
+    (part / "masks" / "a.json").write_text(json.dumps(masks))
+    image, kept = scenes.load_image(0), truth.rles[: round(0.5 * len(truth.rles))]
+    with result_picture({"part": part}, num_images=1) as picture:
+        drawn = np.asarray(picture)[58:570:8, 8 + 520 * 2 : 520 + 520 * 2 : 8]
+    assert (drawn == overlay(image, kept, objects=range(len(kept)))).all()
     (run / "masks" / "a.json").unlink()
     (run / "masks").rmdir()
     with pytest.raises(SystemExit, match=r"error: .*run has no saved masks; .* task.save_masks=true"):

@@ -16,7 +16,7 @@ from support.corrupt_inputs import (
     small_tar,
     wide,
 )
-from support.runs import FAST
+from support.runs import FAST, write_run
 
 from mobilesamv2 import build_sam
 from mobilesamv2.callbacks.checkpoint import AtomicCheckpointIO
@@ -117,8 +117,6 @@ def test_segmenting_onto_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_under_a_report_or_yolos_data_is_a_sentence(tmp_path: Path) -> None:
-    from test_reports import write_run
-
     main(["synthesize", str(tmp_path / "scenes"), "--scenes", "2", "--size", "64", "--workers", "0"])
     dataset = LvisDataset(tmp_path / "scenes" / "annotations.json", tmp_path / "scenes" / "images")
     for share in (0.5, 1.0):

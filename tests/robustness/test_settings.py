@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import ROOT
 from support.corrupt_inputs import RESULTS, coco_content
-from support.runs import composed
+from support.runs import composed, evaluate_here
 
 from mobilesamv2.recipes import schema
 from mobilesamv2.recipes.segment_everything import OPTIONS
@@ -50,8 +50,6 @@ def test_settings_of_other_types_that_do_fit(override: str) -> None:
 
 
 def test_a_data_set_without_objects_has_no_recall_and_no_error(tmp_path: Path) -> None:
-    from test_evaluate import evaluate_here
-
     content = coco_content() | {"annotations": []}
     (tmp_path / "file.json").write_text(json.dumps(content))
     (tmp_path / "results.json").write_text(json.dumps(RESULTS[:1]))

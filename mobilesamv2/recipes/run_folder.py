@@ -1,0 +1,135 @@
+"""The folder of a training run: what the run depends on is recorded there, and compared when it resumes.
+
+Settings, images and weights must be those of the run that the folder records; a difference is refused before anything
+in the folder is touched. Versions and commit may differ from one part of a run to the next; all of them are recorded.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from mobilesamv2.data.base import ImageDataset
+from mobilesamv2.files import sha256_of, write_text_atomic
+from mobilesamv2.identity import read_identity, require_same_identity
+from mobilesamv2.recipes.records import environment
+
+FREE_SETTINGS = (
+    "output_dir", "resume", "requeue", "objective", "num_workers", "checkpoint_minutes", "max_broken", "compile",
+    "logger.*", "paths.*", "cache.folder", "hydra.*", "dataset.index_folder", "dataset.max_broken",
+    "trainer.accelerator", "trainer.strategy", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
+    "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches",  # images a step are compared instead
+    "trainer.log_every_n_steps", "trainer.enable_*", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
+    "trainer.limit_val_batches", "trainer.num_sanity_val_steps", "trainer.profiler", "trainer.detect_anomaly",
+)  # fmt: skip
+"""Settings that may change when a run resumes: they change no weight beyond the order of summation, or only how long
+the run is. More epochs continue the schedule of the new length."""
+
+FILES_BY_CONTENT = ("*checkpoint", "dataset.tars", "dataset.annotations", "dataset.images", "dataset.folder")
+"""Settings that name files; weights count by their SHA-256, and data sets by their images."""
+
+RECORD = "run.json"
+
+STEP_SIZE = "images per step"
+"""Key of the images of an optimizer step, over all processes."""
+
+WAY_OUT = "Resume with the settings of the folder, name another output_dir, or start over with resume=null."
+
+
+def run_identity(cfg: DictConfig, images: ImageDataset) -> dict[str, Any]:
+    """Return what the weights of a run depend on, flat: settings by name, the images, and the hashes of weight files.
+
+    Args:
+        cfg: the composed configuration.
+        images: the data set.
+    """
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    identity: dict[str, Any] = {}
+    for key, value in _flat(values):
+        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in (*FREE_SETTINGS, *FILES_BY_CONTENT)):
+            identity[key] = value
+        elif key.endswith("checkpoint"):
+            files = value if isinstance(value, list) else [value] if value else []
+            identity[f"{key} (SHA-256)"] = sha256_of(files) if files else None
+    ids = "\n".join(map(str, images.image_ids))
+    identity["images (SHA-256 of their ids)"] = hashlib.sha256(ids.encode()).hexdigest()
+    return json.loads(json.dumps(identity))
+
+
+def check_resumed_run(folder: Path, identity: dict[str, Any], is_required: bool = True) -> None:
+    """Check that a folder with checkpoints is of this run.
+
+    Args:
+        folder: of the run that is resumed.
+        identity: of the run that begins; ``STEP_SIZE`` is compared where it is known.
+        is_required: a folder without a record is refused.
+
+    Raises:
+        ValueError: if it is of another, or records nothing.
+    """
+    path = folder / RECORD
+    if path.is_file():
+        saved = _read(path).get("identity", {})
+        if STEP_SIZE not in identity:
+            saved.pop(STEP_SIZE, None)
+        require_same_identity(saved, identity, folder, WAY_OUT)
+    elif is_required:
+        raise ValueError(f"{folder} holds checkpoints, but not {RECORD}, which records of what. {WAY_OUT}")
+
+
+def write_run_record(
+    cfg: DictConfig, folder: Path, identity: dict[str, Any], image_ids: Sequence[int | str], resumed: bool
+) -> None:
+    """Write ``run.json``, ``images.txt`` and Hydra's record of the configuration.
+
+    Args:
+        cfg: the composed configuration.
+        folder: of the run.
+        identity: of the run.
+        image_ids: of the data set, those of validation last.
+        resumed: keep the environments of before, and print a change of length.
+    """
+    path = folder / RECORD
+    before = _read(path) if resumed and path.is_file() else {}
+    environments, now = list(before.get("environments", [])), environment(cfg.seed)
+    if now not in environments:
+        environments.append(now)
+    length = {name: cfg.trainer[name] for name in ("max_epochs", "max_steps")}
+    if before.get("length", length) != length:
+        was = ", ".join(f"{name} {value}" for name, value in before["length"].items())
+        is_now = ", ".join(f"{name} {value}" for name, value in length.items())
+        print(f"The run had {was} and has {is_now}; the learning rate follows the schedule of the new length.")
+    record = {"identity": identity, "length": length, "environments": environments}
+    write_text_atomic(path, json.dumps(record, indent=2) + "\n")
+    write_text_atomic(folder / "images.txt", "".join(f"{image_id}\n" for image_id in image_ids))
+    write_hydra_record(cfg, folder)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_identity(path, WAY_OUT)
+
+
+def write_hydra_record(cfg: DictConfig, folder: Path) -> None:
+    """Write what Hydra itself would write into ``.hydra`` before a run can be refused."""
+    if not HydraConfig.initialized():
+        return
+    hydra = HydraConfig.get()
+    write_text_atomic(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+    write_text_atomic(folder / ".hydra" / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})))
+    write_text_atomic(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(hydra.overrides.task))
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested mappings by their dotted names."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

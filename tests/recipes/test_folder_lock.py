@@ -1,0 +1,96 @@
+"""Two programs never write into one folder at once."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mobilesamv2.recipes import folder_lock
+from mobilesamv2.recipes.folder_lock import LOCK, locked
+
+
+def write_lock(folder: Path, **owner: object) -> Path:
+    path = folder / LOCK
+    path.write_text(json.dumps(folder_lock._owner() | owner))
+    return path
+
+
+def test_a_second_program_is_refused_by_name(tmp_path: Path) -> None:
+    script = "import sys, time; from pathlib import Path; from mobilesamv2.recipes.folder_lock import locked\n"
+    script += f"with locked(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        said = rf"^Process {other.pid} on \S+ writes into {re.escape(str(tmp_path))} since 20.* Name another output_dir"
+        with pytest.raises(ValueError, match=said), locked(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+    with locked(tmp_path):  # the lock of a process that is gone
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_lock_goes_with_an_error_and_another_owners_stays(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="broken"), locked(tmp_path):
+        raise RuntimeError("broken")
+    assert not (tmp_path / LOCK).exists()
+    with locked(tmp_path):
+        write_lock(tmp_path, pid=1)  # somebody deleted ours, and began
+    assert (tmp_path / LOCK).exists()
+
+
+def test_stale_locks_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lock(tmp_path, started="1")  # a process of the same number, before
+    with locked(tmp_path):
+        pass
+    path = write_lock(tmp_path, host="elsewhere")
+    with pytest.raises(ValueError, match="on elsewhere writes into"), locked(tmp_path):
+        pass
+    os.utime(path, (time.time() - 400,) * 2)
+    with locked(tmp_path):
+        pass
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    write_lock(tmp_path, host="elsewhere", job="12")  # the same job, requeued
+    with locked(tmp_path):
+        pass
+    (tmp_path / LOCK).write_text("")  # of a process that died while it wrote
+    with locked(tmp_path):
+        pass
+
+
+def test_a_held_lock_shows_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_lock, "HEARTBEAT_S", 0.01)
+    with locked(tmp_path):
+        os.utime(tmp_path / LOCK, (0, 0))
+        for _ in range(500):
+            if (tmp_path / LOCK).stat().st_mtime > 0:
+                break
+            time.sleep(0.01)
+        assert (tmp_path / LOCK).stat().st_mtime > 0
+
+
+def test_one_of_several_that_begin_together_holds_the_folder(tmp_path: Path) -> None:
+    begin, held, refused = threading.Barrier(8), [], []
+
+    def run() -> None:
+        begin.wait()
+        try:
+            with locked(tmp_path):
+                held.append(1)
+                time.sleep(0.5)
+        except ValueError:
+            refused.append(1)
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(held), len(refused)) == (1, 7)
