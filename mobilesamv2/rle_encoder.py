@@ -149,7 +149,8 @@ class RleEncoder:
 
         Returns:
             boxes (D, 4) xyxy float32, first and last covered column and row, pixels of the original image, equal to
-            those of ``boxes_from_rles``; and (D,) bool, whether a mask has a pixel. Both are on the CPU.
+            those of ``boxes_from_rles`` and undefined for a mask without a pixel; and (D,) bool, whether a mask has
+            one. Both are on the CPU.
         """
         boxes, non_empty = torch.zeros(len(logits), 4), torch.zeros(len(logits), dtype=torch.bool)
         on_cpu = logits.device.type == "cpu"
@@ -335,17 +336,17 @@ def _extent(logits: Tensor, axis: AxisTaps, other: AxisTaps) -> tuple[Tensor, Te
 
     def outermost(start: Tensor, end: Tensor, step: int) -> Tensor:
         """Return the first covered line from ``start`` to ``end`` in steps of 1 or -1, (D,); -1 if there is none."""
-        outermost = torch.full_like(start, -1)
+        edge = torch.full_like(start, -1)
         masks, moved = possible.any(1).nonzero().flatten(), 0
         while len(masks):
             lines = (start[masks, None] + step * (moved + reach)).clamp(0, length - 1)
             is_covered = covered(masks, lines)
             found = is_covered.any(1)
             at = is_covered[found].int().argmax(1, keepdim=True)
-            outermost[masks[found]] = lines[found].gather(1, at)[:, 0]
+            edge[masks[found]] = lines[found].gather(1, at)[:, 0]
             masks = masks[~found & (step * (end[masks] - lines[:, -1]) > 0)]
             moved += len(reach)
-        return outermost
+        return edge
 
     return outermost(first, last, 1), outermost(last, first, -1)
 

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampler", choices=list(SAMPLERS), default="grid", help=sampler_help)
     points_help = "points per side of a grid (default: the sampler's own, 32 or 64)"
     parser.add_argument("--points-per-side", type=int, help=points_help)
-    threshold_help = "keep masks of a grid with {} (default: the sampler's own; lower for mini_conv and the like)"
+    threshold_help = "keep masks of a grid with {} (default: the sampler's own; lower for mini_conv)"
     parser.add_argument("--pred-iou-thresh", type=float, help=threshold_help.format("a predicted IoU above this"))
     parser.add_argument(
         "--stability-score-thresh", type=float, help=threshold_help.format("a stability score of at least this")

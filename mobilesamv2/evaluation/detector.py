@@ -1,4 +1,4 @@
-"""Boxes of a detector as prompts: how many objects they cover."""
+"""Recall of a detector's boxes: how many objects they find."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import torch
 from mobilesamv2.evaluation.loop import EvaluateImages, ImageOutcome
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import areas, boxes_from_rles
-from mobilesamv2.metrics.box_recall import DEFAULT_KS, count_boxes
+from mobilesamv2.metrics.box_recall import count_boxes
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.object_detector import ObjectDetector
 from mobilesamv2.structures import GroundTruth
 
 
 class EvaluateDetector(EvaluateImages):
-    """Compares a detector's boxes with those of the objects.
+    """Compares a detector's boxes with the tight boxes of the objects' masks; objects without a pixel do not count.
 
     Args:
         detector: the network, in eval mode.
         ks: numbers of the most confident boxes per image that count; the largest bounds the boxes.
         confidence: boxes of less are dropped.
         nms_iou: of two boxes that overlap by more, the more confident one stays.
+        snap: edges nearer than this to the border of the detector's input move onto it, pixels; 0 disables it.
         shards: where results are kept as they come, and those of an interrupted run are found; None keeps nothing.
 
     Raises:
@@ -33,9 +34,10 @@ class EvaluateDetector(EvaluateImages):
     def __init__(
         self,
         detector: ObjectDetector,
-        ks: Sequence[int] = DEFAULT_KS,
+        ks: Sequence[int] = (10, 100),
         confidence: float = 0.001,
         nms_iou: float = 0.7,
+        snap: int = 0,
         shards: ResultShards | None = None,
     ) -> None:
         super().__init__(shards)
@@ -45,6 +47,7 @@ class EvaluateDetector(EvaluateImages):
         self.ks = tuple(ks)
         self.confidence = confidence
         self.nms_iou = nms_iou
+        self.snap = snap
         self._timer = StageTimer(self.device, ("detector",))
 
     @property
@@ -53,16 +56,16 @@ class EvaluateDetector(EvaluateImages):
         return self._timer
 
     def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
-        """Return the image's ``BoxCounts`` by name."""
+        """Return ``matched``, ``reached`` and ``n_gt`` of the image's ``BoxCounts``."""
         self._timer.device = self.device
         self._timer.start_image()
         with self._timer.stage("detector"):
             boxes, confidence = self.detector.detect(
-                image, confidence=self.confidence, nms_iou=self.nms_iou, max_boxes=max(self.ks), snap=0
+                image, confidence=self.confidence, nms_iou=self.nms_iou, max_boxes=max(self.ks), snap=self.snap
             )
         self._timer.num_prompts = len(boxes)
         filled = [i for i, area in enumerate(areas(truth.rles).tolist()) if area]
         truths = boxes_from_rles([truth.rles[i] for i in filled])
         truths[:, 2:] += 1  # to the far edge of the last pixel
-        counts = count_boxes(boxes, confidence, truths, torch.tensor(truth.areas)[filled], self.ks)
-        return ImageOutcome(vars(counts), [])
+        counts = count_boxes(boxes, confidence, truths, torch.tensor(truth.areas, dtype=torch.float64)[filled], self.ks)
+        return ImageOutcome({name: getattr(counts, name) for name in ("matched", "reached", "n_gt")}, [])

@@ -137,10 +137,10 @@ def run_demo(folder: Path, seed: int = 2, scenes: int = 48, workers: int = 2) ->
     """
     jobs = demo_jobs(folder, seed, scenes)
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    done = [job for job in jobs if job.output.exists()]
-    for job in done:
-        print(f"{job.name:<20}done before")
-    total = sum(job.seconds for job in jobs if job not in done)
+    for job in jobs:
+        if job.output.exists():
+            print(f"{job.name:<20}done before")
+    total = sum(job.seconds for job in jobs if not job.output.exists())
     with tqdm(total=round(total), desc="demo", unit="s", bar_format=BAR, disable=total == 0) as bar:
 
         def show(seconds_of_work: float) -> None:

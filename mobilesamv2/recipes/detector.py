@@ -41,6 +41,7 @@ def evaluate(cfg: DictConfig) -> Evaluation:
         "network": detector.architecture,
         "confidence": cfg.task.confidence,
         "nms_iou": cfg.task.nms_iou,
+        "snap": cfg.task.snap,
         "box_ks": ks,
         **image_list_record(dataset, range(len(dataset))),
     }

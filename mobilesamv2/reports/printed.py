@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mobilesamv2.evaluation.results import Results, percent, percent_range, time_lines
 from mobilesamv2.metrics.average_recall import GROUPS, metric_name
+from mobilesamv2.metrics.box_recall import GROUPS as BOX_GROUPS
 from mobilesamv2.metrics.box_recall import IOU_REACHED
 from mobilesamv2.metrics.prompt_iou import GROUPS as SIZE_GROUPS
 
@@ -56,14 +57,14 @@ def _prompt_iou_lines(results: Results) -> list[str]:
 def _box_recall_lines(results: Results) -> list[str]:
     """Box recall: a row for each K and each IoU, a column for each size."""
     protocol = results["protocol"]
-    lines = ["boxes (%)".ljust(WIDTH) + "".join(group.rjust(WIDTH) for group in SIZE_GROUPS)]
+    lines = ["boxes (%)".ljust(WIDTH) + "".join(group.rjust(WIDTH) for group in BOX_GROUPS)]
     ks = protocol["box_ks"]
     rows = {f"AR@{k}": ("ar_", k) for k in ks} | {
         f"IoU {iou:.2f}": ("recall_", round(100 * iou)) for iou in IOU_REACHED
     }
     for title, (name, value) in rows.items():
-        lines += _rows(title, [f"{name}{'' if g == 'all' else g + '_'}{value}" for g in SIZE_GROUPS], results)
-    lines.append(_objects(results, SIZE_GROUPS))
+        lines += _rows(title, [f"{name}{'' if g == 'all' else g + '_'}{value}" for g in BOX_GROUPS], results)
+    lines.append(_objects(results, BOX_GROUPS))
     reached = f"IoU .50 and .75: the share of objects that one of at most {max(ks)} boxes reaches"
     return [*lines, f"{protocol['num_images']} images; {reached}"]
 

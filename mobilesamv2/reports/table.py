@@ -77,7 +77,9 @@ def check_comparable(results: dict[str, dict[str, Any]]) -> None:
     """
     for name, result in results.items():
         if "ks" not in result["protocol"]:
-            raise ValueError(f"{name} has no AR@K: it must be a result of task=evaluate_proposals or evaluate_fastsam.")
+            raise ValueError(
+                f"{name} has no mask AR@K: it must be a result of task=evaluate_proposals or evaluate_fastsam."
+            )
     for key in ("ks", "k_caps", "mask_threshold", "image_list_sha256", "annotations_sha256", "annotations"):
         values = {name: result["protocol"].get(key) for name, result in results.items()}
         first_name, first = next(iter(values.items()))

@@ -41,7 +41,7 @@ def test_the_share_of_found_objects_is_counted(share: float) -> None:
         assert masks == []
         assert values["n_gt"][0] == len(truth.rles)
         assert values["matched"][0, :, 0].tolist() == [min(1, found), found]
-        assert values["reached"][0].tolist() == [found, found] or share == 0.5  # a box may reach a neighbour too
+        assert values["reached"][0].min() >= found  # a box may reach a neighbour too
     with pytest.raises(ValueError, match=r"task\.ks must be one or more numbers of boxes, .* got \[0\]"):
         EvaluateDetector(Knowing(1.0), ks=[0])  # pyright: ignore
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.runs import write_run
 
@@ -13,8 +14,9 @@ from mobilesamv2.cli.main import main
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
-from mobilesamv2.masks import decode
+from mobilesamv2.masks import decode, encode
 from mobilesamv2.metrics.average_recall import average_recall, paired_intervals
+from mobilesamv2.reports.picture import result_picture
 from mobilesamv2.visualize import overlay
 
 

@@ -9,7 +9,7 @@ import torch
 from typing_extensions import override
 
 from mobilesamv2.data.base import ImageDataset
-from mobilesamv2.data.synthetic.render import find_material, render_scene
+from mobilesamv2.data.synthetic.render import SPLITS, find_material, render_scene
 from mobilesamv2.masks import encode
 from mobilesamv2.structures import GroundTruth
 
@@ -54,7 +54,9 @@ class SyntheticDataset(ImageDataset):
     @override
     def provenance(self) -> dict[str, Any]:
         """Return the settings the scenes are rendered from, under ``annotations``."""
-        scenes = f"synthetic scenes, split {self.split}, layout {self.layout}, size {self.size}, seed {self.seed}"
+        version = SPLITS[self.split].version
+        scenes = f"synthetic scenes, split {self.split} (version {version}), layout {self.layout}, size {self.size}"
+        scenes += f", seed {self.seed}"
         return {"annotations": scenes, "annotations_sha256": None}
 
     @override

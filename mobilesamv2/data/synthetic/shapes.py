@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 Outline = list[np.ndarray]
-"""Closed contours, each (P, 2) xy float64, around the origin, at most about 1 from it; an inner contour is a hole."""
+"""Closed contours, each (P, 2) xy float64, around the origin, about 1 from it at most; an inner contour is a hole."""
 
 Family = Callable[[np.random.Generator], Outline]
 
@@ -113,7 +113,7 @@ def _spline(rng: np.random.Generator) -> Outline:
     return [_unit(curve.transpose(1, 0, 2).reshape(-1, 2))]
 
 
-def _turned(rng: np.random.Generator) -> Outline:
+def _lathe(rng: np.random.Generator) -> Outline:
     """Draw the profile of something turned on a lathe: bottles, vases, spindles."""
     knots = int(rng.integers(3, 8))
     profile = rng.uniform(0.08, 0.65, knots)
@@ -166,7 +166,7 @@ def _bitten(rng: np.random.Generator) -> Outline:
 
 
 def _pierced(rng: np.random.Generator) -> Outline:
-    """Draw a smooth or angular shape with one to three holes, of any shape and not in the middle."""
+    """Draw a smooth or angular shape with one to three holes, some of which cut the rim."""
     solid = (_ellipse, _blob, _rock, _box)[rng.integers(4)](rng)[0]
     holes = int(rng.integers(1, 4))
     turn = rng.uniform(0, 2 * math.pi) + np.arange(holes) * 2 * math.pi / holes
@@ -284,7 +284,7 @@ TRAIN_FAMILIES: Mapping[str, Family] = {
         "frame": _frame,
         "superformula": _superformula,
         "spline": _spline,
-        "turned": _turned,
+        "lathe": _lathe,
         "stepped": _stepped,
         "bow": _bow,
         "bitten": _bitten,

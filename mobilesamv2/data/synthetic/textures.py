@@ -112,8 +112,8 @@ def _terraced(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: fl
     return np.floor(_noise(rng, x.shape, 2 * _period(rng, radius)) * 0.999 * levels) / (levels - 1)
 
 
-def _patterned(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Draw the output of a small random network of the position, a compositional pattern."""
+def _compositional(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Draw the output of a small random network of the position (Stanley, compositional pattern-producing networks)."""
     scale = 1 / _period(rng, radius)
     inputs = np.stack([scale * x, scale * y, _noise(rng, x.shape, 2 / scale)], -1)
     hidden = np.sin(inputs @ rng.normal(0, 1.5, (3, 6)).astype(np.float32) + rng.uniform(0, 7, 6).astype(np.float32))
@@ -122,7 +122,7 @@ def _patterned(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: f
 
 
 def _layered(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Draw one texture in one half of another."""
+    """Draw one texture where a third is bright, and another where it is dark."""
     first, second, third = (_SIMPLE[i](rng, x, y, radius) for i in rng.integers(len(_SIMPLE), size=3))
     return np.where(np.asarray(first) > 0.5, second, third)
 
@@ -193,7 +193,7 @@ TRAIN_TEXTURES: Mapping[str, Texture] = {
     "rippled": _rippled,
     "veined": _veined,
     "terraced": _terraced,
-    "patterned": _patterned,
+    "compositional": _compositional,
     "layered": _layered,
     "displaced": _displaced,
 }

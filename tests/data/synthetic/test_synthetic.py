@@ -134,8 +134,8 @@ def test_families_and_textures_keep_to_their_bounds(split: str) -> None:
         (
             "train",
             "lvis",
-            "a33bdee8ad2e01692351f64c1fb616ff46d59b6511ebe2ee27a9bc63c26e2482",
-            [[132.4, 131.8, 109.5], [177.8, 173.0, 165.7], [164.6, 190.2, 184.3], [142.6, 131.1, 105.5]],
+            "790d153e4f32e328317a109c161a691364f1516bc3100b65512ab849b772790f",
+            [[181.4, 164.3, 161.7], [123.7, 119.1, 118.0], [132.9, 84.2, 105.2], [96.2, 95.2, 91.9]],
         ),
         (
             "test",
@@ -174,7 +174,7 @@ def test_ground_truth_of_a_scene_is_its_masks() -> None:
 
 
 def test_provenance_names_the_split_and_layout() -> None:
-    assert "split test, layout lvis" in SyntheticDataset(1, split="test").provenance["annotations"]
+    assert "split test (version 1), layout lvis" in SyntheticDataset(1, split="test").provenance["annotations"]
     assert SyntheticDataset(1).provenance != SyntheticDataset(1, split="test").provenance
 
 
