@@ -14,11 +14,16 @@ import numpy as np
 from safetensors import SafetensorError
 
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)  # there is no other way to ask for it
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, which is renamed to ``path`` once it is written and synchronised to disk.
 
-    On failure the temporary file is removed, and an earlier file at ``path`` stays as it was.
+    On failure the temporary file is removed, and an earlier file at ``path`` stays as it was. The file has the permissions
+    that the umask gives, whatever library wrote it.
 
     Raises:
         OSError: if the folder can't be created or written to, or the disk is full.
@@ -31,6 +36,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             yield partial
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
+            partial.chmod(0o666 & ~_UMASK)
             partial.replace(path)
     finally:
         if partial.parent.is_dir():

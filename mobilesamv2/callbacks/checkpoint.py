@@ -110,18 +110,18 @@ REQUEUE_GRACE_S = 60
 
 
 class SaveAndRequeue(Callback):
-    """On SIGTERM, SIGUSR2 or Ctrl-C, saves after the step in progress and ends the program; on Slurm requeues the job.
+    """On SIGTERM, SIGUSR2 or Ctrl-C, saves after the step or image in progress and ends; on Slurm requeues the job.
 
     submitit has Slurm send SIGUSR2 before a job's time is over or it is preempted; submitit's own handler, which
     requeues, is called after the save. Without submitit, ``scontrol requeue`` is called. A job that was cancelled, or
     received Ctrl-C, is not requeued. A second Ctrl-C ends the program at once.
 
     Args:
-        path: the checkpoint to write.
+        path: the checkpoint to write; None for an evaluation, which has none.
         requeue: requeue the job; otherwise it only ends.
     """
 
-    def __init__(self, path: Path, requeue: bool = True) -> None:
+    def __init__(self, path: Path | None, requeue: bool = True) -> None:
         self.path = path
         self.requeue = requeue
         self._received = 0
@@ -141,6 +141,7 @@ class SaveAndRequeue(Callback):
     ) -> None:
         if trainer.fit_loop._should_accumulate() or not self._any_rank_signalled(trainer):
             return
+        assert self.path is not None
         trainer.save_checkpoint(self.path)
         self._end(trainer, f"saved {self.path} at step {trainer.global_step}; the same output_dir resumes there")
 
@@ -157,6 +158,24 @@ class SaveAndRequeue(Callback):
         if self._received:  # of this process only: in prediction processes don't wait for each other
             pl_module.on_predict_end()  # writes what is pending
             self._end(trainer, "finished batches are kept; the same command resumes")
+
+    @override
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._install_handlers()
+
+    @override
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._received:
+            kept = pl_module.flush_results()  # pyright: ignore[reportCallIssue]
+            self._end(trainer, f"the results of {kept} images are kept; the same output_dir resumes there")
 
     def _install_handlers(self) -> None:
         """Replace Lightning's handlers; at the end Lightning restores those from before its own."""

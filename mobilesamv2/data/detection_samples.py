@@ -50,6 +50,8 @@ class DetectionSamples(EncoderSamples):
         masks: include the objects' masks, for a detector with a segmentation head.
     """
 
+    reads_objects = True
+
     def __init__(
         self,
         images: ImageDataset,

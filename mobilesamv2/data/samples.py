@@ -27,6 +27,9 @@ class EncoderSamples(Dataset[Sample]):
         image_size: S, pixels.
     """
 
+    reads_objects = False
+    """Whether samples have the images' objects, without which there is nothing to learn."""
+
     def __init__(self, images: ImageDataset, image_size: int) -> None:
         self.images = images
         self.image_size = image_size
@@ -72,6 +75,8 @@ class PromptSamples(EncoderSamples):
     Raises:
         ValueError: if ``mask_stride`` is not 1, 2 or 4.
     """
+
+    reads_objects = True
 
     def __init__(
         self,

@@ -85,10 +85,16 @@ class EvaluateImages(pl.LightningModule):
             if self.shards is not None:
                 self.shards.add(self.results[-1], outcome.masks)
 
+    def flush_results(self) -> int:
+        """Write what is pending, and return how many images this process has."""
+        if self.shards is None:
+            return 0
+        self.shards.flush()
+        return len(self.results)
+
     def on_test_epoch_end(self) -> None:
         """Gather the images of all processes, in the order of their ids."""
-        if self.shards is not None:
-            self.shards.flush()
+        self.flush_results()
         if distributed.is_available() and distributed.is_initialized():
             shares: list[Any] = [None] * distributed.get_world_size()
             distributed.all_gather_object(shares, self.results)

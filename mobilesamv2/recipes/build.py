@@ -47,6 +47,18 @@ def progress_bars(trainer: DictConfig) -> list[Callback]:
     return [TQDMProgressBar()] if trainer.get("enable_progress_bar", True) else []
 
 
+def own_callbacks(trainer: DictConfig) -> list[Callback]:
+    """Build the callbacks of a user, ``+trainer.callbacks=[{_target_: ...}]``, which come beside ours.
+
+    Raises:
+        ValueError: if ``trainer`` has loggers or plugins, which would replace ours.
+    """
+    for key in ("logger", "plugins"):
+        if key in trainer:
+            raise ValueError(f"trainer.{key} would replace what this program needs: logger=NAME, one of conf/logger.")
+    return [instantiate(node, _convert_="all") for node in trainer.get("callbacks") or ()]
+
+
 def build_model(node: DictConfig, encoder: str | None) -> Sam:
     """Build a model of conf/model, with another image encoder where ``encoder`` names one."""
     with_encoder = {"encoder": encoder} if encoder else {}

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.model_zoo import require_weights
 
 Check = Callable[[], Any]
@@ -98,6 +99,24 @@ def dataset_checks(node: DictConfig, with_images: bool = True) -> list[Callable[
     if not with_images and "images" in settings:
         settings["images"] = None
     return [partial(get_class(node._target_).require_files, settings)]
+
+
+def require_objects(images: ImageDataset) -> None:
+    """Check that a data set has an object; broken images are left to training, which counts them.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    for index in range(len(images)):
+        try:
+            if images.ground_truth(index).rles:
+                return
+        except (OSError, ValueError):
+            continue
+    raise ValueError(
+        f"The {len(images)} images of the data set have no object, and this task learns from objects: check the "
+        "annotations, or choose other images (dataset.limit, dataset.image_list)."
+    )
 
 
 def require_all(checks: list[Callable[[], Any]]) -> None:

@@ -9,7 +9,8 @@ import hydra
 from omegaconf import DictConfig
 
 from mobilesamv2.recipes import schema
-from mobilesamv2.recipes.errors import errors_without_traceback, keep_matplotlib_out_of_home, silence_warnings
+from mobilesamv2.recipes.errors import silence_warnings
+from mobilesamv2.recipes.sweeps import run_job
 
 schema.register()
 
@@ -17,9 +18,7 @@ schema.register()
 @hydra.main(config_path=str(schema.CONF), config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Compose, check, build, run, and print the table."""
-    keep_matplotlib_out_of_home()
-    with errors_without_traceback():
-        _run(cfg)
+    run_job(_run, cfg)
 
 
 def _run(cfg: DictConfig) -> None:

@@ -14,6 +14,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mobilesamv2.callbacks.checkpoint import SaveAndRequeue
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.datamodule import EvaluationData
 from mobilesamv2.evaluation.loop import EvaluateImages
@@ -23,8 +24,8 @@ from mobilesamv2.export.runtime import OnnxEncoder
 from mobilesamv2.files import sha256_of
 from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.recipes.build import build_model, loggers, output_folder, progress_bars
-from mobilesamv2.recipes.checks import Check, require_file
+from mobilesamv2.recipes.build import build_model, loggers, output_folder, own_callbacks, progress_bars
+from mobilesamv2.recipes.checks import Check, output_dir_is_stable, require_file
 from mobilesamv2.recipes.records import config_record, environment, warn_of_random_weights
 from mobilesamv2.recipes.run_folder import write_hydra_record
 from mobilesamv2.registry import build_encoder
@@ -117,7 +118,11 @@ def run_task(
     trainer = instantiate(
         cfg.trainer,
         logger=loggers(cfg.logger, output_folder(cfg)) or False,
-        callbacks=progress_bars(cfg.trainer),
+        callbacks=[
+            SaveAndRequeue(None, output_dir_is_stable()),
+            *progress_bars(cfg.trainer),
+            *own_callbacks(cfg.trainer),
+        ],
         _convert_="all",
     )
     run = networks | {"dtype": str(trainer.precision)}

@@ -116,6 +116,27 @@ def _read(path: Path) -> dict[str, Any]:
     return read_identity(path, WAY_OUT)
 
 
+def finished_objective(folder: Path, name: str | None, total_steps: int | None) -> float | None:
+    """Return the objective of a run that is done at this length; None for one that is not.
+
+    Args:
+        folder: of the run.
+        name: of the metric that a search improves.
+        total_steps: optimizer steps of the run.
+    """
+    path = folder / RECORD
+    result = _read(path).get("result") if path.is_file() else None
+    if result is None or name is None or result.get("steps") != total_steps:
+        return None
+    return result["metrics"].get(name)
+
+
+def write_result(folder: Path, steps: int, metrics: dict[str, float]) -> None:
+    """Add to ``run.json`` the steps of a run that ended, and its last metrics."""
+    record = _read(folder / RECORD) | {"result": {"steps": steps, "metrics": metrics}}
+    write_text_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
 def write_hydra_record(cfg: DictConfig, folder: Path) -> None:
     """Write what Hydra itself would write into ``.hydra`` before a run can be refused."""
     if not HydraConfig.initialized():

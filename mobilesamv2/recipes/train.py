@@ -10,7 +10,8 @@ import hydra
 from omegaconf import DictConfig
 
 from mobilesamv2.recipes import schema
-from mobilesamv2.recipes.errors import errors_without_traceback, keep_matplotlib_out_of_home, silence_warnings
+from mobilesamv2.recipes.errors import silence_warnings
+from mobilesamv2.recipes.sweeps import run_job
 
 schema.register()
 
@@ -18,9 +19,7 @@ schema.register()
 @hydra.main(config_path=str(schema.CONF), config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     """Compose, check, build, fit, and write the weights; return what a search of a sweep is to improve."""
-    keep_matplotlib_out_of_home()
-    with errors_without_traceback():
-        return _run(cfg)
+    return run_job(_run, cfg)
 
 
 def _run(cfg: DictConfig) -> float | None:

@@ -22,6 +22,8 @@ from mobilesamv2.callbacks.checkpoint import (
     StepAlignedCheckpoint,
     require_resumable,
 )
+from mobilesamv2.callbacks.divergence import StopOnDivergence
+from mobilesamv2.callbacks.objective import CheckObjective, objective_value
 from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
 from mobilesamv2.callbacks.throughput import ThroughputMonitor
 from mobilesamv2.checkpoints import save_mobile_sam, save_weights
@@ -30,8 +32,8 @@ from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes import run_folder
-from mobilesamv2.recipes.build import cluster_plugins, loggers, progress_bars
-from mobilesamv2.recipes.checks import output_dir_is_stable
+from mobilesamv2.recipes.build import cluster_plugins, loggers, own_callbacks, progress_bars
+from mobilesamv2.recipes.checks import output_dir_is_stable, require_objects
 
 
 class TrainingSetup(NamedTuple):
@@ -61,6 +63,8 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     data = TrainingData(
         setup.samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken, setup.cache
     )
+    if setup.samples.reads_objects:
+        require_objects(images)
     identity = run_folder.run_identity(cfg, images)
     if resume is not None:  # before the trainer, which writes into the log
         run_folder.check_resumed_run(resume.parent.parent, identity, is_required=resume.is_relative_to(folder))
@@ -68,12 +72,19 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     identity[run_folder.STEP_SIZE] = cfg.batch_size * trainer.accumulate_grad_batches * trainer.world_size
     if resume is not None:
         run_folder.check_resumed_run(resume.parent.parent, identity, is_required=False)
-        require_resumable(resume, task, run_length(cfg, len(data.batches) // trainer.accumulate_grad_batches))
+        steps = run_length(cfg, len(data.batches) // trainer.accumulate_grad_batches)
+        require_resumable(resume, task, steps)
+        objective = run_folder.finished_objective(folder, cfg.objective, steps)
+        if objective is not None:
+            print(f"{folder} is done: {cfg.objective} is {objective:.6g}")
+            return objective
     # from here on the folder is this run's
     if trainer.is_global_zero:
         if resume is None:
             archive_previous_run(folder)
         run_folder.write_run_record(cfg, folder, identity, images.image_ids, resumed=resume is not None)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(identity)
         sizes = {p: p.numel() for p in task.parameters()}
         trained = sum(size for p, size in sizes.items() if p.requires_grad)
         print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
@@ -92,7 +103,9 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     if trainer.is_global_zero:
         check_finite(task, folder)
         print(f"written: {', '.join(map(str, setup.write_weights(folder)))}")
-    return search_metric(cfg.objective, trainer)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        run_folder.write_result(folder, trainer.global_step, metrics)
+    return None if cfg.objective is None else objective_value(cfg.objective, trainer)
 
 
 def run_length(cfg: DictConfig, steps_per_epoch: int) -> int | None:
@@ -104,31 +117,21 @@ def run_length(cfg: DictConfig, steps_per_epoch: int) -> int | None:
     return min(lengths, default=None)
 
 
-def search_metric(name: str | None, trainer: pl.Trainer) -> float | None:
-    """Return the last value of a logged metric.
-
-    Raises:
-        ValueError: if it was not logged.
-    """
-    if name is None:
-        return None
-    if name not in trainer.callback_metrics:
-        known = ", ".join(sorted(trainer.callback_metrics))
-        raise ValueError(f"objective must be a logged metric, one of {known}, got {name}.")
-    return float(trainer.callback_metrics[name])
-
-
 def build_trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> pl.Trainer:
     """Build the trainer with its loggers, checkpoints, signals and averages, and the task's own callbacks."""
     checkpoints = folder / "checkpoints"
     callbacks: list[Callback] = [
+        StopOnDivergence(folder),
+        *([CheckObjective(cfg.objective)] if cfg.objective else []),
         *([] if cfg.ema is None else [EMA(decay=cfg.ema)]),  # averages before the others save
-        ModelCheckpoint(checkpoints, save_last=True),
+        # "=" would have to be quoted on the command line
+        ModelCheckpoint(checkpoints, "epoch{epoch}-step{step}", save_last=True, auto_insert_metric_name=False),
         StepAlignedCheckpoint(checkpoints, "recent", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)),
         SaveAndRequeue(checkpoints / "stopped.ckpt", cfg.requeue and output_dir_is_stable()),
         ThroughputMonitor(),
         *progress_bars(cfg.trainer),
         *more,
+        *own_callbacks(cfg.trainer),
     ]
     return instantiate(
         cfg.trainer,

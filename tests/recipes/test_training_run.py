@@ -1,6 +1,7 @@
 """A run from its first step to its end: schedule, averages, signals, log, and going on."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -11,9 +12,11 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from safetensors.torch import load_file
 from support import ROOT
@@ -24,6 +27,7 @@ from torch import nn
 from mobilesamv2 import build_sam
 from mobilesamv2.callbacks import checkpoint as checkpoints
 from mobilesamv2.callbacks.checkpoint import EMA
+from mobilesamv2.callbacks.divergence import StopOnDivergence
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_sa1b_tar
@@ -351,3 +355,61 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         small = [] if given[0].startswith("experiment") else SMALL
         with pytest.raises(SystemExit, match=message):
             train(*small, f"cache.folder={tmp_path}", *given, f"output_dir={tmp_path}")
+
+
+def test_a_run_that_diverges_stops_at_once_and_keeps_its_last_sound_checkpoint(tmp_path: Path) -> None:
+    given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off", f"output_dir={tmp_path}"]
+    train(*given, "trainer.max_epochs=1", "task.warmup_images=0")
+    sound = contents(tmp_path / "checkpoints")
+    assert all("=" not in path.name for path in sound)  # the command line can read what the program writes
+    task, data = distilling()
+    with torch.no_grad():
+        next(task.parameters()).fill_(float("nan"))
+    said = (
+        r"^The run diverged: the loss of step 1 is NaN or infinite; the last sound checkpoint is .*last\.ckpt\. Lower"
+    )
+    with pytest.raises(ValueError, match=said):
+        trainer(tmp_path / "other", max_epochs=4, callbacks=[StopOnDivergence(tmp_path)]).fit(task, datamodule=data)
+    assert contents(tmp_path / "checkpoints") == sound
+
+
+def test_callbacks_of_the_command_line_come_beside_ours(tmp_path: Path) -> None:
+    given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off", f"output_dir={tmp_path}"]
+    stop = "{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/loss, stopping_threshold: 1e9}"
+    train(*given, "trainer.max_epochs=5", f"+trainer.callbacks=[{stop}]")
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert sum(bool(row["val/loss"]) for row in rows) == 1  # it stopped, and ours logged
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    with pytest.raises(SystemExit, match=r"error: trainer\.logger would replace .*: logger=NAME"):
+        train(*given, "+trainer.logger=false", "resume=null")
+
+
+def test_an_objective_that_is_not_logged_is_found_at_the_first_validation(tmp_path: Path) -> None:
+    given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off", f"output_dir={tmp_path}"]
+    with pytest.raises(SystemExit, match=r"objective must be a logged metric, one of .*val/loss.*, got val/los\."):
+        train(*given, "trainer.max_epochs=9", "objective=val/los")
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open())) if (tmp_path / "metrics.csv").exists() else []
+    assert sum(bool(row["val/loss"]) for row in rows) <= 1
+    value = train(*given, "trainer.max_epochs=1", "objective=val/loss", "resume=null")
+    weights = (tmp_path / "mini.safetensors").stat().st_mtime_ns
+    assert train(*given, "trainer.max_epochs=1", "objective=val/loss") == value  # from the folder
+    assert (tmp_path / "mini.safetensors").stat().st_mtime_ns == weights
+
+
+def test_training_on_images_without_objects_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    images = [{"id": i, "file_name": f"{i}.png", "height": 64, "width": 96} for i in range(6)]
+    for i in range(6):
+        Image.fromarray(np.full((64, 96, 3), 40 * i, dtype=np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "object"}]}
+    (tmp_path / "file.json").write_text(json.dumps(content))
+    data = ["dataset=coco", f"dataset.annotations={tmp_path / 'file.json'}", f"dataset.images={tmp_path / 'images'}"]
+    given = [*data, "validation_images=2", "trainer.max_epochs=1", f"output_dir={tmp_path / 'run'}"]
+    for experiment in ("detect_yolov8n_synthetic", "distill_tinyvit_semi_coupled"):
+        small = ["model=mini", "model@teacher=by_name", "teacher.name=sam_vit_mini"] if "distill" in experiment else []
+        with pytest.raises(
+            SystemExit, match=r"error: The 6 images of the data set have no object, and this task learns"
+        ):
+            train(f"experiment={experiment}", *small, *given)
+    assert not (tmp_path / "run" / "run.json").exists()
+    train(*SMALL, *given, "teacher.cache=off")  # decoupled distillation reads images alone

@@ -1,0 +1,74 @@
+"""Jobs of a sweep: one that fails is named at the end, and the others run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from typing_extensions import override
+
+from mobilesamv2.files import write_text_atomic
+from mobilesamv2.recipes.errors import errors_without_traceback, keep_matplotlib_out_of_home
+
+ERROR_FILE = "error.txt"
+"""In the folder of a job that failed: why, a sentence."""
+
+
+class JobFailedError(RuntimeError):
+    """A job of a search failed; the sampler is told so."""
+
+
+def run_job(run: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Run a program, or a job of a sweep, and return what it returns.
+
+    A user's mistake ends a program with one sentence. In a sweep it is written into the job's folder, for the list at
+    the end, and the other jobs run; a search is told that the job failed.
+
+    Raises:
+        JobFailedError: if a job of a search failed.
+    """
+    from mobilesamv2.recipes.build import output_folder
+    from mobilesamv2.recipes.checks import is_sweep
+
+    keep_matplotlib_out_of_home()
+    if not is_sweep():
+        with errors_without_traceback():
+            return run(cfg)
+    path = output_folder(cfg) / ERROR_FILE
+    try:
+        with errors_without_traceback():
+            result = run(cfg)
+    except SystemExit as error:
+        if not isinstance(error.code, str):  # a signal, of which the program has said what is kept
+            raise
+        write_text_atomic(path, f"{error.code.removeprefix('error: ')}\n")
+        print(error.code, file=sys.stderr, flush=True)
+        if "BasicSweeper" in HydraConfig.get().sweeper._target_:
+            return None
+        raise JobFailedError(error.code) from None
+    except Exception as error:
+        write_text_atomic(path, f"{type(error).__name__}: {error}\n")
+        raise
+    path.unlink(missing_ok=True)
+    return result
+
+
+class NameFailedJobs(Callback):
+    """Lists the jobs of a sweep that failed when it ends, and ends the program with status 1 if there are any."""
+
+    @override
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        failed = sorted(folder.glob(f"*/{ERROR_FILE}"))
+        if not failed:
+            return
+        jobs = len([path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")])
+        print(f"\n{len(failed)} of {jobs} jobs failed:", file=sys.stderr)
+        for path in failed:
+            print(f"  {path.parent}: {path.read_text().strip()}", file=sys.stderr)
+        raise SystemExit(1)
