@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # there is no other way to ask for it
 
@@ -22,8 +21,8 @@ os.umask(_UMASK)  # there is no other way to ask for it
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, which is renamed to ``path`` once it is written and synchronised to disk.
 
-    On failure the temporary file is removed, and an earlier file at ``path`` stays as it was. The file has the permissions
-    that the umask gives, whatever library wrote it.
+    On failure the temporary file is removed, and an earlier file at ``path`` stays as it was. The file has the
+    permissions that the umask gives, whatever library wrote it.
 
     Raises:
         OSError: if the folder can't be created or written to, or the disk is full.

@@ -37,6 +37,7 @@ HYDRA_COMMANDS = ("train", "evaluate")
 COMMANDS = (
     Command("train", "mobilesamv2.recipes.train", "train: the configurations of conf/, experiment=NAME and overrides"),
     Command("evaluate", "mobilesamv2.recipes.evaluate", "evaluate: AR@K, prompt mIoU, AP, time per stage"),
+    Command("rerun", "mobilesamv2.cli.rerun", "make a training or an evaluation anew, from its own record"),
     Command("demo", "mobilesamv2.cli.demo", "the papers in miniature, in minutes"),
     Command("models", "mobilesamv2.cli.models", "list the models that build_sam accepts, with their sizes"),
     Command("segment", "mobilesamv2.cli.segment", "segment everything in images: overlays, and masks in COCO's layout"),

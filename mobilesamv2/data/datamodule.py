@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
@@ -26,6 +27,15 @@ EvaluationSample = tuple[np.ndarray, GroundTruth]
 
 NO_SAMPLE = -1
 """Index of the item of a ``PaddedDataset`` that is None."""
+
+
+def leave_signals_to_main(worker: int) -> None:
+    """Have a loader's worker ignore the signals that end a job, which Slurm and a terminal send to all its processes.
+
+    The main process saves first, and then ends its workers.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class EvaluationData(pl.LightningDataModule):
@@ -61,7 +71,12 @@ class EvaluationData(pl.LightningDataModule):
         rank, world_size = _rank(self.trainer)
         share = self.remaining[rank::world_size] or [NO_SAMPLE]
         return DataLoader(
-            self.dataset, self.batch_size, sampler=share, collate_fn=identity_collate, num_workers=self.num_workers
+            self.dataset,
+            self.batch_size,
+            sampler=share,
+            collate_fn=identity_collate,
+            num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_main,
         )
 
     @override
@@ -190,7 +205,12 @@ class TrainingData(pl.LightningDataModule):
     def _loader_args(self) -> dict[str, Any]:
         """Return the arguments that all loaders share."""
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {"num_workers": self.num_workers, "collate_fn": self.collate, "pin_memory": on_gpu}
+        return {
+            "num_workers": self.num_workers,
+            "collate_fn": self.collate,
+            "pin_memory": on_gpu,
+            "worker_init_fn": leave_signals_to_main,
+        }
 
     @override
     def on_before_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:

@@ -17,10 +17,15 @@ from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes.checks import is_sweep
 
 
-def loggers(node: DictConfig | None, folder: Path) -> list[Any]:
+def loggers(node: DictConfig | None, folder: Path, run_id: str | None = None) -> list[Any]:
     """Build the loggers of conf/logger, which write into a folder; Weights & Biases works offline without a login.
 
     There the jobs of a sweep are one group, named after the sweep's folder, and each is named after its overrides.
+
+    Args:
+        node: of conf/logger.
+        folder: of the run.
+        run_id: of a run that may resume, which is then one run there too.
     """
     if node and "wandb" in node and not os.environ.get("WANDB_API_KEY"):
         netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
@@ -30,6 +35,8 @@ def loggers(node: DictConfig | None, folder: Path) -> list[Any]:
     built = []
     for name, logger in (node or {}).items():
         given = {"save_dir": str(folder)}
+        if name == "wandb" and run_id is not None:
+            given |= {"id": run_id, "resume": "allow"}
         if name == "wandb" and is_sweep():
             own = {"group": folder.parent.name, "name": HydraConfig.get().job.override_dirname or folder.name}
             given |= {key: value for key, value in own.items() if key not in logger}

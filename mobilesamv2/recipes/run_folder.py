@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,13 @@ def run_identity(cfg: DictConfig, images: ImageDataset) -> dict[str, Any]:
     return json.loads(json.dumps(identity))
 
 
+def run_id(folder: Path, resumed: bool) -> str:
+    """Return the id of a run that resumes, or a new one."""
+    path = folder / RECORD
+    known = _read(path).get("id") if resumed and path.is_file() else None
+    return known or uuid.uuid4().hex[:12]
+
+
 def check_resumed_run(folder: Path, identity: dict[str, Any], is_required: bool = True) -> None:
     """Check that a folder with checkpoints is of this run.
 
@@ -85,13 +93,19 @@ def check_resumed_run(folder: Path, identity: dict[str, Any], is_required: bool 
 
 
 def write_run_record(
-    cfg: DictConfig, folder: Path, identity: dict[str, Any], image_ids: Sequence[int | str], resumed: bool
+    cfg: DictConfig,
+    folder: Path,
+    run_id: str,
+    identity: dict[str, Any],
+    image_ids: Sequence[int | str],
+    resumed: bool,
 ) -> None:
     """Write ``run.json``, ``images.txt`` and Hydra's record of the configuration.
 
     Args:
         cfg: the composed configuration.
         folder: of the run.
+        run_id: of ``run_id``.
         identity: of the run.
         image_ids: of the data set, those of validation last.
         resumed: keep the environments of before, and print a change of length.
@@ -106,7 +120,7 @@ def write_run_record(
         was = ", ".join(f"{name} {value}" for name, value in before["length"].items())
         is_now = ", ".join(f"{name} {value}" for name, value in length.items())
         print(f"The run had {was} and has {is_now}; the learning rate follows the schedule of the new length.")
-    record = {"identity": identity, "length": length, "environments": environments}
+    record = {"id": run_id, "identity": identity, "length": length, "environments": environments}
     write_text_atomic(path, json.dumps(record, indent=2) + "\n")
     write_text_atomic(folder / "images.txt", "".join(f"{image_id}\n" for image_id in image_ids))
     write_hydra_record(cfg, folder)

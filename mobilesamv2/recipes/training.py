@@ -68,7 +68,8 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     identity = run_folder.run_identity(cfg, images)
     if resume is not None:  # before the trainer, which writes into the log
         run_folder.check_resumed_run(resume.parent.parent, identity, is_required=resume.is_relative_to(folder))
-    trainer = build_trainer(cfg, folder, setup.callbacks)
+    run_id = run_folder.run_id(folder, resumed=resume is not None)
+    trainer = build_trainer(cfg, folder, run_id, setup.callbacks)
     identity[run_folder.STEP_SIZE] = cfg.batch_size * trainer.accumulate_grad_batches * trainer.world_size
     if resume is not None:
         run_folder.check_resumed_run(resume.parent.parent, identity, is_required=False)
@@ -82,7 +83,7 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     if trainer.is_global_zero:
         if resume is None:
             archive_previous_run(folder)
-        run_folder.write_run_record(cfg, folder, identity, images.image_ids, resumed=resume is not None)
+        run_folder.write_run_record(cfg, folder, run_id, identity, images.image_ids, resumed=resume is not None)
         for logger in trainer.loggers:
             logger.log_hyperparams(identity)
         sizes = {p: p.numel() for p in task.parameters()}
@@ -117,7 +118,7 @@ def run_length(cfg: DictConfig, steps_per_epoch: int) -> int | None:
     return min(lengths, default=None)
 
 
-def build_trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> pl.Trainer:
+def build_trainer(cfg: DictConfig, folder: Path, run_id: str, more: Sequence[Callback]) -> pl.Trainer:
     """Build the trainer with its loggers, checkpoints, signals and averages, and the task's own callbacks."""
     checkpoints = folder / "checkpoints"
     callbacks: list[Callback] = [
@@ -135,7 +136,7 @@ def build_trainer(cfg: DictConfig, folder: Path, more: Sequence[Callback]) -> pl
     ]
     return instantiate(
         cfg.trainer,
-        logger=loggers(cfg.logger, folder),
+        logger=loggers(cfg.logger, folder, run_id),
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO(), *([SyncBatchNorms()] if cfg.trainer.sync_batchnorm else []), *cluster_plugins()],
         default_root_dir=str(folder),

@@ -120,8 +120,11 @@ def test_trains_a_small_sam_on_drawn_scenes(tmp_path: Path) -> None:
     given = ["experiment=pretrain_mini", "model=mini", "dataset.limit=6", "validation_images=2"]
     train(*given, f"output_dir={tmp_path}", "logger=wandb")
     assert load_sam(tmp_path / "mini.safetensors").encoder_name == "tiny_vit_mini"
-    assert list(tmp_path.glob("wandb/offline-run-*"))
     assert (tmp_path / "metrics.csv").is_file()
+    assert "optimizer.lr: 0.0015" in (tmp_path / "hparams.yaml").read_text()
+    train(*given, f"output_dir={tmp_path}", "logger=wandb", "trainer.max_epochs=2")
+    parts = {path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*")}
+    assert parts == {json.loads((tmp_path / "run.json").read_text())["id"]}  # one run, in two parts
 
 
 def test_missing_files_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -29,6 +30,8 @@ from mobilesamv2.callbacks import checkpoint as checkpoints
 from mobilesamv2.callbacks.checkpoint import EMA
 from mobilesamv2.callbacks.divergence import StopOnDivergence
 from mobilesamv2.checkpoints import save_weights
+from mobilesamv2.data.datamodule import TrainingData
+from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_sa1b_tar
 from mobilesamv2.tasks.schedule import decay_groups
@@ -227,6 +230,24 @@ class Told(pl.Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, *args: object) -> None:
         if trainer.global_step == self.step:
             os.kill(os.getpid(), self.number)
+
+
+def test_a_signal_to_all_processes_of_a_job_leaves_the_workers_to_the_first(tmp_path: Path) -> None:
+    class ToldAll(pl.Callback):
+        def on_before_optimizer_step(self, runner: pl.Trainer, *args: object) -> None:
+            if runner.global_step == 1:
+                for process in [*multiprocessing.active_children(), multiprocessing.current_process()]:
+                    os.kill(process.pid or 0, signal.SIGTERM)
+
+    task, _ = distilling()
+    data = TrainingData(EncoderSamples(SyntheticDataset(16, (64, 96)), 256), 2, num_workers=2)
+    callbacks = [checkpoints.SaveAndRequeue(tmp_path / "stopped.ckpt", requeue=False), ToldAll()]
+    with pytest.raises(SystemExit) as stopped:
+        trainer(tmp_path, callbacks=callbacks, max_epochs=2, plugins=[LightningEnvironment()]).fit(
+            task, datamodule=data
+        )
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert torch.load(tmp_path / "stopped.ckpt", weights_only=True)["global_step"] == 2
 
 
 @pytest.mark.parametrize(
