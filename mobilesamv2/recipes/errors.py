@@ -42,11 +42,13 @@ def silence_warnings() -> None:
         ".*does not have many workers.*",  # num_workers is in conf
         ".*Experiment logs directory .* exists.*",  # checkpoints and log share output_dir
         r".*module\(s\) in eval mode at the start.*",  # teachers and frozen parts; the tasks set the modes
+        ".*Checkpoint directory .* exists and is not empty.*",  # a run that resumes
+        ".*`srun` command is available on your system but is not used.*",
+        ".*is smaller than the logging interval.*",  # the end of an epoch is logged all the same
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it lists its fonts anew
-    lightning = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    lightning.addFilter(lambda record: "litlogger" not in record.getMessage())
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # devices, and what it does next
 
 
 def keep_matplotlib_out_of_home() -> None:

@@ -99,14 +99,27 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
         backbone.to(memory_format=torch.channels_last)
     if cfg.compile:
         backbone.compile()
+    begin = time.monotonic()
     # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         check_finite(task, folder)
-        print(f"written: {', '.join(map(str, setup.write_weights(folder)))}")
+        print_summary(trainer, time.monotonic() - begin, setup.write_weights(folder))
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         run_folder.write_result(folder, trainer.global_step, metrics)
     return None if cfg.objective is None else objective_value(cfg.objective, trainer)
+
+
+def print_summary(trainer: pl.Trainer, seconds: float, written: Sequence[Path]) -> None:
+    """Print the last validation, what was written, and what can be done with it."""
+    shown = {name: value for name, value in trainer.progress_bar_metrics.items() if name.startswith("val/")}
+    figures = "".join(f", {name} {value:.4g}" for name, value in shown.items())
+    print(f"\n{trainer.global_step} steps, {timedelta(seconds=round(seconds))}{figures}")
+    print(f"written: {', '.join(map(str, written))}")
+    if written[0].suffix == ".safetensors":
+        print(f"next: mobilesamv2 segment IMAGE -o masks --model {written[0]}")
+    else:
+        print(f"next: mobilesamv2 evaluate task=evaluate_detector detector=yolov8n detector.checkpoint={written[0]}")
 
 
 def run_length(cfg: DictConfig, steps_per_epoch: int) -> int | None:

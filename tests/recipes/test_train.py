@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,9 @@ def test_distils_from_a_tar(tar: Path, tmp_path: Path, capsys: pytest.CaptureFix
     ]
     given += [f"cache.folder={tmp_path / 'cache'}", "validation_images=2", "trainer.log_every_n_steps=1"]
     train(*given, f"output_dir={out}", "trainer.max_epochs=2")
-    assert "mini.safetensors" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(r"\n6 steps, 0:0\d:\d\d, val/loss \S+", printed), printed
+    assert f"next: mobilesamv2 segment IMAGE -o masks --model {out / 'mini.safetensors'}" in printed
     assert load_sam(out / "mini.safetensors").name == "mini"
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     assert sum(bool(row["train/loss"]) for row in rows) == 6
