@@ -33,8 +33,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         torch_save_atomic(checkpoint, path)
 
 
-def require_resumable(path: Path, task: pl.LightningModule, max_steps: int | None) -> None:
-    """Check that a checkpoint is of the model that a task trains, and not beyond the end of the run.
+def require_resumable(path: Path, task: pl.LightningModule, max_steps: int | None) -> int:
+    """Check that a checkpoint is of the model that a task trains, and not beyond the end of the run; return its steps.
 
     Args:
         path: of the checkpoint.
@@ -65,6 +65,7 @@ def require_resumable(path: Path, task: pl.LightningModule, max_steps: int | Non
                 f"{path} is of another model, size mismatch for {key}: {shapes[key]} in the checkpoint, "
                 f"{tuple(value.shape)} in the model. {way_out}"
             )
+    return steps
 
 
 class StepAlignedCheckpoint(ModelCheckpoint):

@@ -14,6 +14,8 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from typing_extensions import override
 
+from mobilesamv2.files import write_text_atomic
+
 
 class ResumableCSVLogger(CSVLogger):
     """Lightning's CSV logger, except that a run that resumes in its folder keeps the rows of metrics.csv."""
@@ -30,6 +32,27 @@ class ResumableCSVLogger(CSVLogger):
                 path.write_text(previous)
                 writer.metrics_keys = next(csv.reader(previous.splitlines()))
         return self._experiment
+
+
+def trim_metrics(path: Path, steps: int) -> None:
+    """Remove from a log the rows that a run will log again, and a last line that a killed run left incomplete.
+
+    Args:
+        path: of metrics.csv; it need not exist.
+        steps: optimizer steps of the checkpoint that the run resumes from.
+
+    Raises:
+        OSError: if the file can't be written.
+    """
+    if not path.is_file():
+        return
+    header, *lines = path.read_text().splitlines() or [""]
+    columns = header.split(",")
+    rows = [line for line in lines if line.count(",") == len(columns) - 1]
+    if "step" in columns:
+        at = columns.index("step")
+        rows = [line for line in rows if (step := line.split(",")[at]).isdigit() and int(step) < steps]
+    write_text_atomic(path, "".join(f"{line}\n" for line in (header, *rows)))
 
 
 class ThroughputMonitor(Callback):

@@ -40,6 +40,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another output_dir, or wait; if that process is gone, delete {path}."
             )
         path.unlink(missing_ok=True)
+    _remove_stale_parts(folder)
     ended = threading.Event()
     threading.Thread(target=_show_life, args=(path, ended), daemon=True).start()
     try:
@@ -48,6 +49,16 @@ def locked(folder: Path) -> Iterator[None]:
         ended.set()
         if _read(path) == owner:
             path.unlink(missing_ok=True)
+
+
+def _remove_stale_parts(folder: Path) -> None:
+    """Remove what ``atomic_write`` had not renamed when a process was killed; what is young may be another process's."""
+    for path in folder.rglob("*.partial"):
+        try:
+            if time.time() - path.stat().st_mtime > STALE_S:
+                path.unlink()
+        except FileNotFoundError:
+            continue
 
 
 def _owner() -> dict[str, Any]:

@@ -25,7 +25,7 @@ from mobilesamv2.callbacks.checkpoint import (
 from mobilesamv2.callbacks.divergence import StopOnDivergence
 from mobilesamv2.callbacks.objective import CheckObjective, objective_value
 from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
-from mobilesamv2.callbacks.throughput import ThroughputMonitor
+from mobilesamv2.callbacks.throughput import ThroughputMonitor, trim_metrics
 from mobilesamv2.checkpoints import save_mobile_sam, save_weights
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
@@ -66,6 +66,7 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     if setup.samples.reads_objects:
         require_objects(images)
     identity = run_folder.run_identity(cfg, images)
+    done = 0
     if resume is not None:  # before the trainer, which writes into the log
         run_folder.check_resumed_run(resume.parent.parent, identity, is_required=resume.is_relative_to(folder))
     run_id = run_folder.run_id(folder, resumed=resume is not None)
@@ -74,7 +75,7 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     if resume is not None:
         run_folder.check_resumed_run(resume.parent.parent, identity, is_required=False)
         steps = run_length(cfg, len(data.batches) // trainer.accumulate_grad_batches)
-        require_resumable(resume, task, steps)
+        done = require_resumable(resume, task, steps)
         objective = run_folder.finished_objective(folder, cfg.objective, steps)
         if objective is not None:
             print(f"{folder} is done: {cfg.objective} is {objective:.6g}")
@@ -83,6 +84,8 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     if trainer.is_global_zero:
         if resume is None:
             archive_previous_run(folder)
+        elif resume.is_relative_to(folder):
+            trim_metrics(folder / "metrics.csv", done)
         run_folder.write_run_record(cfg, folder, run_id, identity, images.image_ids, resumed=resume is not None)
         for logger in trainer.loggers:
             logger.log_hyperparams(identity)

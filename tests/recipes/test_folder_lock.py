@@ -65,6 +65,17 @@ def test_stale_locks_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pass
 
 
+def test_parts_of_files_that_a_kill_left_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    old, young = tmp_path / "checkpoints" / "a.partial", tmp_path / "b.partial"
+    for path in (old, young):
+        path.write_text("half")
+    os.utime(old, (time.time() - 400,) * 2)
+    with locked(tmp_path):
+        assert not old.exists()
+        assert young.exists()
+
+
 def test_a_held_lock_shows_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_lock, "HEARTBEAT_S", 0.01)
     with locked(tmp_path):
