@@ -52,7 +52,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _remove_stale_parts(folder: Path) -> None:
-    """Remove what ``atomic_write`` had not renamed when a process was killed; what is young may be another process's."""
+    """Remove what ``atomic_write`` had not renamed when a process was killed; young ones may be in use."""
     for path in folder.rglob("*.partial"):
         try:
             if time.time() - path.stat().st_mtime > STALE_S:
