@@ -58,7 +58,8 @@ def run_identity(cfg: DictConfig, images: ImageDataset) -> dict[str, Any]:
             identity[key] = value
         elif key.endswith("checkpoint"):
             files = value if isinstance(value, list) else [value] if value else []
-            identity[f"{key} (SHA-256)"] = sha256_of(files) if files else None
+            found = bool(files) and all(Path(file).is_file() for file in files)  # a task may leave a model out
+            identity[f"{key} (SHA-256)"] = sha256_of(files) if found else None
     ids = "\n".join(map(str, images.image_ids))
     identity["images (SHA-256 of their ids)"] = hashlib.sha256(ids.encode()).hexdigest()
     return json.loads(json.dumps(identity))

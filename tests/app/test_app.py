@@ -138,7 +138,7 @@ def test_everything_by_grid(demo: DemoApp) -> None:
     assert (found.overlay != scene).any()
     assert found.ms["image_encoder"] > 0
     assert found.ms["mask_decoder"] > 0
-    assert demo.by_grid(scene, 8, Filters(0.9, 0.9)).masks == 0
+    assert demo.by_grid(scene, 8, Filters(0.999, 0.999)).masks == 0
     with pytest.raises(
         ValueError, match=r"require a detector. There is no weight file ObjectAwareModel.pt.*--detector FILE"
     ):

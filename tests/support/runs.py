@@ -18,6 +18,13 @@ from support import ROOT
 
 PROTOCOL = {"k_caps": "masks", "image_list_sha256": "a", "annotations_sha256": "b"}
 QUIET = ["trainer.accelerator=cpu", "+trainer.enable_progress_bar=false", "num_workers=0", "batch_size=2"]
+SMALL = [
+    "experiment=distill_tinyvit",
+    "model=mini",
+    "model@teacher=by_name",
+    "teacher.name=sam_vit_mini",
+    "dataset=synthetic",
+]
 FAST = ["--model", "mini_conv", "--sampler", "grid_proposals", "--points-per-side", "4"]
 
 
