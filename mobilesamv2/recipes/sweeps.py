@@ -32,10 +32,10 @@ def run_job(run: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     Raises:
         JobFailedError: if a job of a search failed.
     """
+    keep_matplotlib_out_of_home()  # before anything imports it
     from mobilesamv2.recipes.build import output_folder
     from mobilesamv2.recipes.checks import is_sweep
 
-    keep_matplotlib_out_of_home()
     if not is_sweep():
         with errors_without_traceback():
             return run(cfg)

@@ -59,55 +59,84 @@ class TrainingSetup(NamedTuple):
 
 def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Path | None) -> float | None:
     """Fit, write the weights, and return what a search of a sweep is to improve."""
-    task, images = setup.task, setup.samples.images
     data = TrainingData(
         setup.samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken, setup.cache
     )
     if setup.samples.reads_objects:
-        require_objects(images)
-    identity = run_folder.run_identity(cfg, images)
-    done = 0
-    if resume is not None:  # before the trainer, which writes into the log
-        run_folder.check_resumed_run(resume.parent.parent, identity, is_required=resume.is_relative_to(folder))
+        require_objects(setup.samples.images)
     run_id = run_folder.run_id(folder, resumed=resume is not None)
-    trainer = build_trainer(cfg, folder, run_id, setup.callbacks)
-    identity[run_folder.STEP_SIZE] = cfg.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+    trainer, identity = build_checked_trainer(cfg, setup, folder, run_id, resume)
+    steps_done = 0
     if resume is not None:
-        run_folder.check_resumed_run(resume.parent.parent, identity, is_required=False)
         steps = run_length(cfg, len(data.batches) // trainer.accumulate_grad_batches)
-        done = require_resumable(resume, task, steps)
+        steps_done = require_resumable(resume, setup.task, steps)
         objective = run_folder.finished_objective(folder, cfg.objective, steps)
         if objective is not None:
             print(f"{folder} is done: {cfg.objective} is {objective:.6g}")
             return objective
-    # from here on the folder is this run's
-    if trainer.is_global_zero:
+    if trainer.is_global_zero:  # from here on the folder is this run's
         if resume is None:
             archive_previous_run(folder)
         elif resume.is_relative_to(folder):
-            trim_metrics(folder / "metrics.csv", done)
-        run_folder.write_run_record(cfg, folder, run_id, identity, images.image_ids, resumed=resume is not None)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(identity)
-        sizes = {p: p.numel() for p in task.parameters()}
-        trained = sum(size for p, size in sizes.items() if p.requires_grad)
-        print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
-    if setup.write_weights is None:
-        trainer.predict(task, datamodule=data, return_predictions=False)
-        if setup.summary is not None:
-            print(f"process {trainer.global_rank}: {setup.summary()}")
-        return None
-    backbone: Any = task.backbone
+            trim_metrics(folder / "metrics.csv", steps_done)
+        ids = setup.samples.images.image_ids
+        run_folder.write_run_record(cfg, folder, run_id, identity, ids, resumed=resume is not None)
+        log_begin(trainer, setup.task, identity, folder)
+    if setup.write_weights is not None:
+        return fit(cfg, trainer, setup.task, data, setup.write_weights, folder, resume)
+    trainer.predict(setup.task, datamodule=data, return_predictions=False)
+    if setup.summary is not None:
+        print(f"process {trainer.global_rank}: {setup.summary()}")
+    return None
+
+
+def build_checked_trainer(
+    cfg: DictConfig, setup: TrainingSetup, folder: Path, run_id: str, resume: Path | None
+) -> tuple[pl.Trainer, dict[str, Any]]:
+    """Build the trainer, and check that a run that resumes is the one of its folder; return its identity too.
+
+    Raises:
+        ValueError: if it is another one.
+    """
+    identity = run_folder.run_identity(cfg, setup.samples.images)
+    if resume is not None:  # before the trainer, which writes into the log
+        run_folder.check_resumed_run(resume.parent.parent, identity, is_required=resume.is_relative_to(folder))
+    trainer = build_trainer(cfg, folder, run_id, setup.callbacks)
+    identity[run_folder.STEP_SIZE] = cfg.batch_size * trainer.accumulate_grad_batches * trainer.world_size
+    if resume is not None:
+        run_folder.check_resumed_run(resume.parent.parent, identity, is_required=False)
+    return trainer, identity
+
+
+def log_begin(trainer: pl.Trainer, task: pl.LightningModule, identity: dict[str, Any], folder: Path) -> None:
+    """Log the settings of a run, and print what it trains."""
+    for logger in trainer.loggers:
+        logger.log_hyperparams(identity)
+    sizes = {p: p.numel() for p in task.parameters()}
+    trained = sum(size for p, size in sizes.items() if p.requires_grad)
+    print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
+
+
+def fit(
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    task: Any,
+    data: TrainingData,
+    write_weights: Callable[[Path], list[Path]],
+    folder: Path,
+    resume: Path | None,
+) -> float | None:
+    """Fit, write the weights, print a summary, and return the objective of a search."""
     if cfg.channels_last:
-        backbone.to(memory_format=torch.channels_last)
+        task.backbone.to(memory_format=torch.channels_last)
     if cfg.compile:
-        backbone.compile()
+        task.backbone.compile()
     begin = time.monotonic()
     # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.is_global_zero:
         check_finite(task, folder)
-        print_summary(trainer, time.monotonic() - begin, setup.write_weights(folder))
+        print_summary(trainer, time.monotonic() - begin, write_weights(folder))
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         run_folder.write_result(folder, trainer.global_step, metrics)
     return None if cfg.objective is None else objective_value(cfg.objective, trainer)
