@@ -47,7 +47,6 @@ def silence_warnings() -> None:
         ".*is smaller than the logging interval.*",  # the end of an epoch is logged all the same
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it lists its fonts anew
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # devices, and what it does next
 
 
@@ -56,6 +55,7 @@ def keep_matplotlib_out_of_home() -> None:
 
     To be called before anything imports it.
     """
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it says that it lists its fonts anew
     if "MPLCONFIGDIR" not in os.environ:
         os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="mobilesamv2-matplotlib-")
         atexit.register(_remove, os.environ["MPLCONFIGDIR"], os.getpid())
