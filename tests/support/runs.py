@@ -1,6 +1,8 @@
 """Programs and evaluations that several tests run."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +66,8 @@ def train(*overrides: str) -> float | None:
 def composed(*overrides: str, primary: str = "evaluate") -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose(primary, list(overrides))
+
+
+def evaluate(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "evaluate.py"), *overrides]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=240)
