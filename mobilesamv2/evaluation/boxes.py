@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mobilesamv2.data.results_files import Boxes
-from mobilesamv2.evaluation.loop import EvaluateImages, ImageOutcome
+from mobilesamv2.evaluation.loop import EvaluateEachImage, ImageOutcome
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import MASK_THRESHOLD, encode
 from mobilesamv2.metrics.stage_time import StageTimer
@@ -17,7 +17,7 @@ from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
 from mobilesamv2.structures import GroundTruth, Prompts
 
 
-class EvaluateBoxes(EvaluateImages):
+class EvaluateBoxes(EvaluateEachImage):
     """Prompts the model with every box of a detector; the masks keep the detector's categories and scores.
 
     AP is computed of the masks that ``shards`` keeps, once all images are done.

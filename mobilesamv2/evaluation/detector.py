@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mobilesamv2.evaluation.loop import EvaluateImages, ImageOutcome
+from mobilesamv2.evaluation.loop import EvaluateEachImage, ImageOutcome
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import areas, boxes_from_rles
 from mobilesamv2.metrics.box_recall import count_boxes
@@ -16,7 +16,7 @@ from mobilesamv2.models.object_detector import ObjectDetector
 from mobilesamv2.structures import GroundTruth
 
 
-class EvaluateDetector(EvaluateImages):
+class EvaluateDetector(EvaluateEachImage):
     """Compares a detector's boxes with the tight boxes of the objects' masks; objects without a pixel do not count.
 
     Args:

@@ -51,17 +51,9 @@ class EvaluateImages(pl.LightningModule):
     def timer(self) -> StageTimer:
         """Return the timer of the image that was evaluated last."""
 
+    @abstractmethod
     def evaluate_images(self, samples: Sequence[EvaluationSample]) -> Iterator[ImageOutcome]:
-        """Run the model on images of one batch, in order; ``timer`` is then that of the last outcome.
-
-        One after the other, unless a task takes them together.
-        """
-        for image, truth in samples:
-            yield self.evaluate_image(image, truth)
-
-    def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
-        """Run the model on an image, RGB uint8 (H, W, 3); of a task that takes them one after the other."""
-        raise NotImplementedError
+        """Run the model on images of one batch, in order; ``timer`` is then that of the last outcome."""
 
     def on_test_epoch_start(self) -> None:
         """Start with this process's share of the results of an interrupted run."""
@@ -100,3 +92,16 @@ class EvaluateImages(pl.LightningModule):
             distributed.all_gather_object(shares, self.results)
             self.results = list(chain(*shares))
         self.results.sort(key=lambda result: result.image_id)
+
+
+class EvaluateEachImage(EvaluateImages):
+    """An evaluation that takes images one after the other."""
+
+    def evaluate_images(self, samples: Sequence[EvaluationSample]) -> Iterator[ImageOutcome]:
+        """Run the model on each image."""
+        for image, truth in samples:
+            yield self.evaluate_image(image, truth)
+
+    @abstractmethod
+    def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
+        """Run the model on an image, RGB uint8 (H, W, 3)."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mobilesamv2.evaluation.loop import EvaluateImages, ImageOutcome
+from mobilesamv2.evaluation.loop import EvaluateEachImage, ImageOutcome
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import MASK_THRESHOLD, areas, decode
 from mobilesamv2.metrics.average_recall import group_members
@@ -18,7 +18,7 @@ from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
 from mobilesamv2.structures import RLE, GroundTruth
 
 
-class EvaluatePrompts(EvaluateImages):
+class EvaluatePrompts(EvaluateEachImage):
     """Prompts the model for every annotated object and measures the IoU of its mask.
 
     Of the three masks of a single point the one of highest predicted IoU counts.

@@ -31,7 +31,6 @@ def _run(cfg: DictConfig) -> None:
     from mobilesamv2.recipes.build import output_folder
     from mobilesamv2.recipes.folder_lock import locked
     from mobilesamv2.recipes.records import environment
-    from mobilesamv2.recipes.run_folder import write_hydra_record
     from mobilesamv2.reports.printed import format_results
 
     silence_warnings()
@@ -51,7 +50,6 @@ def _run(cfg: DictConfig) -> None:
             return
         results["run"] |= known
         written = write_record(results, folder, **per_image)
-        write_hydra_record(cfg, folder)
     print(format_results(results))
     print(f"\nwritten: {' and '.join(map(str, written))}")
 

@@ -14,7 +14,9 @@ from tqdm import tqdm
 from mobilesamv2.data.results_files import read_results
 from mobilesamv2.evaluation.results import mask_metric_record
 from mobilesamv2.metrics.mask_metric import MaskMetric, measure_image
+from mobilesamv2.recipes.build import output_folder
 from mobilesamv2.recipes.evaluation import Evaluation, build_dataset, hash_of, image_list_record, require_unset
+from mobilesamv2.recipes.run_folder import write_hydra_record
 from mobilesamv2.structures import RLE
 
 UNKNOWN = ("sampler", "predicted_iou", "stability", "nms_iou", "nms_score", "mask_threshold")
@@ -64,6 +66,7 @@ def score(cfg: DictConfig, metric: MaskMetric) -> Evaluation:
         "skip_images_without_results": skip,
         **image_list_record(dataset, values),
     }
+    write_hydra_record(cfg, output_folder(cfg))
     order = sorted(values, key=lambda i: dataset.image_ids[i])
     stacked = {name: np.stack([values[i][name] for i in order]) for name in values[order[0]]}
     run: dict[str, Any] = dict.fromkeys(("model", "detector", "device", "dtype"))
