@@ -40,3 +40,5 @@ def run(args: argparse.Namespace) -> None:
     progress = tqdm(scenes, total=args.scenes, desc=f"rendering {args.output}", unit="scene", disable=None)
     write = write_sa1b_tar if args.output.suffix == ".tar" else write_lvis
     write(progress, args.output)
+    what = args.output if args.output.suffix == ".tar" else f"{args.output}/annotations.json and {args.output}/images"
+    print(f"{args.scenes} scenes; written: {what}")
