@@ -6,6 +6,7 @@ run at a time as ``workers``. A job that is done is not run again, and one that 
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mobilesamv2.data.json_files import read_json
+from mobilesamv2.files import write_text_atomic
 from mobilesamv2.model_zoo import PACKAGE_WEIGHTS
+
+TEACHER, STUDENT = "mini_conv", "mini_conv_slim"
 
 GRIDS = (64, 32, 16)
 """Points per side of the grids that the boxes are compared with."""
@@ -56,7 +61,7 @@ def demo_jobs(folder: Path, seed: int, scenes: int) -> list[Job]:
     """
     test, runs = folder / "test", folder / "runs"
     student, detector = folder / "student", folder / "detector"
-    teacher = str(PACKAGE_WEIGHTS / "mini_conv.safetensors")
+    teacher = str(PACKAGE_WEIGHTS / f"{TEACHER}.safetensors")
     shipped_detector = str(PACKAGE_WEIGHTS / "mini_detector.pt")
     tar = folder / "train.tar"  # rendering each scene once takes less time than in each epoch
     training = ("dataset=sa1b", f"dataset.tars={tar}", "num_workers=0")
@@ -133,30 +138,51 @@ def run_demo(folder: Path, seed: int = 2, scenes: int = 48, workers: int = 2) ->
         workers: jobs at a time, each with one thread.
 
     Raises:
-        ValueError: if a job failed; the sentence names it and its log.
+        ValueError: if a job failed, with its name and log, or the folder holds a demo of other scenes.
     """
     jobs = demo_jobs(folder, seed, scenes)
     (folder / "logs").mkdir(parents=True, exist_ok=True)
+    _check_same_scenes(folder, {"seed": seed, "scenes": scenes})
     for job in jobs:
         if job.output.exists():
             print(f"{job.name:<20}done before")
     total = sum(job.seconds for job in jobs if not job.output.exists())
-    with tqdm(total=round(total), desc="demo", unit="s", bar_format=BAR, disable=total == 0) as bar:
+    # A bar that moves in a terminal; a line a minute in a log.
+    every = 0.1 if sys.stderr.isatty() else 60.0
+    with tqdm(total=round(total), desc="demo", bar_format=BAR, disable=total == 0, mininterval=every) as bar:
 
         def show(seconds_of_work: float) -> None:
-            bar.n = min(round(seconds_of_work), bar.total)
-            bar.refresh()
+            bar.update(min(round(seconds_of_work), bar.total) - bar.n)
 
         for job, seconds in run_jobs(jobs, folder, workers, show):
             bar.write(f"{job.name:<20}{seconds:6.0f} s")
-    from mobilesamv2.reports.claims import format_claims, write_claims
+    return _report(folder / "runs", seed)
+
+
+def _check_same_scenes(folder: Path, scenes: dict[str, int]) -> None:
+    """Write down what the folder is of; refuse one of something else."""
+    record = folder / "demo.json"
+    before = read_json(record) if record.is_file() else scenes
+    if before != scenes:
+        was, now = (", ".join(f"{key} {value}" for key, value in one.items()) for one in (before, scenes))
+        raise ValueError(f"{folder} holds a demo of {was}, got {now}. Choose another folder with -o, or remove it.")
+    write_text_atomic(record, json.dumps(scenes) + "\n")
+
+
+def _report(runs: Path, seed: int) -> int:
+    """Print and write the tables and claims; return how many claims failed."""
+    from mobilesamv2.reports.claims import demo_figures, format_claims, select_runs, write_claims
+    from mobilesamv2.reports.stated import against_stated, read_demo_figures
+    from mobilesamv2.reports.sweep import load_runs
     from mobilesamv2.reports.table import as_markdown
 
-    claims, tables = write_claims(folder / "runs", "mini_conv", "mini_conv_slim")
+    claims, tables = write_claims(runs, TEACHER, STUDENT)
     for title, table in tables.items():
         print(f"{title}\n\n{as_markdown(table)}\n")
     print(format_claims(claims))
-    print(f"\nwritten: {folder / 'runs'}/report.html, report.md and the figures beside them")
+    mine = demo_figures(select_runs(load_runs(runs), TEACHER, STUDENT), seed)
+    print(f"\n{against_stated(mine, read_demo_figures())}")
+    print(f"\nwritten: {runs}/report.html, report.md and the figures beside them")
     return sum(claim.outcome == "failed" for claim in claims)
 
 

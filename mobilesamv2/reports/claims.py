@@ -15,6 +15,7 @@ from mobilesamv2.files import write_text_atomic
 from mobilesamv2.reports.compare import mean_ar_change
 from mobilesamv2.reports.figures import write_figures
 from mobilesamv2.reports.picture import result_picture
+from mobilesamv2.reports.stated import DemoFigures
 from mobilesamv2.reports.sweep import Run, load_runs
 from mobilesamv2.reports.table import as_markdown
 
@@ -139,6 +140,33 @@ def evaluate_claims(runs: ClaimRuns) -> list[Claim]:
             f"{100 * loss:+.1f} [{100 * loss_low:+.1f}, {100 * loss_high:+.1f}] points",
         ),
     ]
+
+
+def demo_figures(runs: ClaimRuns, seed: int) -> DemoFigures:
+    """Return the figures of the claims as numbers.
+
+    Args:
+        runs: the evaluations of a demo.
+        seed: of its test scenes.
+    """
+    _, (dense, boxes) = _decoder_times([runs.dense, runs.boxes])
+    best, protocol, metrics = runs.best_grid, runs.boxes.result["protocol"], runs.boxes.result["metrics"]
+    gain, low, high = mean_ar_change(best.folder, runs.boxes.folder)
+    mean_ar, student = metrics["mAR"] or 0.0, runs.student.result["metrics"]["mAR"] or 0.0
+    return DemoFigures(
+        seed=seed,
+        scenes=protocol["num_images"],
+        boxes=round(protocol["mean_prompts_decoded"], 1),
+        speedup=round(dense / boxes, 2),
+        ar_1000=round(100 * (metrics["AR@1000"] or 0.0), 2),
+        mean_ar=round(100 * mean_ar, 2),
+        grid_mean_ar=round(100 * (best.result["metrics"]["mAR"] or 0.0), 2),
+        best_grid=best.result["protocol"]["points_per_side"],
+        gain=round(100 * gain, 2),
+        gain_low=round(100 * low, 2),
+        gain_high=round(100 * high, 2),
+        kept=round(student / mean_ar, 4) if mean_ar else 0.0,
+    )
 
 
 def claim_tables(runs: ClaimRuns) -> dict[str, list[list[str]]]:

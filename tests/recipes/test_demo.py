@@ -62,3 +62,11 @@ def test_a_job_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
     job = fake("broken", tmp_path, (), ("synthesize", str(tmp_path / "x"), "--scenes=0"))
     with pytest.raises(ValueError, match=r"broken failed, see .*broken\.log\. error: --scenes must be at least 1"):
         list(demo.run_jobs([job], tmp_path, 1))
+
+
+def test_a_folder_of_other_scenes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "run_jobs", lambda *_: iter(()))
+    monkeypatch.setattr(demo, "_report", lambda *_: 0)
+    assert demo.run_demo(tmp_path, seed=2, scenes=4) == demo.run_demo(tmp_path, seed=2, scenes=4) == 0
+    with pytest.raises(ValueError, match=r"holds a demo of seed 2, scenes 4, got seed 3, scenes 4\. Choose another"):
+        demo.run_demo(tmp_path, seed=3, scenes=4)

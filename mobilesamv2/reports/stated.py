@@ -1,0 +1,101 @@
+"""The demo's figures that the documentation states, seed by seed, and whether another demo's lie within their range.
+
+``demo_results.csv`` beside this module is written by ``benchmarks/demo_seeds.py`` from the folders of demos.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+DEMO_RESULTS = Path(__file__).with_name("demo_results.csv")
+
+
+@dataclass(frozen=True)
+class DemoFigures:
+    """What one demo measured. AR and differences are percentages and percentage points.
+
+    Attributes:
+        seed: of the test scenes.
+        scenes: test scenes.
+        boxes: object-aware boxes of a scene, on average.
+        speedup: mask-decoder time of the 64 x 64 grid over that of the boxes.
+        ar_1000: AR@1000 of the teacher with boxes.
+        mean_ar: mean AR over K of the teacher with boxes.
+        grid_mean_ar: of the grid of the highest mean AR.
+        best_grid: its points per side.
+        gain: mean_ar minus grid_mean_ar.
+        gain_low: lower end of its paired 95% interval.
+        gain_high: upper end.
+        kept: share of the teacher's mean AR that the student has.
+    """
+
+    seed: int
+    scenes: int
+    boxes: float
+    speedup: float
+    ar_1000: float
+    mean_ar: float
+    grid_mean_ar: float
+    best_grid: int
+    gain: float
+    gain_low: float
+    gain_high: float
+    kept: float
+
+
+def read_demo_figures(path: Path = DEMO_RESULTS) -> list[DemoFigures]:
+    """Read the figures of the demos that were run, one a row."""
+    kinds: dict[str, Any] = {field.name: int if field.type == "int" else float for field in fields(DemoFigures)}
+    with path.open(newline="") as file:
+        return [DemoFigures(**{key: kinds[key](value) for key, value in row.items()}) for row in csv.DictReader(file)]
+
+
+def demo_rows(figures: Sequence[DemoFigures]) -> list[list[str]]:
+    """Return the figures as cells of a CSV file, the names of the columns first."""
+    return [
+        [field.name for field in fields(DemoFigures)],
+        *([str(value) for value in astuple(one)] for one in figures),
+    ]
+
+
+def demo_table(figures: Sequence[DemoFigures]) -> list[list[str]]:
+    """Return the figures as cells of the documentation's table."""
+    head = ["seed", "boxes per scene", "decoder time, 64 x 64 over boxes", "AR@1000, boxes", "mean AR, boxes",
+            "mean AR, best grid", "difference [95%]", "student keeps"]  # fmt: skip
+    return [
+        head,
+        *(
+            [
+                str(one.seed),
+                f"{one.boxes:.0f}",
+                f"{one.speedup:.1f}",
+                f"{one.ar_1000:.1f}",
+                f"{one.mean_ar:.1f}",
+                f"{one.grid_mean_ar:.1f} ({one.best_grid} x {one.best_grid})",
+                f"{one.gain:+.1f} [{one.gain_low:+.1f}, {one.gain_high:+.1f}]",
+                f"{one.kept:.0%}",
+            ]
+            for one in figures
+        ),
+    ]
+
+
+def against_stated(mine: DemoFigures, stated: Sequence[DemoFigures]) -> str:
+    """Return a line for each figure of the claims: mine, the stated range, and whether mine is inside."""
+    lines = []
+    for label, key, unit in (
+        ("decoder time, 64 x 64 over boxes", "speedup", ""),
+        ("boxes minus the best grid", "gain", " points"),
+        ("share that the student keeps", "kept", ""),
+    ):
+        values = [getattr(one, key) for one in stated]
+        low, high, value = min(values), max(values), getattr(mine, key)
+        place = "inside" if low <= value <= high else "below" if value < low else "above"
+        shown = [f"{x:.0%}" if key == "kept" else f"{x:.1f}" for x in (value, low, high)]
+        lines.append(f"{label}: {shown[0]}{unit}, {place} the stated range of {shown[1]} to {shown[2]}")
+    seeds = sorted(one.seed for one in stated)
+    return "\n".join([f"beside the {len(stated)} demos of the documentation, seeds {seeds[0]} to {seeds[-1]}:", *lines])

@@ -1,0 +1,32 @@
+"""The demo's stated figures: the documentation shows what the file holds, and another demo is set beside them."""
+
+from dataclasses import replace
+
+from support import ROOT
+
+from mobilesamv2.reports.stated import against_stated, demo_table, read_demo_figures
+from mobilesamv2.reports.table import as_markdown
+
+
+def test_the_documentation_shows_the_file() -> None:
+    figures = read_demo_figures()
+    assert as_markdown(demo_table(figures)) in (ROOT / "docs" / "demo.md").read_text()
+    assert len({one.seed for one in figures}) == len(figures)
+
+
+def test_what_the_readme_claims_is_true_of_every_stated_seed() -> None:
+    for one in read_demo_figures():
+        assert one.speedup >= 16
+        assert one.gain_low > 0
+        assert abs(one.gain - (one.mean_ar - one.grid_mean_ar)) < 0.02
+        assert one.kept >= 0.86
+
+
+def test_a_demo_is_inside_below_or_above_the_stated_range() -> None:
+    one = read_demo_figures()[0]
+    stated = [replace(one, seed=2, speedup=20.0, gain=2.0, kept=0.9), replace(one, seed=3, speedup=30.0, gain=4.0)]
+    lines = against_stated(replace(one, speedup=25.0, gain=1.0, kept=0.99), stated).splitlines()
+    assert lines[0] == "beside the 2 demos of the documentation, seeds 2 to 3:"
+    assert lines[1] == "decoder time, 64 x 64 over boxes: 25.0, inside the stated range of 20.0 to 30.0"
+    assert lines[2] == "boxes minus the best grid: 1.0 points, below the stated range of 2.0 to 4.0"
+    assert "99%, above the stated range of 90%" in lines[3]
