@@ -30,30 +30,33 @@ def remove_small_regions(masks: Masks, min_area: float, nms_thresh: float) -> Ma
     """
     if not len(masks):
         return masks
-    cleaned = [without_small_regions(rle, min_area) for rle in masks.rles]
-    unchanged = torch.tensor([new == old for new, old in zip(cleaned, masks.rles, strict=True)])
-    masks = replace(masks, rles=cleaned, boxes_xyxy=mask_ops.boxes_from_rles(cleaned))
+    cleaned, had_small = zip(*(without_small_regions(rle, min_area) for rle in masks.rles), strict=True)
+    masks = replace(masks, rles=list(cleaned), boxes_xyxy=mask_ops.boxes_from_rles(list(cleaned)))
+    preference = 1 - torch.tensor(had_small, dtype=torch.float32)
     one_group = torch.zeros(len(masks), dtype=torch.int64)
-    return masks[mask_ops.nms(masks.boxes_xyxy, unchanged.float(), one_group, nms_thresh)]
+    return masks[mask_ops.nms(masks.boxes_xyxy, preference, one_group, nms_thresh)]
 
 
-def without_small_regions(rle: RLE, min_area: float) -> RLE:
-    """Return a mask with holes of fewer than ``min_area`` pixels filled, then regions of fewer pixels removed.
+def without_small_regions(rle: RLE, min_area: float) -> tuple[RLE, bool]:
+    """Return a mask with small holes filled, then small regions removed, and whether it had any.
 
     Args:
         rle: a mask with at least one pixel.
-        min_area: pixels. A hole is any connected part of the background, at the image's edge too.
+        min_area: pixels; holes and regions of fewer are small. A hole is any connected part of the background, at the
+            image's edge too. If all regions are small, the largest stays.
     """
     mask = mask_ops.decode(rle)
     part = mask[_window(mask_ops.boxes_from_rles([rle])[0].int().tolist(), mask.shape, min_area)]
-    before = part.copy()
-    part |= _small(~part, min_area)
-    small = _small(part, min_area)
-    if not (part & ~small).any():
+    holes = _small(~part, min_area)
+    part |= holes
+    islands = _small(part, min_area)
+    if not holes.any() and not islands.any():
+        return rle, False
+    if (part == islands).all():
         labels, _ = ndimage.label(part, EIGHT_NEIGHBOURS)
-        small &= labels != np.bincount(labels[part]).argmax()
-    part &= ~small
-    return rle if (part == before).all() else mask_ops.encode(torch.from_numpy(mask.T[None]))[0]
+        islands &= labels != np.bincount(labels[part]).argmax()
+    part &= ~islands
+    return mask_ops.encode(torch.from_numpy(mask.T[None]))[0], True
 
 
 def _small(pixels: np.ndarray, min_area: float) -> np.ndarray:

@@ -53,7 +53,7 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
     if name.count("/") == 1 and not name.startswith("timm/") and not path.parent.is_dir():
         return load_sam(_from_hub(name))
     known = list_models(pretrained=True)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = [] if name in list_models() else difflib.get_close_matches(name, known, n=1)
     meant = f" Did you mean '{close[0]}'?" if close else ""
     hint = f" For your own weights: load_sam(file), or build_sam('{name}', file)." if name in list_models() else ""
     raise ValueError(

@@ -194,7 +194,7 @@ class SegEvery:
             masks = self._suppress(round_masks)
         if not len(masks) and not self._has_warned and (advice := self._best.advice(self.sampler.filters)):
             self._has_warned = True
-            warnings.warn(advice, stacklevel=2)
+            warnings.warn(advice, stacklevel=5)  # whoever calls SegEvery
         return masks
 
     def _run_round(self, image: np.ndarray, prompts: Prompts) -> Masks:
