@@ -53,7 +53,7 @@ def without_small_regions(rle: RLE, min_area: float) -> tuple[RLE, bool]:
     if not holes.any() and not islands.any():
         return rle, False
     if (part == islands).all():
-        labels, _ = ndimage.label(part, EIGHT_NEIGHBOURS)
+        labels = _regions(part)
         islands &= labels != np.bincount(labels[part]).argmax()
     part &= ~islands
     return mask_ops.encode(torch.from_numpy(mask.T[None]))[0], True
@@ -61,10 +61,17 @@ def without_small_regions(rle: RLE, min_area: float) -> tuple[RLE, bool]:
 
 def _small(pixels: np.ndarray, min_area: float) -> np.ndarray:
     """Return the pixels (H, W) bool of connected regions of fewer than ``min_area`` pixels."""
-    labels, _ = ndimage.label(pixels, EIGHT_NEIGHBOURS)
+    labels = _regions(pixels)
     is_small = np.bincount(labels.ravel()) < min_area
     is_small[0] = False  # what is not of the pixels
     return is_small[labels]
+
+
+def _regions(pixels: np.ndarray) -> np.ndarray:
+    """Return the number of the connected region of each pixel, (H, W) int32 from 1 on, and 0 of what is not set."""
+    labels = np.zeros(pixels.shape, dtype=np.int32)
+    ndimage.label(pixels, EIGHT_NEIGHBOURS, output=labels)
+    return labels
 
 
 def _window(box: list[int], size: tuple[int, ...], min_area: float) -> tuple[slice, slice]:

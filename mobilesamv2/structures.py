@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import Any, SupportsIndex, overload
+from typing import Any, overload
 
 import numpy as np
 import pycocotools.mask
@@ -223,7 +223,7 @@ class Masks:
     @overload
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray | Tensor) -> Masks: ...
     @overload
-    def __getitem__(self, index: SupportsIndex) -> np.ndarray: ...
+    def __getitem__(self, index: int | np.integer) -> np.ndarray: ...
     def __getitem__(self, index: Any) -> np.ndarray | Masks:
         """Return one mask, bool (H, W), or the masks that several indices, a slice or truth values choose, in order.
 
