@@ -12,6 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mobilesamv2.files import atomic_write, torch_save_atomic
 from mobilesamv2.model_zoo import require_weights
 from mobilesamv2.models.image_encoder import ImageEncoder, TimmBackbone
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transforms import PIXEL_STD
 
 logger = logging.getLogger(__name__)
@@ -170,15 +172,40 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     path = Path(path)
     require_weights(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        content = json.loads(metadata["mobilesamv2"])
+        content = _model_record(path)
         return {"name": str(content["name"]), "encoder": str(content["encoder"])}
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} must be a safetensors file written by mobilesamv2, got one without its metadata. "
             "For any other file, pass the model's name: build_sam(name, checkpoint=path)."
         ) from error
+
+
+def read_thresholds(path: str | Path) -> Thresholds | None:
+    """Return the thresholds in a safetensors file written by ``save_weights``; None if a file has none.
+
+    Raises:
+        ValueError: if they are not numbers from 0 to 1.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        content = _model_record(path)
+        values = {name: content[name] for name in asdict(SAM_THRESHOLDS)}
+    except (KeyError, TypeError, json.JSONDecodeError):  # another program's file, or one of an earlier version
+        return None
+    try:
+        return Thresholds(**values)
+    except ValueError as error:
+        raise ValueError(f"The metadata of {path} are broken: {error}") from error
+
+
+def _model_record(path: Path) -> Any:
+    """Return what ``save_weights`` writes into the metadata of a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    return json.loads(metadata["mobilesamv2"])
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -191,7 +218,7 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 def save_weights(sam: Sam, path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write a model as safetensors, with its registry names as JSON in the metadata.
+    """Write a model as safetensors, with its registry names and its thresholds as JSON in the metadata.
 
     Args:
         sam: the model.
@@ -207,7 +234,7 @@ def save_weights(sam: Sam, path: str | Path, dtype: torch.dtype | None = None) -
         raise ValueError("The model must have a registry name to be saved, got None; build it with build_sam(name).")
     if sam.is_for_inference:
         raise ValueError("The model must not be a copy for inference; save the model that it was copied from.")
-    metadata = {"name": sam.name, "encoder": sam.encoder_name}
+    metadata = {"name": sam.name, "encoder": sam.encoder_name} | asdict(sam.thresholds)
     state = {key: value.detach().cpu().contiguous() for key, value in sam.state_dict().items()}
     if dtype is not None:
         state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}

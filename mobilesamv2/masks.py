@@ -6,16 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pycocotools.mask
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
 from mobilesamv2.rle_validation import counts_are_valid
-from mobilesamv2.structures import RLE
-
-# Typed as Any: its stubs accept only bytes as counts, its functions read text too.
-coco_mask: Any = pycocotools.mask
+from mobilesamv2.structures import RLE, coco_mask, decode
 
 MASK_THRESHOLD = 0.0
 """A pixel belongs to a mask if its logit is above this. Source: SAM."""
@@ -59,11 +55,6 @@ def encode_crop(mask_wh: np.ndarray, corner: tuple[int, int], size: tuple[int, i
     # a run that ends at the bottom of a column may continue at the top of the next; the last column has no next
     changes = changes[(times == 1) & (changes < height * width)]
     return from_run_lengths(np.diff(changes, prepend=0, append=height * width), size) if len(changes) else None
-
-
-def decode(rle: RLE) -> np.ndarray:
-    """Decode one RLE to a boolean mask (H, W)."""
-    return coco_mask.decode(rle).astype(bool)
 
 
 def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
@@ -234,7 +225,7 @@ def uncrop(rles: list[RLE], corner: tuple[int, int], size: tuple[int, int]) -> l
     uncropped = []
     for rle in rles:
         height, width = rle["size"]
-        image[y0 : y0 + height, x0 : x0 + width, 0] = coco_mask.decode(rle)
+        image[y0 : y0 + height, x0 : x0 + width, 0] = decode(rle)
         uncropped.append(_with_text_counts(coco_mask.encode(image)[0]))
     return uncropped
 

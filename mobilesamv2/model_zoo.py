@@ -107,6 +107,11 @@ MODEL_FILES = {
 """Registry name of a model -> the published files that hold its weights."""
 
 
+def shipped_models() -> list[str]:
+    """Return the names of the models whose weights ship with the package."""
+    return sorted(path.stem for path in PACKAGE_WEIGHTS.glob("*.safetensors"))
+
+
 def weight_folders(folder: str | Path = "weights") -> tuple[Path, ...]:
     """Return the folders that are searched for weights, in order: ``folder``, the user's, the package's."""
     user = os.environ.get(WEIGHTS_VARIABLE) or Path(platformdirs.user_cache_dir("mobilesamv2")) / "weights"

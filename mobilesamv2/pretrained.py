@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from mobilesamv2.checkpoints import save_weights
-from mobilesamv2.model_zoo import MODEL_FILES, PACKAGE_WEIGHTS, find_weights
+from mobilesamv2.model_zoo import MODEL_FILES, PACKAGE_WEIGHTS, find_weights, shipped_models
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.prompts.grid import Grid
 from mobilesamv2.registry import build_sam, list_models, load_sam
 
 HUB_FILE = "model.safetensors"
 """Name of a model's file in a folder or in a repository of the Hugging Face Hub."""
+
+MINIATURE_SIDE = 256
+"""Pixels; models of an input of this side and less are too small for photographs."""
 
 
 def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
@@ -30,6 +33,11 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
         FileNotFoundError: if a file does not exist; the message says where it is published.
         ValueError: if there are no weights under this name.
         ConnectionError: if the Hub can't be reached, or has no such repository.
+
+    Example:
+        >>> sam = load_pretrained("mini_conv")
+        >>> sam.name, sam.image_size, sam.thresholds
+        ('mini_conv', 256, Thresholds(pred_iou_thresh=0.25, stability_score_thresh=0.6))
     """
     path, name = Path(name), str(name)
     if name in shipped_models():
@@ -44,10 +52,13 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
         return load_sam(path / HUB_FILE)
     if name.count("/") == 1 and not name.startswith("timm/") and not path.parent.is_dir():
         return load_sam(_from_hub(name))
-    available = ", ".join([*shipped_models(), *MODEL_FILES])
+    known = list_models(pretrained=True)
+    close = [] if name in list_models() else difflib.get_close_matches(name, known, n=1)
+    meant = f" Did you mean '{close[0]}'?" if close else ""
     hint = f" For your own weights: load_sam(file), or build_sam('{name}', file)." if name in list_models() else ""
     raise ValueError(
-        f"There are no weights for '{name}'. Available: {available}, files, folders and owner/repository.{hint}"
+        f"There are no weights for '{name}'.{meant} Available: {', '.join(known)}, files, folders and owner/repository."
+        f"{hint}"
     )
 
 
@@ -59,22 +70,19 @@ def _load_published_file(path: Path) -> Sam:
     raise ValueError(f"The file name {path} does not identify a model; load it with build_sam(NAME, {str(path)!r}).")
 
 
-def shipped_models() -> list[str]:
-    """Return the names of the models whose weights ship with the package."""
-    return sorted(path.stem for path in PACKAGE_WEIGHTS.glob("*.safetensors"))
-
-
-def default_grid(sam: Sam) -> Grid:
-    """Return SAM's grid of points, with thresholds that suit a model.
-
-    The model that ships and its pruned student predict lower IoUs and reach lower stability scores than SAM: SAM's
-    thresholds would remove nearly all of their masks, so theirs are lower.
+def toy_note(sam: Sam, weights: str | Path = "weights") -> str:
+    """Return a sentence or two if a model is a miniature, which is weak on photographs; empty for other models.
 
     Args:
-        sam: a model built by name.
+        sam: the model.
+        weights: folder of published weight files, for the command that the note contains.
     """
-    is_of_the_kind = str(sam.name).startswith(tuple(shipped_models()))  # mini_conv_slim too
-    return Grid(pred_iou_thresh=0.25, stability_score_thresh=0.6) if is_of_the_kind else Grid()
+    if sam.image_size > MINIATURE_SIDE:
+        return ""
+    what = f"{sam.name} is a miniature model, with an input of {sam.image_size} pixels, and is weak on photographs."
+    if sam.name in shipped_models():
+        what = f"{sam.name} ships with this package, was trained on synthetic scenes only and is weak on photographs."
+    return f"{what} Get mobile_sam, which is better, with `mobilesamv2 download mobile_sam -o {weights}`."
 
 
 def save_pretrained(sam: Sam, folder: str | Path) -> Path:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata
+from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata, read_thresholds
+from mobilesamv2.model_zoo import MODEL_FILES, shipped_models
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
 
 TIMM_PREFIX = "timm/"
 
@@ -45,7 +47,7 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
 
 @dataclass(frozen=True)
 class SamSpec:
-    """Encoder and sizes of a model.
+    """Encoder, sizes and thresholds of a model.
 
     Attributes:
         encoder: name of the image encoder.
@@ -53,6 +55,7 @@ class SamSpec:
         embed_dim: C.
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp_dim: hidden width of the mask decoder's MLPs.
+        thresholds: those that suit its masks, where its weight file has none.
     """
 
     encoder: str
@@ -60,10 +63,20 @@ class SamSpec:
     embed_dim: int = 256
     decoder_heads: int = 8
     decoder_mlp_dim: int = 2048
+    thresholds: Thresholds = SAM_THRESHOLDS
 
 
 _mini = partial(SamSpec, image_size=256, embed_dim=64, decoder_heads=4, decoder_mlp_dim=256)
-_small = partial(SamSpec, image_size=256, embed_dim=128, decoder_heads=4, decoder_mlp_dim=512)
+# mini_conv, which ships, predicts lower IoUs and reaches lower stability scores than SAM, whose thresholds would remove
+# nearly all of its masks. Its students inherit its mask decoder.
+_small = partial(
+    SamSpec,
+    image_size=256,
+    embed_dim=128,
+    decoder_heads=4,
+    decoder_mlp_dim=512,
+    thresholds=Thresholds(pred_iou_thresh=0.25, stability_score_thresh=0.6),
+)
 
 MODELS: dict[str, SamSpec] = {
     "mobile_sam": SamSpec("tiny_vit_5m"),
@@ -85,9 +98,18 @@ MODELS: dict[str, SamSpec] = {
 """Models by name, beside ``timm/<backbone>``, which has the full size."""
 
 
-def list_models() -> list[str]:
-    """Return the names that ``build_sam`` accepts, beside ``timm/<backbone>`` for any backbone of timm."""
-    return list(MODELS)
+def list_models(pretrained: bool = False) -> list[str]:
+    """Return the names that ``build_sam`` accepts, beside ``timm/<backbone>`` for any backbone of timm.
+
+    Args:
+        pretrained: only the models with published weights, whose names ``load_pretrained`` accepts; first those that
+            ship with the package, the others are downloaded by ``mobilesamv2 download NAME``.
+
+    Example:
+        >>> list_models(pretrained=True)
+        ['mini_conv', 'mobile_sam', 'sam_vit_b', 'sam_vit_l', 'sam_vit_h', 'efficientvit_l2']
+    """
+    return [*shipped_models(), *MODEL_FILES] if pretrained else list(MODELS)
 
 
 def build_sam(
@@ -110,7 +132,8 @@ def build_sam(
         allow_partial: warn, instead of raising, if the files leave a part of the model without weights.
 
     Returns:
-        The model.
+        The model. Its ``thresholds`` are those of the weight file of its mask decoder, if that has some, else the
+        registry's.
 
     Raises:
         ValueError: if a name is unknown, the list of files is empty, or a file does not fit (see ``load_weights``).
@@ -127,6 +150,7 @@ def build_sam(
         decoder_mlp_dim=spec.decoder_mlp_dim,
         name=name,
         encoder_name=encoder_name,
+        thresholds=spec.thresholds,
     ).eval()
     if backbone_checkpoint is not None:
         load_backbone(image_encoder, backbone_checkpoint)
@@ -135,7 +159,12 @@ def build_sam(
         raise ValueError(
             f"The checkpoint of {name} must name at least one file, got an empty list; null leaves random weights."
         )
-    loaded = {part for file in files for part in load_weights(sam, file)}
+    loaded: set[str] = set()
+    for file in files:
+        parts = load_weights(sam, file)
+        loaded |= set(parts)
+        if "mask_decoder" in parts:
+            sam.thresholds = read_thresholds(file) or spec.thresholds
     missing = [part for part in PARTS if part not in loaded]
     if files and missing:
         message = (

@@ -15,7 +15,8 @@ from mobilesamv2.models.mask_decoder import Decoded
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.transformer import ImageContext
 from mobilesamv2.pretrained import load_pretrained
-from mobilesamv2.structures import PointLabel, Prompts
+from mobilesamv2.prompts.arguments import check_prompts
+from mobilesamv2.structures import Prompts
 from mobilesamv2.transforms import ModelFrame, check_image, to_model_input
 
 PROMPTS_PER_BATCH = 64
@@ -43,27 +44,40 @@ class SegAny:
     Args:
         sam: the model, on any device; it should be in eval mode, as ``build_sam`` returns it.
 
+    Raises:
+        TypeError: if ``sam`` is not a model.
+
     Example:
-        >>> segany = SegAny(build_sam("mobile_sam", "mobile_sam.pt"))
-        >>> segany.set_image(image)
-        >>> masks, predicted_iou, low_res_logits = segany.predict(boxes=[[10, 20, 200, 300]], multimask_output=False)
+        >>> segany = SegAny.from_pretrained("mini_conv")  # or SegAny(sam), of any model
+        >>> segany.set_image(image)  # RGB uint8 (H, W, 3)
+        >>> masks, predicted_iou, low_res_logits = segany.predict(boxes=[10, 20, 200, 150], multimask_output=False)
+        >>> masks.shape == (1, 1, *image.shape[:2])  # of one prompt, one mask
+        True
     """
 
     def __init__(self, sam: Sam) -> None:
+        if not isinstance(sam, Sam):
+            raise TypeError(
+                "sam must be a model, as load_pretrained(name) and build_sam(name, file) return it, got "
+                f"{type(sam).__name__}. SegAny.from_pretrained(name) and SegEvery.from_pretrained(name) take a name."
+            )
         self.sam = sam
         self._embedding: Tensor | None = None
         self._image_context: ImageContext | None = None
         self._frame: ModelFrame | None = None
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, weights: str | Path = "weights") -> SegAny:
-        """Load a model by name, optimised for inference, on the CPU.
+    def from_pretrained(
+        cls, name: str | Path, weights: str | Path = "weights", device: str | torch.device = "cpu"
+    ) -> SegAny:
+        """Load a model by name, optimised for inference.
 
         Args:
             name: as in ``load_pretrained``, with its errors.
             weights: folder of published weight files.
+            device: of the model, ``"cuda"`` for example.
         """
-        return cls(load_pretrained(name, weights).for_inference())
+        return cls(load_pretrained(name, weights).for_inference().to(device))
 
     @torch.inference_mode()
     def encode(self, images: Sequence[np.ndarray]) -> Tensor:
@@ -126,12 +140,15 @@ class SegAny:
     ) -> Prediction:
         """Predict the masks of N prompts on the image that is set. A prompt may combine points, a box and a mask.
 
+        Prompts are lists, tuples, NumPy arrays, or tensors on any device.
+
         Args:
             points: (N, P, 2) xy, pixels of the image; (P, 2) is one prompt of P points.
             labels: (N, P), values of ``PointLabel``: 1 foreground, 0 background, -1 padding; (P,) for one prompt;
                 None: all foreground.
             boxes: (N, 4) xyxy, pixels of the image; (4,) is one box.
-            mask_input: (N, S/4, S/4) low-res logits of an earlier prediction, or (N, 1, S/4, S/4).
+            mask_input: (N, S/4, S/4) low-res logits of an earlier prediction, or (N, 1, S/4, S/4); one mask, of
+                (S/4, S/4) too, serves all prompts.
             multimask_output: three masks per prompt, for ambiguous prompts, instead of one.
 
         Returns:
@@ -139,9 +156,18 @@ class SegAny:
 
         Raises:
             RuntimeError: if no image is set.
-            ValueError: if there is no prompt, if shapes or numbers of prompts disagree, or if values are not finite.
+            ValueError: if there is no prompt, an argument is no array of numbers, shapes or numbers of prompts
+                disagree, labels are others than 1, 0 and -1, or values are not finite.
+
+        Example:
+            >>> segany = SegAny.from_pretrained("mini_conv")
+            >>> segany.set_image(image)  # RGB uint8 (H, W, 3)
+            >>> prediction = segany.predict(points=[[80, 60]])  # a click: one prompt of one point, three masks
+            >>> best = prediction.predicted_iou[0].argmax()
+            >>> prediction.masks[0, best].shape == image.shape[:2]
+            True
         """
-        prompts, masks = self._check_prompts(points, labels, boxes, mask_input)
+        prompts, masks = check_prompts(points, labels, boxes, mask_input, self.sam.image_size // 4)
         logits, predicted_iou = self.predict_low_res(prompts, multimask_output, masks)
         height, width = self.frame.original_size
         full = np.empty((*logits.shape[:2], height, width), dtype=bool)
@@ -212,45 +238,6 @@ class SegAny:
             inputs["boxes_xyxy"] = self.frame.boxes_to_model(prompts.boxes_xyxy).to(device)
         return inputs
 
-    def _check_prompts(
-        self, points: Any, labels: Any, boxes: Any, mask_input: Any
-    ) -> tuple[Prompts | None, Tensor | None]:
-        """Check prompts and mask inputs, and convert them to tensors."""
-        if points is None and labels is not None:
-            raise ValueError("labels must come with points, got labels and no points.")
-        side = self.sam.image_size // 4
-        point_tensor = None if points is None else _as_tensor("points", points, (None, None, 2), torch.float64)
-        label_tensor = None if labels is None else _as_tensor("labels", labels, (None, None), torch.int64)
-        box_tensor = None if boxes is None else _as_tensor("boxes", boxes, (None, 4), torch.float64)
-        mask_tensor = None
-        if mask_input is not None:
-            axes = (None, 1, side, side) if np.ndim(mask_input) == 4 else (None, side, side)
-            mask_tensor = _as_tensor("mask_input", mask_input, axes, torch.float32)
-            mask_tensor = mask_tensor.reshape(-1, 1, side, side)
-        if point_tensor is not None and label_tensor is None:
-            label_tensor = torch.full(point_tensor.shape[:2], PointLabel.FOREGROUND, dtype=torch.int64)
-        if point_tensor is not None and label_tensor is not None and label_tensor.shape != point_tensor.shape[:2]:
-            raise ValueError(
-                f"labels must have one entry per point, got shape {tuple(label_tensor.shape)} "
-                f"for points of shape {tuple(point_tensor.shape)}."
-            )
-        if label_tensor is not None and not torch.isin(label_tensor, torch.tensor(list(PointLabel))).all():
-            raise ValueError(
-                f"labels must be 1 (foreground), 0 (background) or -1 (padding), got {label_tensor.unique().tolist()}."
-            )
-        if point_tensor is None and box_tensor is None and mask_tensor is None:
-            raise ValueError("Prompts must have points, boxes or mask_input, got none of them.")
-        prompts = None
-        if point_tensor is not None or box_tensor is not None:
-            prompts = Prompts(points=point_tensor, labels=label_tensor, boxes_xyxy=box_tensor)
-            if mask_tensor is not None and len(mask_tensor) != len(prompts):
-                raise ValueError(
-                    f"mask_input must have one mask per prompt, got {len(mask_tensor)} for {len(prompts)} prompts."
-                )
-        if len(prompts if prompts is not None else mask_tensor) == 0:  # pyright: ignore[reportArgumentType]
-            raise ValueError("Prompts must not be empty, got 0 prompts.")
-        return prompts, mask_tensor
-
 
 def _finite(values: Tensor, network: str) -> Tensor:
     """Return the values if all are finite; thresholds would turn NaN into "no mask" silently."""
@@ -260,15 +247,3 @@ def _finite(values: Tensor, network: str) -> Tensor:
             "hold its values (bfloat16 and float32 can)."
         )
     return values
-
-
-def _as_tensor(name: str, value: Any, shape: tuple[int | None, ...], dtype: torch.dtype) -> Tensor:
-    """Convert to a tensor of a shape, where None is any length and a missing first axis means one prompt."""
-    array = value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-    tensor = array[None] if array.ndim == len(shape) - 1 else array
-    if tensor.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, tensor.shape, strict=True)):
-        expected = ", ".join("any" if n is None else str(n) for n in shape)
-        raise ValueError(f"{name} must have shape ({expected}), got {tuple(array.shape)}.")
-    if not torch.isfinite(tensor).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity.")
-    return tensor.to(dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +14,15 @@ import torch
 from torch import Tensor
 
 from mobilesamv2 import masks as mask_ops
+from mobilesamv2.mask_regions import remove_small_regions
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.pretrained import default_grid, load_pretrained
-from mobilesamv2.prompts.sampler import PromptSampler
+from mobilesamv2.pretrained import load_pretrained
+from mobilesamv2.prompts.grid import Grid
+from mobilesamv2.prompts.sampler import AdaptsToModel, PromptSampler
 from mobilesamv2.rle_encoder import RleEncoder
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
-from mobilesamv2.structures import Masks, Prompts
+from mobilesamv2.structures import Filters, Masks, Prompts
 
 PROMPTS_PER_DEVICE_BATCH = 1024
 """Prompts per decoding batch on an accelerator: each batch ends with a synchronisation, for filters and timer."""
@@ -60,44 +64,80 @@ class _Candidates(NamedTuple):
         return self._replace(logits=self.logits[keep.to(self.logits.device)], mask_index=self.mask_index[keep])
 
 
+@dataclass
+class _BestScores:
+    """The highest scores of an image's masks, for a warning where no mask is left."""
+
+    predicted_iou: float = -math.inf
+    stability_score: float = -math.inf
+
+    def advice(self, filters: Filters) -> str:
+        """Return which threshold every mask falls below; empty if there is none."""
+        for name, score, fails in (
+            ("pred_iou_thresh", "predicted_iou", self.predicted_iou <= filters.pred_iou_thresh),
+            ("stability_score_thresh", "stability_score", self.stability_score < filters.stability_score_thresh),
+        ):
+            threshold, best = getattr(filters, name), getattr(self, score)
+            if threshold > 0 and best > -math.inf and fails:
+                return (
+                    f"No mask passes {name}={threshold:g}: the highest {score} is {best:.3g}. Lower the threshold "
+                    f"of the prompt sampler, Grid({name}=...) for example; 0 switches it off."
+                )
+        return ""
+
+
 class SegEvery:
     """Segmentation of everything in an image.
 
     Args:
         sam: the model, on any device; it should be in eval mode, as ``build_sam`` returns it.
-        sampler: chooses the prompts and defines how their masks are filtered and ranked.
+        sampler: chooses the prompts and defines how their masks are filtered and ranked; None is SAM's grid of points.
+            Thresholds that it leaves open are the model's own, ``sam.thresholds``.
+
+    Raises:
+        TypeError: if ``sam`` is not a model.
 
     Example:
-        >>> segevery = SegEvery(build_sam("mobile_sam", "mobile_sam.pt"), Grid())
-        >>> masks = segevery(image)
-        >>> json.dump(masks.to_coco(image_id=1), file)
+        >>> segevery = SegEvery.from_pretrained("mini_conv", Grid(points_per_side=16))
+        >>> masks = segevery(image)  # image: RGB uint8 (H, W, 3)
+        >>> masks[0].shape == image.shape[:2]
+        True
+        >>> results = masks.to_coco(image_id=1)  # ready for json.dump
     """
 
-    def __init__(self, sam: Sam, sampler: PromptSampler) -> None:
+    def __init__(self, sam: Sam, sampler: PromptSampler | None = None) -> None:
         self.segany = SegAny(sam)
-        self.sampler = sampler
+        sampler = Grid() if sampler is None else sampler
+        self.sampler = sampler.for_model(sam.thresholds) if isinstance(sampler, AdaptsToModel) else sampler
         self.timer = StageTimer(sam.device)
         self._current_crop = (0, 0, 0, 0)
+        self._best = _BestScores()
+        self._has_warned = False
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, sampler: PromptSampler | None = None, weights: str | Path = "weights"
+        cls,
+        name: str | Path,
+        sampler: PromptSampler | None = None,
+        weights: str | Path = "weights",
+        device: str | torch.device = "cpu",
     ) -> SegEvery:
-        """Load a model by name, optimised for inference, on the CPU.
+        """Load a model by name, optimised for inference.
 
         Args:
             name: as in ``load_pretrained``, with its errors: ``mini_conv``, ``mobile_sam``, a file, a folder, or
                 owner/repository.
-            sampler: None uses SAM's grid of points (``pretrained.default_grid``).
+            sampler: None is SAM's grid of points.
             weights: folder of published weight files.
+            device: of the model, ``"cuda"`` for example.
         """
-        sam = load_pretrained(name, weights)
-        return cls(sam.for_inference(), sampler or default_grid(sam))
+        return cls(load_pretrained(name, weights).for_inference().to(device), sampler)
 
     def __call__(self, image: np.ndarray) -> Masks:
         """Return all masks of an image, sorted by predicted IoU if the sampler uses NMS, else in the prompts' order.
 
-        Empty masks are always dropped.
+        Empty masks are always dropped. With ``min_mask_region_area``, masks that lost a small region come last. Where
+        every mask falls below a threshold, a warning names it and the best value seen, once per ``SegEvery``.
 
         Args:
             image: RGB uint8 (H, W, 3).
@@ -137,6 +177,7 @@ class SegEvery:
     def _segment(self, image: np.ndarray) -> Masks:
         """Run all rounds of prompts on the image that is set."""
         round_masks: list[Masks] = []
+        self._best = _BestScores()
         rounds = self.sampler.rounds(image)
         with self.timer.stage("prompt_sampling"):
             prompts = next(rounds, None)
@@ -150,7 +191,11 @@ class SegEvery:
         with self.timer.stage("postprocessing"):
             if not round_masks:
                 return _no_masks(_size(image), Prompts(boxes_xyxy=torch.zeros(0, 4)))
-            return self._suppress(round_masks)
+            masks = self._suppress(round_masks)
+        if not len(masks) and not self._has_warned and (advice := self._best.advice(self.sampler.filters)):
+            self._has_warned = True
+            warnings.warn(advice, stacklevel=5)  # whoever calls SegEvery
+        return masks
 
     def _run_round(self, image: np.ndarray, prompts: Prompts) -> Masks:
         """Return the masks of one round that pass the filters and do not touch the edge of their crop."""
@@ -180,6 +225,7 @@ class SegEvery:
         for batch in prompts.batches(PROMPTS_PER_BATCH if on_cpu else PROMPTS_PER_DEVICE_BATCH):
             with self.timer.stage("mask_decoder"):
                 decoded = self.segany.predict_filtered(batch, self.sampler.multimask_output, pred_iou_thresh)
+                self._best.predicted_iou = max(self._best.predicted_iou, float(decoded.predicted_iou.max()))
             with self.timer.stage("postprocessing"):
                 candidates = _Candidates(decoded.logits, decoded.predicted_iou, decoded.keep_index.cpu(), batch, first)
                 if not encoded and self._can_defer(pending, candidates):
@@ -225,6 +271,8 @@ class SegEvery:
         frame = self.segany.frame
         encoder = RleEncoder.for_frame(frame, candidates.logits.device)
         encoded, stability_score = encoder(candidates.logits, self.sampler.filters.stability_score_thresh)
+        if len(stability_score):
+            self._best.stability_score = max(self._best.stability_score, float(stability_score.max()))
         rles = [rle for rle in encoded if rle is not None]
         kept = torch.tensor([rle is not None for rle in encoded], dtype=torch.bool)
         index, iou, stability_score = candidates.mask_index[kept], candidates.scores[kept], stability_score[kept]
@@ -257,6 +305,9 @@ class SegEvery:
             one_group = torch.zeros(len(masks), dtype=torch.int64)
             inverse_area = 1 / (crops[:, 2:] - crops[:, :2]).prod(1)
             masks = masks[order[mask_ops.nms(boxes, inverse_area, one_group, filters.crop_nms_thresh)].sort().values]
+        if filters.min_mask_region_area > 0:
+            nms_thresh = max(filters.box_nms_thresh, filters.crop_nms_thresh)
+            masks = remove_small_regions(masks, filters.min_mask_region_area, nms_thresh)
         return masks
 
 

@@ -16,16 +16,26 @@ Axes are named once, here, and mean the same everywhere:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
+import pycocotools.mask
 import torch
 from torch import Tensor
 
+# Typed as Any: its stubs accept only bytes as counts, its functions read text too.
+coco_mask: Any = pycocotools.mask
+
 RLE = dict[str, Any]
 """Compressed run-length encoding in COCO's format: ``{"size": [H, W], "counts": str}``."""
+
+
+def decode(rle: RLE) -> np.ndarray:
+    """Decode one RLE to a boolean mask (H, W)."""
+    return coco_mask.decode(rle).astype(bool)
 
 
 class PointLabel(IntEnum):
@@ -106,6 +116,35 @@ class Prompts:
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """Thresholds of a model's own scores that suit its masks; the defaults are SAM's.
+
+    They belong to the weights, since small models predict lower IoUs than SAM does. A prompt sampler may have others.
+
+    Attributes:
+        pred_iou_thresh: a mask is kept above it.
+        stability_score_thresh: a mask is kept at or above it.
+
+    Raises:
+        ValueError: if one is not a number from 0 to 1.
+
+    Source: the defaults of SAM's automatic mask generator.
+    """
+
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}.")
+
+
+SAM_THRESHOLDS = Thresholds()
+"""Of SAM's automatic mask generator."""
+
+
+@dataclass(frozen=True)
 class Filters:
     """Thresholds that a mask must pass to be kept; the defaults keep every mask that is not empty.
 
@@ -116,17 +155,39 @@ class Filters:
             Masks of different crops are not compared here.
         crop_nms_thresh: of two boxes of different crops whose IoU is higher, the one of the smaller crop is kept; 1
             switches NMS off.
+        min_mask_region_area: holes and disconnected regions of fewer pixels of the original image are removed, then
+            NMS runs again; 0 switches it off.
+
+    Raises:
+        ValueError: if ``min_mask_region_area`` is negative.
     """
 
     pred_iou_thresh: float = 0.0
     stability_score_thresh: float = 0.0
     box_nms_thresh: float = 1.0
     crop_nms_thresh: float = 1.0
+    min_mask_region_area: float = 0
+
+    def __post_init__(self) -> None:
+        if not self.min_mask_region_area >= 0:
+            raise ValueError(f"min_mask_region_area must be 0 pixels or more, got {self.min_mask_region_area}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Masks:
-    """The D masks of one image.
+    """The D masks of one image: a sequence of boolean arrays (H, W), stored as RLE.
+
+    ``masks[0]`` and a loop decode one mask at a time; ``np.asarray(masks)``, which is ``to_numpy()``, decodes all of
+    them into D * H * W bytes. A slice, a list or array of integers, and D truth values choose masks, still encoded.
+
+    Example:
+        >>> masks = SegEvery.from_pretrained("mini_conv")(image)
+        >>> masks[0].shape == image.shape[:2], masks[0].dtype
+        (True, dtype('bool'))
+        >>> largest_first = sorted(masks, key=np.sum, reverse=True)
+        >>> confident = masks[masks.predicted_iou > 0.5]
+        >>> np.asarray(confident).shape == (len(confident), *image.shape[:2])
+        True
 
     Attributes:
         size: (H, W) of the original image.
@@ -152,20 +213,53 @@ class Masks:
     def __len__(self) -> int:
         return len(self.rles)
 
-    def __getitem__(self, index: Tensor) -> Masks:
-        """Return the masks at an index tensor, in its order, or where a boolean tensor is true."""
-        if index.dtype == torch.bool:
-            index = index.nonzero().flatten()
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} masks of {self.size[0]} x {self.size[1]} pixels)"
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield each mask, bool (H, W)."""
+        return map(decode, self.rles)
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray | Tensor) -> Masks: ...
+    @overload
+    def __getitem__(self, index: int | np.integer) -> np.ndarray: ...
+    def __getitem__(self, index: Any) -> np.ndarray | Masks:
+        """Return one mask, bool (H, W), or the masks that several indices, a slice or truth values choose, in order.
+
+        Raises:
+            IndexError: if there is no such mask, or ``index`` is of another kind.
+        """
+        numbers = np.arange(len(self))[index.cpu().numpy() if isinstance(index, Tensor) else index]
+        if numbers.ndim == 0:
+            return decode(self.rles[int(numbers)])
+        if numbers.ndim > 1:
+            raise IndexError(f"An index of masks must have one axis, got {index!r}; np.asarray(masks) is (D, H, W).")
+        chosen = torch.from_numpy(numbers.copy())  # of positive strides
         return Masks(
             size=self.size,
-            rles=[self.rles[i] for i in index.tolist()],
-            boxes_xyxy=self.boxes_xyxy[index],
-            predicted_iou=self.predicted_iou[index],
-            stability_score=self.stability_score[index],
-            scores=self.scores[index],
-            prompts=self.prompts[index],
-            prompt_index=self.prompt_index[index],
+            rles=[self.rles[i] for i in chosen.tolist()],
+            boxes_xyxy=self.boxes_xyxy[chosen],
+            predicted_iou=self.predicted_iou[chosen],
+            stability_score=self.stability_score[chosen],
+            scores=self.scores[chosen],
+            prompts=self.prompts[chosen],
+            prompt_index=self.prompt_index[chosen],
         )
+
+    def to_numpy(self) -> np.ndarray:
+        """Return all masks, bool (D, H, W): D * H * W bytes."""
+        pixels = np.empty((len(self), *self.size), dtype=bool)
+        for i, mask in enumerate(self):
+            pixels[i] = mask
+        return pixels
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return what ``to_numpy`` returns, for NumPy's functions."""
+        if copy is False:
+            raise ValueError("Masks must be decoded to become an array, which is a copy: copy must not be False.")
+        pixels = self.to_numpy()
+        return pixels if dtype is None else pixels.astype(dtype, copy=False)
 
     @staticmethod
     def cat(parts: Sequence[Masks]) -> Masks:

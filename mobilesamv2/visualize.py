@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from mobilesamv2.masks import areas, boxes_from_rles, decode, encode
-from mobilesamv2.structures import RLE
+from mobilesamv2.structures import RLE, Masks
+from mobilesamv2.transforms import check_image
 
 GOLDEN_RATIO = 0.618034
 """Hue step between masks, so that consecutive ones differ clearly."""
@@ -21,7 +23,7 @@ _MARGIN = 8
 
 def overlay(
     image: np.ndarray,
-    masks: Sequence[RLE] | np.ndarray,
+    masks: Masks | Sequence[RLE] | Sequence[np.ndarray] | np.ndarray | torch.Tensor,
     alpha: float = 0.5,
     objects: Sequence[int] | None = None,
 ) -> np.ndarray:
@@ -29,15 +31,28 @@ def overlay(
 
     Args:
         image: RGB uint8 (H, W, 3).
-        masks: D masks at (H, W), as RLE or as bool (D, H, W).
+        masks: the result of ``SegEvery`` or ``SegAny``: D masks at (H, W), as ``Masks``, RLEs, or bool (D, H, W),
+            (H, W) for one mask, or (N, M, H, W), as an array, a tensor or a list.
         alpha: opacity of the colour.
         objects: number of the object that each mask is of, which decides its colour, so that overlays can be compared;
             without numbers each mask has a colour of its own.
 
     Returns:
         RGB uint8 (H, W, 3).
+
+    Raises:
+        ValueError: if the image is not RGB uint8, or the masks are not masks of its size.
+
+    Example:
+        >>> from mobilesamv2.visualize import overlay
+        >>> masks = SegEvery.from_pretrained("mini_conv")(image)
+        >>> overlay(image, masks).shape == image.shape
+        True
+        >>> overlay(image, masks[0]).shape == image.shape  # one of them
+        True
     """
-    rles = encode(torch.from_numpy(masks).transpose(1, 2)) if isinstance(masks, np.ndarray) else list(masks)
+    check_image(image)
+    rles = _as_rles(masks, (image.shape[0], image.shape[1]))
     sizes, boxes = areas(rles), boxes_from_rles(rles).int().tolist()
     canvas = image.astype(np.float32)
     drawn = [i for i in sizes.argsort(descending=True, stable=True).tolist() if sizes[i]]
@@ -49,6 +64,26 @@ def overlay(
         part[mask] = (1 - alpha) * part[mask] + alpha * colour
         part[_outline(mask)] = 0.6 * colour
     return canvas.round().astype(np.uint8)
+
+
+def _as_rles(masks: Any, size: tuple[int, int]) -> list[RLE]:
+    """Return masks of any form that ``overlay`` takes as RLEs of an image's size."""
+    if isinstance(masks, Masks):
+        rles = masks.rles
+    elif isinstance(masks, np.ndarray | torch.Tensor) or any(not isinstance(mask, dict) for mask in masks):
+        pixels = masks.cpu().numpy() if isinstance(masks, torch.Tensor) else np.asarray(masks)
+        if pixels.dtype.kind not in "bui" or pixels.shape[-2:] != size or not 2 <= pixels.ndim <= 4:
+            raise ValueError(
+                f"masks must be bool (D, {size[0]}, {size[1]}), as the image, got {pixels.dtype} {pixels.shape}. "
+                "Logits become masks by logits > 0."
+            )
+        rles = encode(torch.from_numpy(pixels.reshape(-1, *size) != 0).transpose(1, 2))
+    else:
+        rles = list(masks)
+    other = [rle["size"] for rle in rles if tuple(rle["size"]) != size]
+    if other:
+        raise ValueError(f"masks must have the image's size {list(size)} (height, width), got {list(other[0])}.")
+    return rles
 
 
 def _colour(number: int) -> np.ndarray:

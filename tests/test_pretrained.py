@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mobilesamv2 import SegAny, SegEvery, build_sam, load_pretrained, push_to_hub, save_pretrained
+from mobilesamv2 import SegAny, SegEvery, build_sam, list_models, load_pretrained, push_to_hub, save_pretrained
 from mobilesamv2.checkpoints import save_mobile_sam
 from mobilesamv2.cli.main import main
 from mobilesamv2.data.synthetic.render import render_scene
-from mobilesamv2.pretrained import default_grid, shipped_models
-from mobilesamv2.prompts import Grid, GridProposals
+from mobilesamv2.model_zoo import MODEL_FILES, shipped_models
+from mobilesamv2.pretrained import toy_note
+from mobilesamv2.prompts import GridProposals
 
 
 def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
@@ -59,6 +60,19 @@ def test_unknown_names() -> None:
         load_pretrained("mini")
     with pytest.raises(ValueError, match=r"There are no weights for 'sam9'.*owner/repository\.$"):
         load_pretrained("sam9")
+    with pytest.raises(ValueError, match=r"for 'mobilesam'\. Did you mean 'mobile_sam'\? Available: mini_conv, "):
+        load_pretrained("mobilesam")
+    assert list_models(pretrained=True) == ["mini_conv", *MODEL_FILES]
+    assert set(list_models(pretrained=True)) < set(list_models())
+
+
+def test_a_miniature_is_called_one() -> None:
+    assert toy_note(build_sam("mini_conv"), "w").startswith(
+        "mini_conv ships with this package, was trained on synthetic"
+    )
+    assert toy_note(build_sam("mini"), "w").startswith("mini is a miniature model, with an input of 256 pixels")
+    assert toy_note(build_sam("mini"), "w").endswith("with `mobilesamv2 download mobile_sam -o w`.")
+    assert toy_note(build_sam("mobile_sam")) == ""
 
 
 def test_folders_come_after_names_and_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,12 +85,11 @@ def test_folders_come_after_names_and_before_the_hub(tmp_path: Path, monkeypatch
         load_pretrained("mini_conv/other")
 
 
-def test_the_default_grid_is_of_the_model(tmp_path: Path) -> None:
+def test_by_name_and_by_folder_are_the_same(tmp_path: Path) -> None:
     save_pretrained(load_pretrained("mini_conv"), tmp_path)
     scene = render_scene(0)[0]
     by_name, by_folder = (SegEvery.from_pretrained(name)(scene) for name in ("mini_conv", tmp_path))
     assert len(by_name) == len(by_folder) > 0
-    assert default_grid(build_sam("mini")) == Grid()
     segany = SegAny.from_pretrained("mini_conv")
     segany.set_image(scene)
     assert segany.predict(points=[[[9, 9]]]).masks.shape == (1, 3, *scene.shape[:2])

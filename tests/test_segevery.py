@@ -219,14 +219,14 @@ def test_prompts_without_an_image() -> None:
         ({}, "Prompts must have points, boxes or mask_input"),
         ({"boxes": np.zeros((0, 4))}, "0 prompts"),
         ({"labels": [[1]]}, "labels and no points"),
-        ({"points": [1, 2]}, r"points must have shape \(any, any, 2\)"),
+        ({"points": [1, 2]}, r"points must have shape \(N, P, 2\)"),
         ({"points": [[1, 2]], "labels": [1, 0]}, "labels must have one entry per point"),
-        ({"points": [[1, 2]], "labels": [2]}, r"labels must be 1 .*, got \[2\]"),
-        ({"boxes": [[0, 0, 1]]}, r"boxes must have shape \(any, 4\)"),
+        ({"points": [[1, 2]], "labels": [2]}, "labels must be 1 .*, got 2"),
+        ({"boxes": [[0, 0, 1]]}, r"boxes must have shape \(N, 4\)"),
         ({"boxes": [[0, 0, 1, np.nan]]}, "boxes must be finite, got NaN"),
-        ({"boxes": [[0, 0, 1, 1]], "points": [[[1, 1]], [[2, 2]]]}, "must have the same length, got"),
-        ({"boxes": [[0, 0, 1, 1]] * 2, "mask_input": np.zeros((1, 64, 64))}, "got 1 for 2 prompts"),
-        ({"mask_input": np.zeros((1, 8, 8))}, r"mask_input must have shape \(any, 64, 64\)"),
+        ({"boxes": [[0, 0, 1, 1]], "points": [[[1, 1]], [[2, 2]]]}, "must be of the same number of prompts"),
+        ({"boxes": [[0, 0, 1, 1]] * 3, "mask_input": np.zeros((2, 64, 64))}, "got 3 of boxes and 2 of mask_input"),
+        ({"mask_input": np.zeros((1, 8, 8))}, r"mask_input must have shape \(N, 64, 64\)"),
     ],
 )
 def test_bad_prompts_are_refused(photo: np.ndarray, prompts: dict, message: str) -> None:
@@ -234,6 +234,22 @@ def test_bad_prompts_are_refused(photo: np.ndarray, prompts: dict, message: str)
     segany.set_image(photo)
     with pytest.raises(ValueError, match=message):
         segany.predict(**prompts)
+
+
+def test_a_name_is_no_model() -> None:
+    for kind in (SegAny, SegEvery):
+        with pytest.raises(TypeError, match=r"sam must be a model, .* got str\. .*from_pretrained\(name\)"):
+            kind("mini_conv")
+
+
+def test_one_mask_input_serves_all_boxes(sam: Sam, photo: np.ndarray) -> None:
+    segany, boxes = SegAny(sam), [[0, 0, 50, 40], [20, 20, 120, 80]]
+    segany.set_image(photo)
+    low_res = segany.predict(points=[[30, 30]], multimask_output=False).low_res_logits[0, 0]
+    together = segany.predict(boxes=torch.tensor(boxes), mask_input=low_res)
+    each = segany.predict(boxes=boxes, mask_input=[low_res, low_res])
+    assert (together.masks == each.masks).all()
+    assert together.masks.shape == (2, 3, 90, 130)
 
 
 @pytest.mark.parametrize("settings", [{"prompt": "box"}, {"rank_by": "area"}])

@@ -16,7 +16,7 @@ from mobilesamv2.metrics.stage_time import STAGES, StageTimer
 from mobilesamv2.model_zoo import find_weights
 from mobilesamv2.models.object_detector import build_detector
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.pretrained import default_grid, load_pretrained
+from mobilesamv2.pretrained import load_pretrained, toy_note
 from mobilesamv2.prompts.grid import Grid
 from mobilesamv2.prompts.object_aware import Detector, ObjectAware
 from mobilesamv2.prompts.sampler import PromptSampler
@@ -274,9 +274,10 @@ def open_demo(
         FileNotFoundError: if a file that was named does not exist.
         ValueError: if there are no weights under this name, or a file does not fit.
     """
-    name, note = (model, "") if model else default_model(weights)
+    name = model or default_model(weights)
     sam = load_pretrained(name, weights).for_inference().to(device)
-    about = f"{name}: image encoder {sam.encoder_name}, input of {sam.image_size} pixels, on {device}. {note}".strip()
+    about = f"{name}: image encoder {sam.encoder_name}, input of {sam.image_size} pixels, on {device}."
+    about = f"{about} {toy_note(sam, weights)}".strip()
     no_detector = ""
     if detector is None:
         try:
@@ -289,7 +290,7 @@ def open_demo(
     built = None
     if detector is not None:
         built = build_detector(checkpoint=detector, image_size=detector_size).to(device)
-    demo = DemoApp(sam, built, about, no_detector, default_grid(sam).filters)
+    demo = DemoApp(sam, built, about, no_detector, Grid().for_model(sam.thresholds).filters)
     scene = synthetic_scene(0)
     demo.by_grid(scene, points_per_side=8)
     if built is not None:
@@ -297,16 +298,13 @@ def open_demo(
     return demo
 
 
-def default_model(weights: Path) -> tuple[str, str]:
-    """Return the model used when none is named, and a note about the choice, which may be empty."""
+def default_model(weights: Path) -> str:
+    """Return the model used when none is named."""
     try:
         find_weights("mobile_sam.pt", weights)
     except FileNotFoundError:
-        return "mini_conv", (
-            "It ships with this package, was trained on synthetic scenes only and is weak on photographs. Get "
-            f"mobile_sam, which is better, with `mobilesamv2 download mobile_sam -o {weights}`"
-        )
-    return "mobile_sam", ""
+        return "mini_conv"
+    return "mobile_sam"
 
 
 def synthetic_scene(seed: int) -> np.ndarray:

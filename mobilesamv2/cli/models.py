@@ -26,9 +26,8 @@ def models_table(names: Sequence[str]) -> str:
     """Return one line per model: encoder, input side, millions of parameters, billions of MACs, published weights."""
     import torch
 
-    from mobilesamv2.model_zoo import MODEL_FILES
+    from mobilesamv2.model_zoo import MODEL_FILES, shipped_models
     from mobilesamv2.models.cost import encoder_cost
-    from mobilesamv2.pretrained import shipped_models
     from mobilesamv2.registry import build_sam
 
     head = f"{'model':<20}{'encoder':<20}{'input (px)':>12}{'encoder (M)':>14}{'total (M)':>12}{'G MACs':>10}   weights"

@@ -16,7 +16,6 @@ from mobilesamv2.cli.options import add_detector, add_device, add_weights, avail
 if TYPE_CHECKING:
     import numpy as np
 
-    from mobilesamv2.models.sam import Sam
     from mobilesamv2.prompts import PromptSampler
     from mobilesamv2.structures import Masks
 
@@ -64,11 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampler", choices=list(SAMPLERS), default="grid", help=sampler_help)
     points_help = "points per side of a grid (default: the sampler's own, 32 or 64)"
     parser.add_argument("--points-per-side", type=int, help=points_help)
-    threshold_help = "keep masks of a grid with {} (default: the sampler's own; lower for mini_conv)"
+    threshold_help = "keep masks of a grid with {} (default: the model's own; SAM's are .88 and .95)"
     parser.add_argument("--pred-iou-thresh", type=float, help=threshold_help.format("a predicted IoU above this"))
     parser.add_argument(
         "--stability-score-thresh", type=float, help=threshold_help.format("a stability score of at least this")
     )
+    area_help = "fill holes and remove disconnected regions of fewer pixels, then drop duplicates (default: 0, off)"
+    parser.add_argument("--min-mask-region-area", type=float, default=0, metavar="PIXELS", help=area_help)
     add_detector(parser)
     add_device(parser)
 
@@ -81,19 +82,22 @@ def run(args: argparse.Namespace) -> None:
     """
     from mobilesamv2.checkpoints import weights_sha256
     from mobilesamv2.data.images import find_images
-    from mobilesamv2.pretrained import load_pretrained
+    from mobilesamv2.pretrained import load_pretrained, toy_note
     from mobilesamv2.prompts import ObjectAware
     from mobilesamv2.segevery import SegEvery
 
     images = find_images(args.images)
     device = available_device(args.device)
     sam = load_pretrained(args.model, args.weights)
-    sampler = build_sampler(args, sam, device)
-    made_by = {"model": sam.name, "weights_sha256": weights_sha256(sam)} | sampler.settings
+    if note := toy_note(sam, args.weights):
+        print(note, file=sys.stderr)
+    sampler = build_sampler(args, device)
+    segevery = SegEvery(sam.for_inference().to(device), sampler)
+    made_by = {"model": sam.name, "weights_sha256": weights_sha256(sam)} | segevery.sampler.settings
     if isinstance(sampler, ObjectAware):
         detector: Any = sampler.detector
         made_by |= {"detector_sha256": weights_sha256(detector), "detector_size": detector.image_size}
-    done = segment_images(images, SegEvery(sam.for_inference().to(device), sampler), args.output, made_by)
+    done = segment_images(images, segevery, args.output, made_by)
     if done.kept:
         print(f"{done.kept} images were already segmented with these settings and are kept; to redo, change --output.")
     num_images = len(done.num_masks)
@@ -105,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{len(done.broken)} of {len(images)} images were skipped. " + " ".join(done.broken))
 
 
-def build_sampler(args: argparse.Namespace, sam: Sam, device: str) -> PromptSampler:
+def build_sampler(args: argparse.Namespace, device: str) -> PromptSampler:
     """Build the prompt sampler that the options describe.
 
     Raises:
@@ -114,10 +118,10 @@ def build_sampler(args: argparse.Namespace, sam: Sam, device: str) -> PromptSamp
     from mobilesamv2 import prompts
     from mobilesamv2.model_zoo import find_weights
     from mobilesamv2.models.object_detector import build_detector
-    from mobilesamv2.pretrained import default_grid
 
     names = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    min_area = args.min_mask_region_area
     if args.sampler == "object_aware":
         if settings:
             options = ", ".join("--" + name.replace("_", "-") for name in settings)
@@ -128,18 +132,12 @@ def build_sampler(args: argparse.Namespace, sam: Sam, device: str) -> PromptSamp
         checkpoint = args.detector or find_weights("ObjectAwareModel.pt", args.weights)
         detector = build_detector(checkpoint=checkpoint, image_size=args.detector_size or 1024)
         confidence = 0.4 if args.confidence is None else args.confidence
-        return prompts.ObjectAware(detector.to(device), confidence=confidence)
+        return prompts.ObjectAware(detector.to(device), confidence=confidence, min_mask_region_area=min_area)
     if args.detector or args.detector_size is not None or args.confidence is not None:
         raise ValueError("--detector, --detector-size and --confidence require --sampler object_aware.")
-    if args.sampler != "grid_proposals":  # which filters nothing
-        default = default_grid(sam)
-        settings = {
-            "pred_iou_thresh": default.pred_iou_thresh,
-            "stability_score_thresh": default.stability_score_thresh,
-        } | settings
     if args.sampler == "hierarchical":
-        settings["high_confidence_iou"] = settings["pred_iou_thresh"]
-    return getattr(prompts, SAMPLERS[args.sampler])(**settings)
+        settings["high_confidence_iou"] = args.pred_iou_thresh
+    return getattr(prompts, SAMPLERS[args.sampler])(**settings, min_mask_region_area=min_area)
 
 
 def segment_images(

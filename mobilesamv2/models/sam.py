@@ -12,6 +12,7 @@ from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
 from mobilesamv2.models.mask_decoder import Decoded, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.models.transformer import ImageContext
+from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD
 
 
@@ -26,6 +27,7 @@ class Sam(nn.Module):
         decoder_mlp_dim: hidden width of the mask decoder's MLPs.
         name: name of the model in the registry; saved with the weights.
         encoder_name: name of the image encoder in the registry.
+        thresholds: those that suit its masks where a prompt sampler has none of its own; saved with the weights.
     """
 
     pixel_mean: Tensor
@@ -40,11 +42,13 @@ class Sam(nn.Module):
         decoder_mlp_dim: int = 2048,
         name: str | None = None,
         encoder_name: str | None = None,
+        thresholds: Thresholds = SAM_THRESHOLDS,
     ) -> None:
         super().__init__()
         self.image_size = image_size
         self.name = name
         self.encoder_name = encoder_name
+        self.thresholds = thresholds
         self.is_for_inference = False
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder(embed_dim, image_size, image_size // EMBEDDING_STRIDE)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mobilesamv2.prompts.sampler import Rounds, recorded_settings
-from mobilesamv2.structures import Filters, PointLabel, Prompts
+from mobilesamv2.structures import SAM_THRESHOLDS, Filters, PointLabel, Prompts, Thresholds
 
 
 class Crop(NamedTuple):
@@ -57,27 +57,32 @@ class Grid:
     Attributes:
         points_per_side: the grid has points_per_side^2 points.
         multimask_output: three masks per point instead of one.
-        pred_iou_thresh: a mask is kept above it; 0 switches the filter off.
-        stability_score_thresh: a mask is kept at or above it; 0 switches the filter off.
+        pred_iou_thresh: a mask is kept above it; 0 switches the filter off; None is the model's own, SAM's .88 or what
+            suits a small model.
+        stability_score_thresh: a mask is kept at or above it; 0 switches the filter off; None is the model's own, SAM's
+            .95 for example.
         box_nms_thresh: IoU threshold of box NMS by predicted IoU, among the masks of a crop; 1 switches it off.
         crop_n_layers: the grid prompts the full image, and then 2^i x 2^i crops for each layer i; each crop costs one
             pass of the image encoder.
         crop_n_points_downscale_factor: layer i has points_per_side / factor^i points per side.
         crop_overlap_ratio: overlap of crops in the first layer, as a fraction of the image's shorter side.
         crop_nms_thresh: IoU threshold of box NMS between crops, which prefers smaller crops; 1 switches it off.
+        min_mask_region_area: holes and disconnected regions of fewer pixels of the original image are removed, then
+            NMS runs again; 0 switches it off.
 
     Source: SAM, appendix B and its released code.
     """
 
     points_per_side: int = 32
     multimask_output: bool = True
-    pred_iou_thresh: float = 0.88
-    stability_score_thresh: float = 0.95
+    pred_iou_thresh: float | None = None
+    stability_score_thresh: float | None = None
     box_nms_thresh: float = 0.7
     crop_n_layers: int = 0
     crop_n_points_downscale_factor: float = 1.0
     crop_overlap_ratio: float = 512 / 1500
     crop_nms_thresh: float = 0.7
+    min_mask_region_area: float = 0
 
     def __post_init__(self) -> None:
         if self.points_per_side < 1:
@@ -92,11 +97,25 @@ class Grid:
                 f"{self.crop_n_layers}, got {self.crop_n_points_downscale_factor} with points_per_side="
                 f"{self.points_per_side}. Lower it, or lower crop_n_layers."
             )
+        _ = self.filters  # which are checked
 
     @property
     def filters(self) -> Filters:
         """Return the thresholds that a mask must pass to be kept."""
-        return Filters(self.pred_iou_thresh, self.stability_score_thresh, self.box_nms_thresh, self.crop_nms_thresh)
+        return Filters(
+            SAM_THRESHOLDS.pred_iou_thresh if self.pred_iou_thresh is None else self.pred_iou_thresh,
+            SAM_THRESHOLDS.stability_score_thresh
+            if self.stability_score_thresh is None
+            else self.stability_score_thresh,
+            self.box_nms_thresh,
+            self.crop_nms_thresh,
+            self.min_mask_region_area,
+        )
+
+    def for_model(self, thresholds: Thresholds) -> Self:
+        """Return the grid with a model's thresholds in the place of those that are None."""
+        own = {name: value for name, value in asdict(thresholds).items() if getattr(self, name) is None}
+        return replace(self, **own)
 
     @property
     def ranks_prompts(self) -> bool:
@@ -111,7 +130,8 @@ class Grid:
     @property
     def settings(self) -> dict[str, Any]:
         """Return every setting as plain values."""
-        return recorded_settings(self, **asdict(self), rank_by="mean of predicted IoU and stability score")
+        chosen = asdict(self.for_model(SAM_THRESHOLDS))
+        return recorded_settings(self, **chosen, rank_by="mean of predicted IoU and stability score")
 
     def rounds(self, image: np.ndarray) -> Rounds:
         """Yield one round for the full image and one per crop: points at the grid cells' centres, row by row.
@@ -153,6 +173,6 @@ class GridProposals(Grid):
     """
 
     points_per_side: int = 64
-    pred_iou_thresh: float = 0.0
-    stability_score_thresh: float = 0.0
+    pred_iou_thresh: float | None = 0.0
+    stability_score_thresh: float | None = 0.0
     box_nms_thresh: float = 0.9

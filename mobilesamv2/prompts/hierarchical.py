@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from typing_extensions import override
 from mobilesamv2 import masks as mask_ops
 from mobilesamv2.prompts.grid import Grid
 from mobilesamv2.prompts.sampler import Rounds
-from mobilesamv2.structures import Masks
+from mobilesamv2.structures import SAM_THRESHOLDS, Masks, Thresholds
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,14 @@ class Hierarchical(Grid):
     Attributes:
         coarse_stride: the first round uses every ``coarse_stride``-th point of the grid, along both axes.
         high_confidence_iou: the second round skips points that a mask of higher predicted IoU covers, and those of
-            the first round.
+            the first round; None is the model's own ``pred_iou_thresh``.
 
     Source: TinySAM, section 3.3. Deviation: its code checks the logits of single pixels; here a mask must have passed
     the filters, and all of its pixels count.
     """
 
     coarse_stride: int = 4
-    high_confidence_iou: float = 0.88
+    high_confidence_iou: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,6 +38,15 @@ class Hierarchical(Grid):
                 f"coarse_stride must be between 2 and points_per_side ({self.points_per_side}), "
                 f"got {self.coarse_stride}. prompt_sampler=grid uses all points in one round."
             )
+
+    @override
+    def for_model(self, thresholds: Thresholds) -> Self:
+        chosen = super().for_model(thresholds)
+        return (
+            chosen
+            if chosen.high_confidence_iou is not None
+            else replace(chosen, high_confidence_iou=thresholds.pred_iou_thresh)
+        )
 
     @property
     @override
@@ -50,7 +60,8 @@ class Hierarchical(Grid):
         is_coarse[stride // 2 :: stride, stride // 2 :: stride] = True
         masks = yield self._point_prompts(grid[is_coarse], crop)
         remaining = grid[~is_coarse]
-        remaining = remaining[~is_covered(remaining, masks[masks.predicted_iou > self.high_confidence_iou])]
+        high = SAM_THRESHOLDS.pred_iou_thresh if self.high_confidence_iou is None else self.high_confidence_iou
+        remaining = remaining[~is_covered(remaining, masks[masks.predicted_iou > high])]
         if len(remaining):
             yield self._point_prompts(remaining, crop)
 

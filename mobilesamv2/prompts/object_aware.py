@@ -52,6 +52,8 @@ class ObjectAware:
         pred_iou_thresh: a mask is kept above it; 0 switches the filter off.
         stability_score_thresh: a mask is kept at or above it; 0 switches the filter off.
         box_nms_thresh: IoU threshold of box NMS among the masks by predicted IoU; 1 switches it off.
+        min_mask_region_area: holes and disconnected regions of fewer pixels of the original image are removed, then
+            NMS runs again; 0 switches it off.
 
     Source: MobileSAMv2, section 4; thresholds from its released demo. The paper caps prompts at 320; the released
     code never reaches this cap, since its detector returns at most 300 boxes.
@@ -68,6 +70,7 @@ class ObjectAware:
     pred_iou_thresh: float = 0.0
     stability_score_thresh: float = 0.0
     box_nms_thresh: float = 1.0
+    min_mask_region_area: float = 0
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -76,11 +79,17 @@ class ObjectAware:
         ):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got '{value}'.")
+        _ = self.filters  # which are checked
 
     @property
     def filters(self) -> Filters:
         """Return the thresholds that a mask must pass to be kept."""
-        return Filters(self.pred_iou_thresh, self.stability_score_thresh, self.box_nms_thresh)
+        return Filters(
+            self.pred_iou_thresh,
+            self.stability_score_thresh,
+            self.box_nms_thresh,
+            min_mask_region_area=self.min_mask_region_area,
+        )
 
     @property
     def ranks_prompts(self) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
-from mobilesamv2.structures import Filters, Masks, Prompts
+from mobilesamv2.structures import Filters, Masks, Prompts, Thresholds
 
 Rounds = Generator[Prompts, Masks, None]
 """A coroutine that yields the prompts of a round and receives, through ``send``, the masks that passed the filters.
@@ -58,6 +58,15 @@ class PromptSampler(Protocol):
         ...
 
 
+@runtime_checkable
+class AdaptsToModel(Protocol):
+    """A sampler that takes thresholds which it was not given from the model; ``SegEvery`` asks it to."""
+
+    def for_model(self, thresholds: Thresholds) -> PromptSampler:
+        """Return the sampler with a model's thresholds where it has none of its own."""
+        ...
+
+
 RECORDED_NAMES = {
     "multimask_output": "multimask",
     "pred_iou_thresh": "predicted_iou",
@@ -72,4 +81,6 @@ RECORDED_NAMES = {
 
 def recorded_settings(sampler: object, **settings: Any) -> dict[str, Any]:
     """Return a sampler's settings under the keys of results.json, and its class name as ``sampler``."""
+    if not settings.get("min_mask_region_area"):
+        settings.pop("min_mask_region_area", None)  # off, as in results from before it existed: these resume
     return {"sampler": type(sampler).__name__} | {RECORDED_NAMES.get(key, key): v for key, v in settings.items()}

@@ -52,6 +52,7 @@ class Distill(pl.LightningModule):
             )
         student.prompt_encoder.load_state_dict(teacher.sam.prompt_encoder.state_dict())
         student.mask_decoder.load_state_dict(teacher.sam.mask_decoder.state_dict())
+        student.thresholds = teacher.sam.thresholds  # they are of the decoder's scores
         student.prompt_encoder.requires_grad_(False)
         student.mask_decoder.requires_grad_(train_decoder)
         self.student = student

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from scipy import ndimage
 from support.runs import FAST
 
 from mobilesamv2 import SegEvery, load_pretrained
@@ -14,6 +15,7 @@ from mobilesamv2.cli.main import main
 from mobilesamv2.cli.segment import segment_images
 from mobilesamv2.data.images import find_images, read_rgb
 from mobilesamv2.data.synthetic.render import render_scene
+from mobilesamv2.masks import decode
 from mobilesamv2.prompts import GridProposals
 from mobilesamv2.structures import Masks
 
@@ -174,8 +176,40 @@ def test_thresholds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own, own_hierarchical, strict, _, lower, _ = counts
     assert 0 == strict < own < lower
     assert 0 < own_hierarchical <= own
-    assert "lower them with --pred-iou-thresh and --stability-score-thresh" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "lower them with --pred-iou-thresh and --stability-score-thresh" in err
+    assert err.count("mini_conv ships with this package, was trained on synthetic scenes only") == 6  # once a command
     assert len(SegEvery.from_pretrained("mini_conv")(render_scene(0)[0])) > 0
+
+
+def test_small_regions_are_removed(tmp_path: Path) -> None:
+    drawn = tmp_path / "scene.png"
+    Image.fromarray(render_scene(0)[0]).save(drawn)
+    smallest = []
+    for area in ("0", "40"):
+        out = tmp_path / area
+        main(
+            [
+                "segment",
+                str(drawn),
+                "-o",
+                str(out),
+                *FAST[:2],
+                "--points-per-side",
+                "12",
+                "--min-mask-region-area",
+                area,
+            ]
+        )
+        record = json.loads((out / "scene.json").read_text())
+        assert record["made_by"].get("min_mask_region_area", 0) == int(area)
+        masks = [decode(annotation["segmentation"]) for annotation in record["annotations"]]
+        labels = [ndimage.label(pixels, np.ones((3, 3)))[0] for mask in masks for pixels in (mask, ~mask)]
+        areas = [np.bincount(regions[regions > 0]) for regions in labels]
+        smallest.append(min(area[1:].min() for area in areas if len(area) > 2))  # a mask's only region stays
+    assert smallest[0] < 40 <= smallest[1]
+    with pytest.raises(SystemExit, match="min_mask_region_area must be 0 pixels or more, got -1"):
+        main(["segment", str(drawn), "-o", str(tmp_path / "out"), *FAST, "--min-mask-region-area", "-1"])
 
 
 def test_mistakes(tmp_path: Path) -> None:

@@ -8,7 +8,18 @@ import pytest
 from support import ROOT
 
 PACKAGE = ROOT / "mobilesamv2"
-BASE = ("structures", "transforms", "masks", "rle_validation", "visualize", "files", "identity", "model_zoo", "extras")
+BASE = (
+    "structures",
+    "transforms",
+    "masks",
+    "mask_regions",
+    "rle_validation",
+    "visualize",
+    "files",
+    "identity",
+    "model_zoo",
+    "extras",
+)
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "pretrained")
 USE = ("segany", "segevery", "rle_encoder")
@@ -25,7 +36,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "model_zoo": ("files",),
     "masks": ("structures", "rle_validation"),
     "rle_encoder": ("structures", "transforms", "masks"),
-    "visualize": ("structures", "masks"),
+    "mask_regions": ("structures", "masks"),
+    "visualize": ("structures", "transforms", "masks"),
     **dict.fromkeys(ROOMS, BASE),
     "checkpoints": (*BASE, *ROOMS),
     "registry": (*BASE, *ROOMS, "checkpoints"),
