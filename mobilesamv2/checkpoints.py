@@ -1,8 +1,8 @@
 """Weight files: read safely, rename keys, load strictly, and write back.
 
-Read: SAM's ``sam_vit_*.pth``, SAM 2's and 2.1's ``sam2*_hiera_*.pt``, MobileSAM's ``mobile_sam.pt``, MobileSAMv2's ``l2.pt`` and
-``Prompt_guided_Mask_Decoder.pt``, and this project's own safetensors. A file contains the complete model or some of its
-three parts. Written: ``mobile_sam.pt`` as the official package loads it, and safetensors.
+Read: SAM's ``sam_vit_*.pth``, SAM 2's and 2.1's ``sam2*_hiera_*.pt``, MobileSAM's ``mobile_sam.pt``, MobileSAMv2's
+``l2.pt`` and ``Prompt_guided_Mask_Decoder.pt``, and this project's own safetensors. A file contains the complete model
+or some of its three parts. Written: ``mobile_sam.pt`` as the official package loads it, and safetensors.
 """
 
 from __future__ import annotations

@@ -37,7 +37,9 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "efficientvit_l2": partial(efficientvit_sam, "efficientvit_l2", neck_depth=12),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
     **{f"sam2_hiera_{size}": partial(sam2_hiera, f"sam2_hiera_{size}") for size in SAM2_SIZES},
-    "sam2_hiera_mini": partial(sam2_hiera, "sam2_hiera_tiny", embed_dim=24, stages=(1, 1, 2, 1), global_att_blocks=(3,)),
+    "sam2_hiera_mini": partial(
+        sam2_hiera, "sam2_hiera_tiny", embed_dim=24, stages=(1, 1, 2, 1), global_att_blocks=(3,)
+    ),
     "mini_conv": partial(
         timm_encoder, "tf_efficientnet_lite0", finest_stride=4, coarsest_stride=16, neck_width=192, neck_depth=4
     ),

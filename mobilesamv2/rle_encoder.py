@@ -1,7 +1,7 @@
 """RLE encoding of low-res logits at the size of the image, without the full-size logits.
 
-SAM upscales each mask's logits to the image in two bilinear steps, SAM 2 in one, and thresholds them there: megabytes of
-floats per mask, nearly all of them far from the threshold. The steps are linear, separable and convex, so here
+SAM upscales each mask's logits to the image in two bilinear steps, SAM 2 in one, and thresholds them there: megabytes
+of floats per mask, nearly all of them far from the threshold. The steps are linear, separable and convex, so here
 
 - they become one interpolation per axis, three taps per pixel, whose weights come from torch's own interpolation;
 - the taps of a few pixels in a column, a *window*, are compared with the threshold first. If all lie on one side, so do

@@ -1,4 +1,4 @@
-"""SAM 2's and 2.1's released files: which keys are those of its image model, under which names, and which are left out."""
+"""SAM 2's and 2.1's released files: their image model under this project's names, without what only video needs."""
 
 from __future__ import annotations
 

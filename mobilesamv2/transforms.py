@@ -95,9 +95,7 @@ class ModelFrame:
         return F.interpolate(full[..., :width, :height], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def to_model_input(
-    image: np.ndarray, side: int, mean: Tensor, std: Tensor, keep_aspect_ratio: bool = True
-) -> Tensor:
+def to_model_input(image: np.ndarray, side: int, mean: Tensor, std: Tensor, keep_aspect_ratio: bool = True) -> Tensor:
     """Return an image as the encoder's input: resized, normalised, padded with zeros.
 
     SAM resizes bytes with Pillow and rounds; SAM 2 resizes floats with torch's antialiased filter and does not.

@@ -96,7 +96,7 @@ def export_decoder(sam: Sam, path: Path, opset: int | None = None) -> Path:
     _require_exportable(sam)
     grid = sam.prompt_encoder.grid
     inputs = {
-        "image_embedding": torch.zeros(1, sam.prompt_encoder.embed_dim, grid, grid),
+        "image_embedding": torch.zeros(1, sam.embedding_channels, grid, grid),
         "points": torch.zeros(2, 3, 2),
         "labels": torch.ones(2, 3, dtype=torch.int64),
     }

@@ -1,7 +1,7 @@
 """SAM 2's image encoder: a trunk with maps at strides 4 to 32 and a neck that hands three of them to the mask decoder.
 
-The three levels travel as one image embedding (B, 4C, S/16, S/16): of each cell C channels of the level of stride 16,
-then the 2 x 2 pixels of the level of stride 8 with C/4 channels, then the 4 x 4 pixels of the level of stride 4 with C/8.
+The three levels travel as one image embedding (B, 4C, S/16, S/16). A cell has the C channels of the level of stride 16,
+the 2 x 2 pixels of the level of stride 8 with C/4 channels, and the 4 x 4 pixels of the level of stride 4 with C/8.
 Caches, batches and exports thus treat it as any image embedding, and the mask decoder, which upscales cell by cell,
 reads it in place.
 """

@@ -34,6 +34,9 @@ class Sam(nn.Module):
     keep_aspect_ratio = True
     """Whether an image keeps its aspect ratio in the model's input and is padded, as opposed to filling the square."""
 
+    embedding_width = 1
+    """Channels of an image embedding in units of C."""
+
     def __init__(
         self,
         image_encoder: nn.Module,
@@ -65,6 +68,11 @@ class Sam(nn.Module):
     def device(self) -> torch.device:
         """Return the device of the weights."""
         return self.pixel_mean.device
+
+    @property
+    def embedding_channels(self) -> int:
+        """Return the channels of an image embedding: C, or more where it holds finer levels too."""
+        return self.embedding_width * self.prompt_encoder.embed_dim
 
     def for_inference(self) -> Sam:
         """Return a faster copy with the same outputs, which can neither be trained nor saved.

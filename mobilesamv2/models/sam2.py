@@ -12,7 +12,7 @@ from typing_extensions import override
 from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
 from mobilesamv2.models.mask_decoder import MLP, Decoded, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
-from mobilesamv2.models.pyramid import unpack_cells
+from mobilesamv2.models.pyramid import EMBEDDING_WIDTH, unpack_cells
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.transformer import ImageContext
 
@@ -21,7 +21,7 @@ STABILITY_DELTA, STABILITY_THRESH = 0.05, 0.98
 
 
 class Sam2MaskDecoder(MaskDecoder):
-    """SAM's mask decoder with finer levels of the image, predicted IoU in [0, 1], and a token for the object's presence.
+    """SAM's mask decoder with finer levels of the image, a token for the object's presence, and IoU in [0, 1].
 
     Where one mask is asked for and it is unstable, the best of three by predicted IoU takes its place, in eval mode.
 
@@ -78,6 +78,7 @@ class Sam2(Sam):
     """
 
     keep_aspect_ratio = False
+    embedding_width = EMBEDDING_WIDTH
 
     @override
     def _build_prompt_encoder(self, embed_dim: int) -> PromptEncoder:

@@ -44,7 +44,7 @@ class Distill(pl.LightningModule):
         train_decoder: bool = False,
     ) -> None:
         super().__init__()
-        student_size, teacher_size = ((s.image_size, s.prompt_encoder.embed_dim) for s in (student, teacher.sam))
+        student_size, teacher_size = ((s.image_size, s.embedding_channels) for s in (student, teacher.sam))
         if student_size != teacher_size:
             raise ValueError(
                 f"The student's image size and embedding width must be the teacher's {teacher_size}, "
