@@ -18,8 +18,12 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 """ImageNet's, for values from 0 to 255; SAM and its students are trained with them."""
 
-PREPROCESSING = f"RGB, longest side, Pillow bilinear, mean {PIXEL_MEAN}, std {PIXEL_STD}, zeros at right and bottom"
-"""Description of the preprocessing. An embedding cache records it, and is stale when it changes."""
+
+def preprocessing(keep_aspect_ratio: bool = True) -> str:
+    """Describe the preprocessing. An embedding cache records it, and is stale when it changes."""
+    if keep_aspect_ratio:
+        return f"RGB, longest side, Pillow bilinear, mean {PIXEL_MEAN}, std {PIXEL_STD}, zeros at right and bottom"
+    return f"RGB, square, torch antialiased bilinear in float32, mean {PIXEL_MEAN}, std {PIXEL_STD}"
 
 
 def check_image(image: Any) -> np.ndarray:
