@@ -1,8 +1,8 @@
 """Weight files: read safely, rename keys, load strictly, and write back.
 
-Read: SAM's ``sam_vit_*.pth``, MobileSAM's ``mobile_sam.pt``, MobileSAMv2's ``l2.pt`` and
-``Prompt_guided_Mask_Decoder.pt``, and this project's own safetensors. A file contains the complete model or some of its
-three parts. Written: ``mobile_sam.pt`` as the official package loads it, and safetensors.
+Read: SAM's ``sam_vit_*.pth``, SAM 2's and 2.1's ``sam2*_hiera_*.pt``, MobileSAM's ``mobile_sam.pt``, MobileSAMv2's
+``l2.pt`` and ``Prompt_guided_Mask_Decoder.pt``, and this project's own safetensors. A file contains the complete model
+or some of its three parts. Written: ``mobile_sam.pt`` as the official package loads it, and safetensors.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mobilesamv2.files import atomic_write, torch_save_atomic
 from mobilesamv2.model_zoo import require_weights
 from mobilesamv2.models.image_encoder import ImageEncoder, TimmBackbone
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.sam2_checkpoints import rename_sam2
 from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transforms import PIXEL_STD
 
@@ -294,6 +295,7 @@ def _split(content: dict[str, Any], path: Path) -> dict[str, StateDict]:
     if all(isinstance(content.get(key), dict) for key in ("PromtEncoder", "MaskDecoder")):  # sic
         halves = {"prompt_encoder": content["PromtEncoder"], "mask_decoder": content["MaskDecoder"]}
         content = {f"{part}.{key}": value for part, half in halves.items() for key, value in half.items()}
+    content = rename_sam2(content)
     parts: dict[str, StateDict] = {}
     unexpected_keys: list[str] = []
     for key, value in content.items():

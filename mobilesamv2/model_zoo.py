@@ -61,7 +61,15 @@ def _direct(url: str, sha256: str | None = None, licence: str | None = None) -> 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
 _MOBILE_SAM = "https://github.com/ChaoningZhang/MobileSAM"
 _MOBILE_SAM_V2 = PublishedFile(f"{_MOBILE_SAM}/tree/master/MobileSAMv2, whose README links it")
+_SAM_2 = "https://dl.fbaipublicfiles.com/segment_anything_2"
 _YOLO = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
+
+SAM_2_FILES = {
+    f"{release}_hiera_{size}": path
+    for release, path in (("sam2", "072824"), ("sam2.1", "092824"))
+    for size in ("tiny", "small", "base_plus", "large")
+}
+"""Models of SAM 2 and 2.1, and the folder that each is published in."""
 
 WEIGHT_FILES = {
     "sam_vit_b_01ec64.pth": _direct(
@@ -85,6 +93,7 @@ WEIGHT_FILES = {
         "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
         "Apache-2.0",
     ),
+    **{f"{name}.pt": _direct(f"{_SAM_2}/{path}/{name}.pt", licence="Apache-2.0") for name, path in SAM_2_FILES.items()},
     "l2.pt": _MOBILE_SAM_V2,
     "Prompt_guided_Mask_Decoder.pt": _MOBILE_SAM_V2,
     "ObjectAwareModel.pt": _MOBILE_SAM_V2,
@@ -102,6 +111,7 @@ MODEL_FILES = {
     "sam_vit_b": ("sam_vit_b_01ec64.pth",),
     "sam_vit_l": ("sam_vit_l_0b3195.pth",),
     "sam_vit_h": ("sam_vit_h_4b8939.pth",),
+    **{name: (f"{name}.pt",) for name in SAM_2_FILES},
     "efficientvit_l2": ("l2.pt", "Prompt_guided_Mask_Decoder.pt"),
 }
 """Registry name of a model -> the published files that hold its weights."""

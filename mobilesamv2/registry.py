@@ -12,10 +12,14 @@ from pathlib import Path
 from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata, read_thresholds
 from mobilesamv2.model_zoo import MODEL_FILES, shipped_models
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
+from mobilesamv2.models.pyramid import sam2_hiera
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
+from mobilesamv2.models.sam2 import Sam2
+from mobilesamv2.structures import SAM_2_THRESHOLDS, SAM_THRESHOLDS, Thresholds
 
 TIMM_PREFIX = "timm/"
+
+SAM2_SIZES = ("tiny", "small", "base_plus", "large")
 
 ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "sam_vit_b": partial(sam_vit, "samvit_base_patch16"),
@@ -34,6 +38,10 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "efficientvit_l1": partial(efficientvit_sam, "efficientvit_l1", neck_depth=8),
     "efficientvit_l2": partial(efficientvit_sam, "efficientvit_l2", neck_depth=12),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
+    **{f"sam2_hiera_{size}": partial(sam2_hiera, f"sam2_hiera_{size}") for size in SAM2_SIZES},
+    "sam2_hiera_mini": partial(
+        sam2_hiera, "sam2_hiera_tiny", embed_dim=24, stages=(1, 1, 2, 1), global_att_blocks=(3,)
+    ),
     "mini_conv": partial(
         timm_encoder, "tf_efficientnet_lite0", finest_stride=4, coarsest_stride=16, neck_width=192, neck_depth=4
     ),
@@ -56,6 +64,7 @@ class SamSpec:
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp_dim: hidden width of the mask decoder's MLPs.
         thresholds: those that suit its masks, where its weight file has none.
+        family: the class to build, SAM or SAM 2.
     """
 
     encoder: str
@@ -64,6 +73,7 @@ class SamSpec:
     decoder_heads: int = 8
     decoder_mlp_dim: int = 2048
     thresholds: Thresholds = SAM_THRESHOLDS
+    family: type[Sam] = Sam
 
 
 _mini = partial(SamSpec, image_size=256, embed_dim=64, decoder_heads=4, decoder_mlp_dim=256)
@@ -83,6 +93,11 @@ MODELS: dict[str, SamSpec] = {
     "sam_vit_b": SamSpec("sam_vit_b"),
     "sam_vit_l": SamSpec("sam_vit_l"),
     "sam_vit_h": SamSpec("sam_vit_h"),
+    **{
+        f"{release}_hiera_{size}": SamSpec(f"sam2_hiera_{size}", thresholds=SAM_2_THRESHOLDS, family=Sam2)
+        for release in ("sam2", "sam2.1")
+        for size in SAM2_SIZES
+    },
     "tiny_vit_11m": SamSpec("tiny_vit_11m"),
     "tiny_vit_21m": SamSpec("tiny_vit_21m"),
     "efficientvit_l0": SamSpec("efficientvit_l0"),
@@ -91,6 +106,7 @@ MODELS: dict[str, SamSpec] = {
     "repvit": SamSpec("repvit"),
     "mini": _mini("tiny_vit_mini"),
     "sam_vit_mini": _mini("sam_vit_mini"),
+    "sam2_mini": _mini("sam2_hiera_mini", thresholds=SAM_2_THRESHOLDS, family=Sam2),
     "mini_conv": _small("mini_conv"),
     "mini_conv_slim": _small("mini_conv_slim"),
     "micro_conv": _small("micro_conv"),
@@ -106,8 +122,8 @@ def list_models(pretrained: bool = False) -> list[str]:
             ship with the package, the others are downloaded by ``mobilesamv2 download NAME``.
 
     Example:
-        >>> list_models(pretrained=True)
-        ['mini_conv', 'mobile_sam', 'sam_vit_b', 'sam_vit_l', 'sam_vit_h', 'efficientvit_l2']
+        >>> list_models(pretrained=True)[:5]
+        ['mini_conv', 'mobile_sam', 'sam_vit_b', 'sam_vit_l', 'sam_vit_h']
     """
     return [*shipped_models(), *MODEL_FILES] if pretrained else list(MODELS)
 
@@ -142,7 +158,7 @@ def build_sam(
     spec = _spec(name)
     encoder_name = encoder or spec.encoder
     image_encoder = build_encoder(encoder_name, spec.image_size, spec.embed_dim)
-    sam = Sam(
+    sam = spec.family(
         image_encoder,
         image_size=spec.image_size,
         embed_dim=spec.embed_dim,

@@ -1,9 +1,9 @@
 """RLE encoding of low-res logits at the size of the image, without the full-size logits.
 
-SAM upscales each mask's logits to the image in two bilinear steps and thresholds them there: megabytes of floats per
-mask, nearly all of them far from the threshold. Both steps are linear, separable and convex, so here
+SAM upscales each mask's logits to the image in two bilinear steps, SAM 2 in one, and thresholds them there: megabytes
+of floats per mask, nearly all of them far from the threshold. The steps are linear, separable and convex, so here
 
-- both become one interpolation per axis, three taps per pixel, whose weights come from torch's own interpolation;
+- they become one interpolation per axis, three taps per pixel, whose weights come from torch's own interpolation;
 - the taps of a few pixels in a column, a *window*, are compared with the threshold first. If all lie on one side, so do
   the pixels; only the other, ambiguous windows are interpolated. Masks with many edges, such as noise, are interpolated
   densely, some columns at a time.
@@ -112,7 +112,8 @@ class RleEncoder:
     @lru_cache(maxsize=8)
     def for_frame(cls, frame: ModelFrame, device: torch.device) -> RleEncoder:
         """Return the encoder for an image's frame and the device of its logits; images of one size share it."""
-        (height, width), (resized_height, resized_width) = frame.original_size, frame.resized
+        height, width = frame.original_size
+        resized_height, resized_width = frame.resized if frame.keep_aspect_ratio else (None, None)
         columns = _axis_taps(frame.side, resized_width, width)
         rows = _axis_taps(frame.side, resized_height, height)
         windows = Windows(*(x.to(device) for x in _windows(rows)))
@@ -351,10 +352,14 @@ def _extent(logits: Tensor, axis: AxisTaps, other: AxisTaps) -> tuple[Tensor, Te
     return outermost(first, last, 1), outermost(last, first, -1)
 
 
-def _axis_taps(side: int, resized: int, original: int) -> AxisTaps:
-    """Merge SAM's two steps along one axis: to the model's side, without the padding, to the image's length."""
-    low_res = torch.eye(side // 4)[None]
-    full = F.interpolate(low_res, size=side, mode="linear", align_corners=False)[..., :resized]
+def _axis_taps(side: int, resized: int | None, original: int) -> AxisTaps:
+    """Merge SAM's two steps along one axis: to the model's side, without the padding, to the image's length.
+
+    SAM 2 has one step, from low-res to the image; ``resized`` is None then.
+    """
+    full = torch.eye(side // 4)[None]
+    if resized is not None:
+        full = F.interpolate(full, size=side, mode="linear", align_corners=False)[..., :resized]
     weights = F.interpolate(full, size=original, mode="linear", align_corners=False)[0].T  # (original, S/4)
     start = (weights > 0).int().argmax(1).clamp(max=side // 4 - TAPS)
     return AxisTaps(start, weights.gather(1, start[:, None] + torch.arange(TAPS)))

@@ -91,7 +91,9 @@ class SegAny:
         """
         sam = self.sam
         mean, std = sam.pixel_mean.float(), sam.pixel_std.float()
-        pixels = torch.cat([to_model_input(check_image(image), sam.image_size, mean, std) for image in images])
+        pixels = torch.cat(
+            [to_model_input(check_image(image), sam.image_size, mean, std, sam.keep_aspect_ratio) for image in images]
+        )
         return _finite(sam.image_encoder(pixels.to(sam.pixel_mean.dtype)), "image encoder")
 
     def set_image(self, image: np.ndarray, embedding: Tensor | None = None) -> None:
@@ -106,7 +108,8 @@ class SegAny:
         """
         self._embedding = self.encode([image]) if embedding is None else embedding
         self._image_context = None  # computed on demand, so that its time counts as the decoder's
-        self._frame = ModelFrame((image.shape[0], image.shape[1]), self.sam.image_size)
+        size = (image.shape[0], image.shape[1])
+        self._frame = ModelFrame(size, self.sam.image_size, self.sam.keep_aspect_ratio)
 
     @property
     def image_embedding(self) -> Tensor:

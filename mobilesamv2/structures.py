@@ -143,6 +143,9 @@ class Thresholds:
 SAM_THRESHOLDS = Thresholds()
 """Of SAM's automatic mask generator."""
 
+SAM_2_THRESHOLDS = Thresholds(pred_iou_thresh=0.8)
+"""Of SAM 2's automatic mask generator."""
+
 
 @dataclass(frozen=True)
 class Filters:

@@ -1,4 +1,7 @@
-"""Transforms between image and model frame: the longest side becomes S, right and bottom are padded."""
+"""Transforms between image and model frame: the longest side becomes S, right and bottom are padded.
+
+For SAM 2 the image fills the square of side S instead, whatever its aspect ratio.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,12 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 """ImageNet's, for values from 0 to 255; SAM and its students are trained with them."""
 
-PREPROCESSING = f"RGB, longest side, Pillow bilinear, mean {PIXEL_MEAN}, std {PIXEL_STD}, zeros at right and bottom"
-"""Description of the preprocessing. An embedding cache records it, and is stale when it changes."""
+
+def preprocessing(keep_aspect_ratio: bool = True) -> str:
+    """Describe the preprocessing. An embedding cache records it, and is stale when it changes."""
+    if keep_aspect_ratio:
+        return f"RGB, longest side, Pillow bilinear, mean {PIXEL_MEAN}, std {PIXEL_STD}, zeros at right and bottom"
+    return f"RGB, square, torch antialiased bilinear in float32, mean {PIXEL_MEAN}, std {PIXEL_STD}"
 
 
 def check_image(image: Any) -> np.ndarray:
@@ -42,16 +49,20 @@ class ModelFrame:
     Attributes:
         original_size: (H, W) pixels.
         side: S, pixels.
+        keep_aspect_ratio: the longest side becomes S, as in SAM; false lets the image fill the square, as in SAM 2.
 
-    Source: SAM's ResizeLongestSide. Deviation: a side that would round to 0 pixels becomes 1.
+    Source: SAM's ResizeLongestSide; SAM 2's SAM2Transforms. Deviation: a side that would round to 0 pixels becomes 1.
     """
 
     original_size: tuple[int, int]
     side: int
+    keep_aspect_ratio: bool = True
 
     @property
     def resized(self) -> tuple[int, int]:
         """Return the image's (height, width) inside the model's input, pixels, without padding."""
+        if not self.keep_aspect_ratio:
+            return self.side, self.side
         scale = self.side / max(self.original_size)
         height, width = (max(1, int(length * scale + 0.5)) for length in self.original_size)
         return height, width
@@ -71,7 +82,7 @@ class ModelFrame:
         return self.coords_to_model(boxes_xyxy.reshape(-1, 2, 2)).reshape(-1, 4)
 
     def logits_to_original(self, low_res_logits: Tensor) -> Tensor:
-        """Upscale logits to the original image by SAM's two bilinear steps: to S x S, then to H x W.
+        """Upscale logits to the original image by SAM's two bilinear steps, to S x S and to H x W, or SAM 2's one.
 
         Args:
             low_res_logits: (D, S/4, S/4).
@@ -80,24 +91,33 @@ class ModelFrame:
             (D, W, H) float32, transposed: run lengths are counted in this order.
         """
         low_res = low_res_logits.float().transpose(1, 2)[None]
+        if not self.keep_aspect_ratio:
+            return F.interpolate(low_res, size=self.original_size[::-1], mode="bilinear", align_corners=False)[0]
         full = F.interpolate(low_res, size=(self.side, self.side), mode="bilinear", align_corners=False)
         height, width = self.resized
         size = self.original_size[::-1]
         return F.interpolate(full[..., :width, :height], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def to_model_input(image: np.ndarray, side: int, mean: Tensor, std: Tensor) -> Tensor:
+def to_model_input(image: np.ndarray, side: int, mean: Tensor, std: Tensor, keep_aspect_ratio: bool = True) -> Tensor:
     """Return an image as the encoder's input: resized, normalised, padded with zeros.
+
+    SAM resizes bytes with Pillow and rounds; SAM 2 resizes floats with torch's antialiased filter and does not.
 
     Args:
         image: RGB uint8 (H, W, 3).
         side: S, pixels.
         mean: (3, 1, 1), for values from 0 to 255.
         std: (3, 1, 1), for values from 0 to 255.
+        keep_aspect_ratio: see ``ModelFrame``.
 
     Returns:
         (1, 3, S, S) float32 on the device of ``mean``.
     """
+    if not keep_aspect_ratio:
+        floats = torch.from_numpy(image.copy()).to(mean.device).permute(2, 0, 1)[None].float()
+        square = F.interpolate(floats, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+        return (square - mean) / std
     frame = ModelFrame((image.shape[0], image.shape[1]), side)
     pixels = torch.from_numpy(frame.resize(image).copy()).to(mean.device).permute(2, 0, 1)  # (3, h, w)
     normalised = (pixels - mean) / std

@@ -25,14 +25,16 @@ class EncoderSamples(Dataset[Sample]):
     Args:
         images: any data set of RGB images with their objects.
         image_size: S, pixels.
+        keep_aspect_ratio: the model's, see ``ModelFrame``.
     """
 
     reads_objects = False
     """Whether samples have the images' objects, without which there is nothing to learn."""
 
-    def __init__(self, images: ImageDataset, image_size: int) -> None:
+    def __init__(self, images: ImageDataset, image_size: int, keep_aspect_ratio: bool = True) -> None:
         self.images = images
         self.image_size = image_size
+        self.keep_aspect_ratio = keep_aspect_ratio
         self.choose_from = range(len(self))
         """Indices of images that a drawn sample may be composed of; ``TrainingData`` excludes those of validation."""
 
@@ -50,11 +52,17 @@ class EncoderSamples(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Return ``pixels`` (3, S, S), ``image_id``, and ``resized``, height and width of the image without padding."""
         image = self.images.load_image(index)  # without its objects
+        return self._encoder_sample(image, self.images.image_ids[index])
+
+    def _encoder_sample(self, image: np.ndarray, image_id: int) -> Sample:
         return {
-            "pixels": normalized_pixels(image, self.image_size),
-            "image_id": self.images.image_ids[index],
-            "resized": torch.tensor(ModelFrame(image.shape[:2], self.image_size).resized),
+            "pixels": normalized_pixels(image, self.image_size, self.keep_aspect_ratio),
+            "image_id": image_id,
+            "resized": torch.tensor(self._frame(image.shape[:2]).resized),
         }
+
+    def _frame(self, size: tuple[int, int]) -> ModelFrame:
+        return ModelFrame(size, self.image_size, self.keep_aspect_ratio)
 
 
 class PromptSamples(EncoderSamples):
@@ -71,6 +79,7 @@ class PromptSamples(EncoderSamples):
             them; otherwise small objects, which are the most frequent, dominate training.
         mask_stride: pixels of the model's input per cell of a mask: 4 as in the low-res logits, or 2 or 1.
         points: points in each object beside the first one.
+        keep_aspect_ratio: the model's, see ``ModelFrame``.
 
     Raises:
         ValueError: if ``mask_stride`` is not 1, 2 or 4.
@@ -87,8 +96,9 @@ class PromptSamples(EncoderSamples):
         size_balanced: bool = False,
         mask_stride: int = 4,
         points: int = 0,
+        keep_aspect_ratio: bool = True,
     ) -> None:
-        super().__init__(images, image_size)
+        super().__init__(images, image_size, keep_aspect_ratio)
         if mask_stride not in (1, 2, 4):
             raise ValueError(f"mask_stride must be 1, 2 or 4, got {mask_stride}.")
         self.mask_stride = mask_stride
@@ -111,12 +121,9 @@ class PromptSamples(EncoderSamples):
             covers, 0 to 1, and ``weights`` (K,), which are 0 for an image without objects.
         """
         image, truth = self.images[index]
-        frame = ModelFrame(truth.size, self.image_size)
+        frame = self._frame(truth.size)
         k, side = self.prompts_per_image, self.image_size
-        sample = {
-            "pixels": normalized_pixels(image, side),
-            "image_id": truth.image_id,
-            "resized": torch.tensor(frame.resized),
+        sample = self._encoder_sample(image, truth.image_id) | {
             "boxes_xyxy": torch.zeros(k, 4),
             "points": torch.zeros(k, 1 + self.points, 2),
             "masks": torch.zeros(k, side // self.mask_stride, side // self.mask_stride),
@@ -153,15 +160,16 @@ def _size_balanced_probabilities(sizes: np.ndarray) -> np.ndarray:
     return 1 / count[octave] / len(count)
 
 
-def normalized_pixels(image: np.ndarray, side: int) -> Tensor:
+def normalized_pixels(image: np.ndarray, side: int, keep_aspect_ratio: bool = True) -> Tensor:
     """Return an image, RGB uint8 (H, W, 3), as input of the encoder, (3, S, S) float32: resized, normalized, padded.
 
     Args:
         image: RGB uint8 (H, W, 3).
         side: S, pixels.
+        keep_aspect_ratio: see ``ModelFrame``.
     """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
-    return to_model_input(image, side, mean, std)[0]
+    return to_model_input(image, side, mean, std, keep_aspect_ratio)[0]
 
 
 def _coverage(mask: np.ndarray, frame: ModelFrame, stride: int) -> Tensor:

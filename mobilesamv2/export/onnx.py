@@ -26,7 +26,7 @@ from mobilesamv2.export.runtime import labelled_points, open_session, require_ex
 from mobilesamv2.files import atomic_write
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, PREPROCESSING
+from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, preprocessing
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 
@@ -96,7 +96,7 @@ def export_decoder(sam: Sam, path: Path, opset: int | None = None) -> Path:
     _require_exportable(sam)
     grid = sam.prompt_encoder.grid
     inputs = {
-        "image_embedding": torch.zeros(1, sam.prompt_encoder.embed_dim, grid, grid),
+        "image_embedding": torch.zeros(1, sam.embedding_channels, grid, grid),
         "points": torch.zeros(2, 3, 2),
         "labels": torch.ones(2, 3, dtype=torch.int64),
     }
@@ -124,7 +124,7 @@ def export_metadata(sam: Sam) -> dict[str, Any]:
         "pixel_mean": PIXEL_MEAN,
         "pixel_std": PIXEL_STD,
         "mask_threshold": MASK_THRESHOLD,
-        "preprocessing": PREPROCESSING,
+        "preprocessing": preprocessing(sam.keep_aspect_ratio),
         "weights_sha256": weights_sha256(sam),
     }
 

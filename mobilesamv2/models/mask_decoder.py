@@ -70,8 +70,13 @@ class MaskDecoder(nn.Module):
         num_heads: attention heads.
         mlp_dim: hidden width of the transformer's MLPs.
 
+    Attributes:
+        iou_index: index of the IoU token among the output tokens; the mask tokens follow it.
+
     Source: SAM, appendix A, and its released code.
     """
+
+    iou_index = 0
 
     def __init__(self, embed_dim: int = 256, num_heads: int = 8, mlp_dim: int = 2048) -> None:
         super().__init__()
@@ -154,46 +159,63 @@ class MaskDecoder(nn.Module):
         """
         tokens, image = self.transformer(self._with_output_tokens(sparse), context.image, context)
         weights = self._hypernetworks(tokens, slice(None))
-        logits = _unshuffle_logits(self._upscale_cells(image, weights), context.grid)
-        return logits, self.iou_prediction_head(tokens[:, 0])
+        logits = _unshuffle_logits(self._upscale_cells(image, weights, context.finer_levels), context.grid)
+        return logits, self._predict_iou(tokens)
 
     def _decode_chunks(
         self, context: ImageContext, sparse: Tensor, multimask_output: bool, pred_iou_thresh: float | None, chunk: int
     ) -> Iterator[Decoded]:
-        mask_slice = slice(1, None) if multimask_output else slice(0, 1)
-        image_chunks = context.image.split(chunk) if len(context.image) > 1 else None
         for i, prompts in enumerate(sparse.split(chunk)):
-            image = context.image if image_chunks is None else image_chunks[i]
-            tokens, image = self.transformer(self._with_output_tokens(prompts), image, context)
-            predicted_iou = self.iou_prediction_head(tokens[:, 0])[:, mask_slice]  # (N, M)
-            weights = self._hypernetworks(tokens, mask_slice)  # (N, M, C/8)
-            keep_index = torch.arange(predicted_iou.numel(), device=sparse.device)
-            if pred_iou_thresh is None:
-                logits = self._upscale(image, weights, context.grid).flatten(0, 1)
-            else:
-                keep = predicted_iou.float() > pred_iou_thresh
-                has_kept = keep.any(1)
-                logits = self._upscale(image[has_kept], weights[has_kept], context.grid)[keep[has_kept]]
-                keep_index = keep_index[keep.flatten()]
-            yield Decoded(logits, predicted_iou, keep_index)
+            part = context if len(context.image) == 1 else _prompts_of(context, slice(i * chunk, (i + 1) * chunk))
+            tokens, image = self.transformer(self._with_output_tokens(prompts), part.image, part)
+            yield self._decode_tokens(tokens, part._replace(image=image), multimask_output, pred_iou_thresh)
+
+    def _decode_tokens(
+        self, tokens: Tensor, context: ImageContext, multimask_output: bool, pred_iou_thresh: float | None
+    ) -> Decoded:
+        """Turn the transformer's tokens (N, ., C) and images, ``context.image`` (N, cells, C), into masks."""
+        mask_slice = slice(1, None) if multimask_output else slice(0, 1)
+        predicted_iou = self._predict_iou(tokens)[:, mask_slice]  # (N, M)
+        weights = self._hypernetworks(tokens, mask_slice)  # (N, M, C/8)
+        keep_index = torch.arange(predicted_iou.numel(), device=tokens.device)
+        if pred_iou_thresh is None:
+            return Decoded(self._upscale(context, weights).flatten(0, 1), predicted_iou, keep_index)
+        keep = predicted_iou.float() > pred_iou_thresh
+        has_kept = keep.any(1)
+        logits = self._upscale(_prompts_of(context, has_kept), weights[has_kept])[keep[has_kept]]
+        return Decoded(logits, predicted_iou, keep_index[keep.flatten()])
+
+    def _predict_iou(self, tokens: Tensor) -> Tensor:
+        """Predict the IoU (N, 4) of the single mask and the three from tokens (N, ., C)."""
+        return self.iou_prediction_head(tokens[:, self.iou_index])
 
     def _hypernetworks(self, tokens: Tensor, mask_slice: slice) -> Tensor:
         """Map tokens (N, ., C) to the weights (N, M, C/8) of the masks."""
         mask_indices = range(len(self.output_hypernetworks_mlps))[mask_slice]
-        return torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in mask_indices], dim=1)
+        first = self.iou_index + 1
+        return torch.stack([self.output_hypernetworks_mlps[i](tokens[:, first + i]) for i in mask_indices], dim=1)
+
+    def _output_tokens(self) -> Tensor:
+        """Return the IoU token and the mask tokens, (., C)."""
+        return torch.cat([self.iou_token.weight, self.mask_tokens.weight])
 
     def _with_output_tokens(self, sparse: Tensor) -> Tensor:
-        """Prepend the IoU token and the mask tokens to the prompts: (N, ., C) to (N, ., C)."""
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        return torch.cat([output_tokens.expand(sparse.shape[0], -1, -1), sparse], dim=1)
+        """Prepend the output tokens to the prompts: (N, ., C) to (N, ., C)."""
+        return torch.cat([self._output_tokens().expand(sparse.shape[0], -1, -1), sparse], dim=1)
 
-    def _upscale(self, image: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Upscale the image (N, cells, C), and apply the weights (N, M, C/8): logits (N, M, S/4, S/4)."""
+    def _upscale(self, context: ImageContext, weights: Tensor) -> Tensor:
+        """Upscale images (N, cells, C), and apply the weights (N, M, C/8): logits (N, M, S/4, S/4)."""
+        image = context.image
         max_cells = CPU_UPSCALE_CELLS if image.device.type == "cpu" else DEVICE_CHUNK_CELLS
-        parts = image.split(max(1, max_cells // max(1, len(image))), dim=1)
-        return _unshuffle_logits(torch.cat([self._upscale_cells(cells, weights) for cells in parts], dim=2), grid)
+        size = max(1, max_cells // max(1, len(image)))
+        parts = []
+        for i in range(0, image.shape[1], size):
+            cells = slice(i, i + size)
+            finer = None if context.finer_levels is None else _cells_of(context.finer_levels, cells)
+            parts.append(self._upscale_cells(image[:, cells], weights, finer))
+        return _unshuffle_logits(torch.cat(parts, dim=2), context.grid)
 
-    def _upscale_cells(self, cells: Tensor, weights: Tensor) -> Tensor:
+    def _upscale_cells(self, cells: Tensor, weights: Tensor, finer_levels: tuple[Tensor, Tensor] | None) -> Tensor:
         """Upscale some cells (N, ., C) of the image to their logits (N, M, . * 16).
 
         The transposed convolutions do not overlap: each cell becomes 2 x 2, each of these 2 x 2 again, channels last.
@@ -203,9 +225,26 @@ class MaskDecoder(nn.Module):
         assert isinstance(norm, LayerNorm2d)
         assert isinstance(second, nn.ConvTranspose2d)
         x = _transposed_conv_2x2(cells, first)  # (N, ., 4, C/4)
+        if finer_levels is not None:
+            x = x + finer_levels[0]
         x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-        x = F.gelu(_transposed_conv_2x2(x, second))  # (N, ., 4, 4, C/8)
-        return weights @ x.flatten(1, 3).mT
+        x = _transposed_conv_2x2(x, second)  # (N, ., 4, 4, C/8)
+        if finer_levels is not None:
+            x = x + finer_levels[1]
+        return weights @ F.gelu(x).flatten(1, 3).mT
+
+
+def _prompts_of(context: ImageContext, prompts: slice | Tensor) -> ImageContext:
+    """Return a context of one image for each prompt, cut to some prompts; finer levels that all share stay."""
+    finer = context.finer_levels
+    if finer is not None and len(finer[0]) > 1:
+        finer = (finer[0][prompts], finer[1][prompts])
+    return context._replace(image=context.image[prompts], finer_levels=finer)
+
+
+def _cells_of(finer_levels: tuple[Tensor, Tensor], cells: slice) -> tuple[Tensor, Tensor]:
+    """Return some cells of the finer levels."""
+    return finer_levels[0][:, cells], finer_levels[1][:, cells]
 
 
 def _unshuffle_logits(logits: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -44,10 +44,14 @@ class PromptEncoder(nn.Module):
         image_size: S, pixels.
         grid: side of the image embedding, cells.
         mask_channels: width of the convolutions over mask inputs.
+        pad_boxes: append SAM's padding point to boxes too, as SAM 2 does.
     """
 
-    def __init__(self, embed_dim: int, image_size: int, grid: int, mask_channels: int = 16) -> None:
+    def __init__(
+        self, embed_dim: int, image_size: int, grid: int, mask_channels: int = 16, pad_boxes: bool = False
+    ) -> None:
         super().__init__()
+        self.pad_boxes = pad_boxes
         self.embed_dim = embed_dim
         self.image_size = image_size
         self.grid = grid
@@ -96,6 +100,8 @@ class PromptEncoder(nn.Module):
             sparse.append(self._embed_points(points, labels, pad=boxes_xyxy is None))
         if boxes_xyxy is not None:
             sparse.append(self._embed_boxes(boxes_xyxy))
+            if self.pad_boxes:
+                sparse.append(self.not_a_point_embed.weight.expand(len(boxes_xyxy), 1, -1))
         if mask_input is None:
             dense = self.no_mask_embed.weight[:, :, None, None].expand(1, -1, self.grid, self.grid)
         else:

@@ -33,6 +33,12 @@ class Sam(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
+    keep_aspect_ratio = True
+    """Whether an image keeps its aspect ratio in the model's input and is padded, as opposed to filling the square."""
+
+    embedding_width = 1
+    """Channels of an image embedding in units of C."""
+
     def __init__(
         self,
         image_encoder: nn.Module,
@@ -51,15 +57,26 @@ class Sam(nn.Module):
         self.thresholds = thresholds
         self.is_for_inference = False
         self.image_encoder = image_encoder
-        self.prompt_encoder = PromptEncoder(embed_dim, image_size, image_size // EMBEDDING_STRIDE)
-        self.mask_decoder = MaskDecoder(embed_dim, decoder_heads, decoder_mlp_dim)
+        self.prompt_encoder = self._build_prompt_encoder(embed_dim)
+        self.mask_decoder = self._build_mask_decoder(embed_dim, decoder_heads, decoder_mlp_dim)
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+
+    def _build_prompt_encoder(self, embed_dim: int) -> PromptEncoder:
+        return PromptEncoder(embed_dim, self.image_size, self.image_size // EMBEDDING_STRIDE)
+
+    def _build_mask_decoder(self, embed_dim: int, num_heads: int, mlp_dim: int) -> MaskDecoder:
+        return MaskDecoder(embed_dim, num_heads, mlp_dim)
 
     @property
     def device(self) -> torch.device:
         """Return the device of the weights."""
         return self.pixel_mean.device
+
+    @property
+    def embedding_channels(self) -> int:
+        """Return the channels of an image embedding: C, or more where it holds finer levels too."""
+        return self.embedding_width * self.prompt_encoder.embed_dim
 
     def for_inference(self) -> Sam:
         """Return a faster copy with the same outputs, which can neither be trained nor saved.

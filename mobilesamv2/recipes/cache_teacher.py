@@ -26,7 +26,7 @@ def build(cfg: DictConfig) -> TrainingSetup:
     task = instantiate(cfg.task, teacher=teacher, _convert_="all")
     return TrainingSetup(
         task,
-        build_samples(cfg, teacher.sam.image_size),
+        build_samples(cfg, teacher.sam.image_size, keep_aspect_ratio=teacher.sam.keep_aspect_ratio),
         write_weights=None,
         cache=teacher.cache,
         summary=lambda: f"{teacher.images_encoded} images encoded, into {cfg.cache.folder}",

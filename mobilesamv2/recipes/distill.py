@@ -26,4 +26,9 @@ def build(cfg: DictConfig) -> TrainingSetup:
     teacher, student = build_teacher(cfg), build_model(cfg.model, cfg.encoder)
     optimizer = instantiate(cfg.optimizer)
     task = instantiate(cfg.task, student=student, teacher=teacher, optimizer=optimizer, _convert_="all")
-    return TrainingSetup(task, build_samples(cfg, student.image_size), partial(write_sam, student), teacher.cache)
+    return TrainingSetup(
+        task,
+        build_samples(cfg, student.image_size, keep_aspect_ratio=student.keep_aspect_ratio),
+        partial(write_sam, student),
+        teacher.cache,
+    )

@@ -44,7 +44,11 @@ class Distill(pl.LightningModule):
         train_decoder: bool = False,
     ) -> None:
         super().__init__()
-        student_size, teacher_size = ((s.image_size, s.prompt_encoder.embed_dim) for s in (student, teacher.sam))
+        student_size, teacher_size = ((s.image_size, s.embedding_channels) for s in (student, teacher.sam))
+        if student.keep_aspect_ratio != teacher.sam.keep_aspect_ratio:
+            raise ValueError(
+                f"The student must be of its teacher's family, SAM or SAM 2, got {student.name} for {teacher.sam.name}."
+            )
         if student_size != teacher_size:
             raise ValueError(
                 f"The student's image size and embedding width must be the teacher's {teacher_size}, "

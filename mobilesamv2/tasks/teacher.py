@@ -14,7 +14,7 @@ from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.transforms import PREPROCESSING
+from mobilesamv2.transforms import preprocessing
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -132,6 +132,6 @@ def teacher_identity(teacher: Sam, precision: str = "fp32") -> dict[str, str | i
         "teacher": teacher.name or "unnamed",
         "weights_sha256": weights_sha256(teacher.image_encoder),
         "image_size": teacher.image_size,
-        "preprocessing": PREPROCESSING,
+        "preprocessing": preprocessing(teacher.keep_aspect_ratio),
         "precision": precision,
     }

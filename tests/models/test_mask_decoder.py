@@ -13,6 +13,7 @@ from mobilesamv2 import SegAny, SegEvery, build_sam
 from mobilesamv2.models import mask_decoder
 from mobilesamv2.models.mask_decoder import Decoded
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.models.transformer import ImageContext
 from mobilesamv2.prompts import Grid
 from mobilesamv2.structures import Masks, Prompts
 
@@ -89,9 +90,9 @@ def test_early_rejection_keeps_what_filtering_afterwards_keeps(sam: Sam, multima
     for threshold in (float(iou.median()), float(iou.max()) + 1):
         upscaled.clear()
 
-        def counted(image: torch.Tensor, *args, upscaled: list[int] = upscaled) -> torch.Tensor:
-            upscaled.append(len(image))
-            return hook(image, *args)
+        def counted(part: ImageContext, *args, upscaled: list[int] = upscaled) -> torch.Tensor:
+            upscaled.append(len(part.image))
+            return hook(part, *args)
 
         sam.mask_decoder._upscale = counted
         try:

@@ -16,17 +16,17 @@ REPORTED = {
     "efficientvit_l1": 47.7,
     "efficientvit_l2": 61.3,
 }
-BIG = {"sam_vit_b", "sam_vit_l", "sam_vit_h"}
+BIG = {"sam_vit_b", "sam_vit_l", "sam_vit_h", "sam2_hiera_base_plus", "sam2_hiera_large"}
 TIMM = ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "vit_small_patch14_dinov2", "levit_128"]
 
 
 @pytest.mark.parametrize("name", [*(n for n in ENCODERS if n not in BIG), *(f"timm/{n}" for n in TIMM)])
 def test_encoder_shapes_and_gradients(name: str) -> None:
-    """(B, C, S/16, S/16), and every parameter takes part."""
+    """(B, C, S/16, S/16), 4C with SAM 2's finer levels, and every parameter takes part."""
     torch.manual_seed(0)
     encoder = build_encoder(name, image_size=256, out_channels=32).train()
     embedding = encoder(torch.randn(2, 3, 256, 256))
-    assert embedding.shape == (2, 32, 16, 16)
+    assert embedding.shape == (2, 128 if name.startswith("sam2") else 32, 16, 16)
     (embedding * torch.randn_like(embedding)).sum().backward()
     without = [n for n, p in encoder.named_parameters() if p.grad is None]
     assert not without
@@ -40,7 +40,7 @@ def test_models_have_the_reported_size(name: str) -> None:
     millions = sum(p.numel() for p in sam.parameters()) / 1e6
     if name in REPORTED:
         assert millions == pytest.approx(REPORTED[name], abs=0.06)
-    embedding = torch.randn(1, sam.prompt_encoder.embed_dim, sam.image_size // 16, sam.image_size // 16, device="meta")
+    embedding = torch.randn(1, sam.embedding_channels, sam.image_size // 16, sam.image_size // 16, device="meta")
     logits, iou = sam.decode(embedding, boxes_xyxy=torch.zeros(5, 4, device="meta"), multimask_output=True)
     assert logits.shape == (5, 3, sam.image_size // 4, sam.image_size // 4)
     assert iou.shape == (5, 3)
