@@ -1,4 +1,9 @@
-"""MobileSAMv2: train, distill and evaluate small segment-anything models.
+"""MobileSAMv2: train, distil and evaluate small segment-anything models.
+
+``SegEvery.from_pretrained("mini_conv")(image)`` returns the masks of everything in an image, RGB uint8 (H, W, 3);
+``SegAny.from_pretrained("mini_conv")`` those of points and boxes. ``list_models(pretrained=True)`` lists the models
+with weights, which ``load_pretrained`` loads by name; ``build_sam`` builds any model of ``list_models()``, with a file
+of one's own or random weights.
 
 The public names are imported when they are first used (PEP 562), so that ``mobilesamv2 --help`` need not import torch.
 """

@@ -42,11 +42,9 @@ class Hierarchical(Grid):
     @override
     def for_model(self, thresholds: Thresholds) -> Self:
         chosen = super().for_model(thresholds)
-        return (
-            chosen
-            if chosen.high_confidence_iou is not None
-            else replace(chosen, high_confidence_iou=thresholds.pred_iou_thresh)
-        )
+        if chosen.high_confidence_iou is not None:
+            return chosen
+        return replace(chosen, high_confidence_iou=thresholds.pred_iou_thresh)
 
     @property
     @override
