@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from typing_extensions import override
 from mobilesamv2 import masks as mask_ops
 from mobilesamv2.prompts.grid import Grid
 from mobilesamv2.prompts.sampler import Rounds
+from mobilesamv2.ranges import Range, Share
 from mobilesamv2.structures import Masks
 
 
@@ -27,12 +29,12 @@ class Hierarchical(Grid):
     the filters, and all of its pixels count.
     """
 
-    coarse_stride: int = 4
-    high_confidence_iou: float = 0.88
+    coarse_stride: Annotated[int, Range(2)] = 4
+    high_confidence_iou: Share = 0.88
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.coarse_stride <= self.points_per_side:
+        if self.coarse_stride > self.points_per_side:
             raise ValueError(
                 f"coarse_stride must be between 2 and points_per_side ({self.points_per_side}), "
                 f"got {self.coarse_stride}. prompt_sampler=grid uses all points in one round."

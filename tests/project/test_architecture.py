@@ -8,7 +8,10 @@ import pytest
 from support import ROOT
 
 PACKAGE = ROOT / "mobilesamv2"
-BASE = ("structures", "transforms", "masks", "rle_validation", "visualize", "files", "identity", "model_zoo", "extras")
+BASE = (
+    *("structures", "transforms", "masks", "rle_validation", "visualize", "files", "identity", "model_zoo", "extras"),
+    *("ranges", "broken_pipe"),
+)
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "pretrained")
 USE = ("segany", "segevery", "rle_encoder")
@@ -22,6 +25,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "files": (),
     "identity": (),
     "extras": (),
+    "ranges": (),
+    "broken_pipe": (),
     "model_zoo": ("files",),
     "masks": ("structures", "rle_validation"),
     "rle_encoder": ("structures", "transforms", "masks"),
