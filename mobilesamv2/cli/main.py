@@ -14,6 +14,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import NamedTuple
 
+from mobilesamv2.broken_pipe import quiet_broken_pipe
+from mobilesamv2.data.loader_failures import loader_failure
 from mobilesamv2.extras import missing_library
 
 
@@ -67,13 +69,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         from mobilesamv2.cli.report import with_default_report
 
         arguments[1:] = with_default_report(arguments[1:])
-    args = build_parser(next((a for a in arguments if not a.startswith("-")), None)).parse_args(arguments)
     try:
-        args.run(args)
+        with quiet_broken_pipe():
+            args = build_parser(next((a for a in arguments if not a.startswith("-")), None)).parse_args(arguments)
+            args.run(args)
     except ImportError as error:
         raise SystemExit(f"error: {missing_library(error)}") from error
     except _user_errors() as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {loader_failure(error, '--workers') or error}") from error
+    except (RuntimeError, MemoryError) as error:
+        sentence = loader_failure(error, "--workers")
+        if sentence is None:
+            raise
+        raise SystemExit(f"error: {sentence}") from error
     except KeyboardInterrupt:
         raise SystemExit("stopped") from None
 
@@ -86,7 +94,8 @@ def _run_hydra(arguments: list[str]) -> None:
         program = import_module(command.module)
     except ImportError as error:
         raise SystemExit(f"error: {missing_library(error)}") from error
-    program.main()
+    with quiet_broken_pipe():
+        program.main()
 
 
 def build_parser(name: str | None = None) -> argparse.ArgumentParser:

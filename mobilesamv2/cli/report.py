@@ -86,7 +86,8 @@ def report_sweep(args: argparse.Namespace) -> None:
 
 def report_table(args: argparse.Namespace) -> None:
     """Print a table with one row per evaluation."""
-    from mobilesamv2.reports.table import read_result, result_table
+    from mobilesamv2.reports.result_files import read_result
+    from mobilesamv2.reports.table import result_table
 
     print(result_table({name: read_result(folder) for name, folder in _folders_by_name(args.runs).items()}))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from mobilesamv2.ranges import Range, Share, check_ranges
 
 Size = tuple[int, int]
 """(H, W), pixels."""
@@ -53,19 +55,16 @@ class Augmentation:
     Source: the defaults are ultralytics'; MobileSAMv2's own settings are unpublished.
     """
 
-    mosaic: float = 1.0
-    scale: float = 0.5
-    translate: float = 0.1
-    flip: float = 0.5
-    hue: float = 0.015
-    saturation: float = 0.7
-    brightness: float = 0.4
+    mosaic: Share = 1.0
+    scale: Annotated[float, Range(0, below=1)] = 0.5
+    translate: Share = 0.1
+    flip: Share = 0.5
+    hue: Share = 0.015
+    saturation: Share = 0.7
+    brightness: Share = 0.4
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value <= 1 or (name == "scale" and value == 1):
-                bounds = "at least 0 and below 1" if name == "scale" else "between 0 and 1"
-                raise ValueError(f"samples.augmentation.{name} must be {bounds}, got {value}.")
+        check_ranges(self, "samples.augmentation.")
 
     def placements(self, sizes: list[Size], side: int, rng: np.random.Generator) -> list[Placement]:
         """Draw the placements of one image, or of the four of a mosaic, in an input of ``side`` x ``side`` pixels.

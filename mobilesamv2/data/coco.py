@@ -16,6 +16,7 @@ from mobilesamv2.data.images import read_rgb
 from mobilesamv2.data.json_files import is_finite_number, read_json
 from mobilesamv2.files import sha256_of
 from mobilesamv2.masks import to_rles
+from mobilesamv2.ranges import NonNegativeInt, Positive
 from mobilesamv2.structures import GroundTruth
 
 MAX_PIXELS = 2**31 - 1
@@ -44,8 +45,8 @@ class CocoDataset(ImageDataset):
         self,
         annotations: str | Path,
         images: str | Path | None = None,
-        limit: float | None = None,
-        subset_seed: int | None = None,
+        limit: Positive | None = None,
+        subset_seed: NonNegativeInt | None = None,
         image_list: str | Path | None = None,
     ) -> None:
         self.require_files({"annotations": annotations, "images": images})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import uuid
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobilesamv2.files import atomic_write
+from mobilesamv2.ranges import Count
 
 DTYPES = ("fp16", "int8")
 REGIONS = {True: "full", False: "valid"}
 """``store_padding`` as the metadata of a shard has it, under "region"."""
+
+INT8 = {"": torch.int8, ".scale": torch.float32}
+"""Types of the parts of an embedding with ``int8`` that differ from those with ``fp16``."""
+
+UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError)
+"""Errors of a shard whose header is not as it was written."""
 
 Parts = dict[str, Tensor]
 """An embedding as a shard stores it: its values under "" and, optionally, each channel's scale under ".scale" and the
@@ -55,7 +63,7 @@ class EmbeddingCache:
         identity: Mapping[str, str | int],
         dtype: str = "fp16",
         store_padding: bool = True,
-        shard_size: int = 64,
+        shard_size: Count = 64,
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"cache.dtype must be {' or '.join(DTYPES)}, got {dtype}.")
@@ -66,16 +74,19 @@ class EmbeddingCache:
         self.shard_size = shard_size
         self.folder.mkdir(parents=True, exist_ok=True)
         self._shards: dict[str, Path] = {}
+        self._known: set[str] = set()  # names of shards
         self._pending: dict[str, Parts] = {}
         self._grid: int | None = None  # side of an embedding with its padding, cells
         self.refresh()
 
     def refresh(self) -> None:
         """Find the shards that other processes have written since the last call."""
-        known = set(self._shards.values())
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path not in known:
-                self._shards |= dict.fromkeys(self._keys_of(path), path)
+        names = {name for name in os.listdir(self.folder) if name.endswith(".safetensors")}
+        for name in sorted(names - self._known):
+            path = self.folder / name
+            for key in self._keys_of(path):
+                self._shards.setdefault(key, path)
+            self._known.add(name)
 
     def __contains__(self, image_id: int) -> bool:
         return str(image_id) in self._shards or str(image_id) in self._pending
@@ -142,23 +153,33 @@ class EmbeddingCache:
             self.flush()
 
     def flush(self) -> None:
-        """Write pending embeddings to disk, at most one shard.
+        """Write pending embeddings to disk, at most one shard, without those that another run has written meanwhile.
+
+        A shard is named after its images: of two runs that fill a cache in step, both of which find the same images
+        missing, the one that is later finds the other's shard, or replaces it.
 
         Raises:
             OSError: if the shard can't be written; its embeddings stay pending.
         """
+        if not self._pending:
+            return
+        self.refresh()
+        for key in self._pending.keys() & self._shards.keys():
+            del self._pending[key]
         keys = list(self._pending)[: self.shard_size]
         if not keys:
             return
-        path = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        path = self.folder / f"{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:32]}.safetensors"
         tensors = {f"{key}{name}": part for key in keys for name, part in self._pending[key].items()}
         metadata = {
             "identity": json.dumps(self.identity),
             "grid": str(self._grid),
             "crc32": json.dumps({key: crc32(self._pending[key]) for key in keys}),
+            "shape": json.dumps({key: list(self._pending[key][""].shape) for key in keys}),
         }
         with atomic_write(path) as partial:
             save_file(tensors, partial, metadata)
+        self._known.add(path.name)
         for key in keys:
             self._shards[key] = path
             del self._pending[key]
@@ -185,20 +206,40 @@ class EmbeddingCache:
                 stored = file.keys()
                 names = [name for name in ("", ".scale", ".look") if f"{key}{name}" in stored]
                 parts = {name: file.get_tensor(f"{key}{name}") for name in names}
-                expected = json.loads(file.metadata()["crc32"])[key]
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"The embeddings in {path} can't be read ({error}); delete that file.") from error
-        if crc32(parts) != expected:
+                metadata = file.metadata()
+                expected = json.loads(metadata["crc32"])[key]
+                shape = json.loads(metadata.get("shape", "{}")).get(key)  # older shards have none
+        except UNREADABLE as error:
+            raise ValueError(f"The embeddings in {path} can't be read ({error!r}); delete that file.") from error
+        if crc32(parts) != expected or not self._has_kind(parts, shape):
             raise ValueError(f"The embedding of image {key} in {path} fails its checksum; delete that file.")
         return parts
+
+    def _has_kind(self, parts: Parts, shape: list[int] | None) -> bool:
+        """Return whether the header gives an embedding the types and the shape that it was stored with.
+
+        A checksum is of the bytes alone, which a changed header reads as other numbers.
+        """
+        dtypes = {".look": torch.float16, "": torch.float16} | (INT8 if self.dtype == "int8" else {})
+        if "" not in parts or (".scale" in parts) != (".scale" in dtypes):
+            return False
+        values, grid = parts[""], self._grid or 0
+        sides = values.shape[1:]
+        return (
+            all(part.dtype == dtypes[name] for name, part in parts.items())
+            and values.ndim == 3
+            and (all(side == grid for side in sides) if self.store_padding else max(sides) <= grid)
+            and shape in (None, list(values.shape))
+            and (".scale" not in parts or parts[".scale"].shape == values.shape[:1])
+        )
 
     def _keys_of(self, path: Path) -> list[str]:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-        except SafetensorError as error:
-            raise ValueError(f"The embeddings in {path} can't be read ({error}); delete that file.") from error
-        stored = json.loads(metadata.get("identity", "{}"))
+            stored = dict(json.loads(metadata.get("identity", "{}")))
+        except UNREADABLE as error:
+            raise ValueError(f"The embeddings in {path} can't be read ({error!r}); delete that file.") from error
         if stored != self.identity:
             theirs, ours = _as_settings(stored), _as_settings(self.identity)
             differences = [
@@ -210,8 +251,14 @@ class EmbeddingCache:
                 f"The embeddings in {self.folder} differ from this run's: {'; '.join(differences)}. "
                 "Set cache.folder=FOLDER to another folder, or delete this one."
             )
-        self._grid = int(metadata["grid"])
-        return list(json.loads(metadata["crc32"]))
+        try:
+            keys, grid = list(dict(json.loads(metadata["crc32"]))), int(metadata["grid"])
+        except UNREADABLE as error:
+            raise ValueError(f"The embeddings in {path} can't be read ({error!r}); delete that file.") from error
+        if self._grid not in (None, grid):
+            raise ValueError(f"The embeddings in {path} are of another size than the others; delete that file.")
+        self._grid = grid
+        return keys
 
 
 def _as_settings(identity: Mapping[str, str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from mobilesamv2.data.images import read_rgb
 from mobilesamv2.data.json_files import is_finite_number
 from mobilesamv2.data.tar_index import cached_index
 from mobilesamv2.masks import to_rles
+from mobilesamv2.ranges import NonNegativeInt, Positive, Share
 from mobilesamv2.structures import GroundTruth
 
 logger = logging.getLogger(__name__)
@@ -55,11 +56,11 @@ class SA1BDataset(ImageDataset):
     def __init__(
         self,
         tars: str | Path | Sequence[str | Path],
-        limit: float | None = None,
-        subset_seed: int | None = None,
+        limit: Positive | None = None,
+        subset_seed: NonNegativeInt | None = None,
         image_list: str | Path | None = None,
         index_folder: str | Path | None = None,
-        max_broken: float = 0.01,
+        max_broken: Share = 0.01,
     ) -> None:
         self.tars = require_tars(tars)
         truncated: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.masks import areas, boxes_from_rles, decode
+from mobilesamv2.ranges import Count, NonNegativeInt, Share
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, to_model_input
 
 Sample = dict[str, Any]
@@ -91,11 +92,11 @@ class PromptSamples(EncoderSamples):
         self,
         images: ImageDataset,
         image_size: int,
-        prompts_per_image: int = 6,
-        box_jitter: float = 0.1,
+        prompts_per_image: Count = 6,
+        box_jitter: Share = 0.1,
         size_balanced: bool = False,
-        mask_stride: int = 4,
-        points: int = 0,
+        mask_stride: Literal[1, 2, 4] = 4,
+        points: NonNegativeInt = 0,
         keep_aspect_ratio: bool = True,
     ) -> None:
         super().__init__(images, image_size, keep_aspect_ratio)

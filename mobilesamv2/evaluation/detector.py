@@ -13,6 +13,7 @@ from mobilesamv2.masks import areas, boxes_from_rles
 from mobilesamv2.metrics.box_recall import count_boxes
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.object_detector import ObjectDetector
+from mobilesamv2.ranges import Count, NonNegativeInt, Share
 from mobilesamv2.structures import GroundTruth
 
 
@@ -34,10 +35,10 @@ class EvaluateDetector(EvaluateEachImage):
     def __init__(
         self,
         detector: ObjectDetector,
-        ks: Sequence[int] = (10, 100),
-        confidence: float = 0.001,
-        nms_iou: float = 0.7,
-        snap: int = 0,
+        ks: Sequence[Count] = (10, 100),
+        confidence: Share = 0.001,
+        nms_iou: Share = 0.7,
+        snap: NonNegativeInt = 0,
         shards: ResultShards | None = None,
     ) -> None:
         super().__init__(shards)

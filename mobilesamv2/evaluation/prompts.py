@@ -14,6 +14,7 @@ from mobilesamv2.metrics.average_recall import group_members
 from mobilesamv2.metrics.prompt_iou import GROUPS, KINDS, ObjectPrompts, object_prompts
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.ranges import NonNegativeInt
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
 from mobilesamv2.structures import RLE, GroundTruth
 
@@ -40,7 +41,7 @@ class EvaluatePrompts(EvaluateEachImage):
         sam: Sam,
         teacher: Sam | None = None,
         kinds: Sequence[str] = KINDS,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
         shards: ResultShards | None = None,
     ) -> None:
         super().__init__(shards)

@@ -15,6 +15,7 @@ from mobilesamv2.metrics.mask_metric import MaskMetric
 from mobilesamv2.metrics.stage_time import PROMPT_FREE_STAGES, StageTimer
 from mobilesamv2.models.fastsam import FastSam, ScoredMasks
 from mobilesamv2.models.object_detector import ObjectDetector
+from mobilesamv2.ranges import Count, Share
 from mobilesamv2.segevery import SegEvery
 from mobilesamv2.structures import Masks
 
@@ -80,9 +81,9 @@ class EvaluateFastSam(EvaluateMasks):
         self,
         detector: ObjectDetector,
         metric: MaskMetric,
-        confidence: float = 0.001,
-        nms_iou: float = 0.9,
-        max_masks: int = 1000,
+        confidence: Share = 0.001,
+        nms_iou: Share = 0.9,
+        max_masks: Count = 1000,
         shards: ResultShards | None = None,
     ) -> None:
         super().__init__(metric, shards)

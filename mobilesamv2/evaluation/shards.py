@@ -66,6 +66,8 @@ class ResultShards:
         self._identity = json.loads(json.dumps({**identity, "save_masks": keep_masks}))
         self._environment = json.dumps(dict(environment or {}), sort_keys=True)
         self.keep_masks = keep_masks
+        self._name = uuid.uuid4().hex
+        """Of the files of what is pending, so that a flush that was interrupted is repeated into the same files."""
         self._pending: list[ImageResult] = []
         self._pending_masks: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
@@ -79,6 +81,7 @@ class ResultShards:
         for path in shards:
             results, environment_then = _read(path)
             self.done += results
+            _require_same_arrays(path, self.done[0], results)
             known = [self._environment, *(json.dumps(e, sort_keys=True) for e in self.earlier_environments)]
             if environment_then not in known:
                 self.earlier_environments.append(json.loads(environment_then))
@@ -101,7 +104,7 @@ class ResultShards:
         if not self._identity_path.is_file():
             identity = json.dumps(self._identity, indent=2).encode()
             _write(self._identity_path, lambda file: file.write(identity))
-        name = uuid.uuid4().hex
+        name = self._name
         if self.keep_masks:
             masks = json.dumps(self._pending_masks).encode()
             _write(self.masks_folder / f"{name}.json", lambda file: file.write(masks))
@@ -110,7 +113,7 @@ class ResultShards:
             self._values_folder / f"{name}.npz",
             lambda file: np.savez_compressed(file, allow_pickle=False, **arrays),  # pyright: ignore
         )
-        self._pending, self._pending_masks = [], []
+        self._pending, self._pending_masks, self._name = [], [], uuid.uuid4().hex
         self._flushed_at = time.monotonic()
 
     @property
@@ -154,11 +157,20 @@ def _time_arrays(kind: str, times: Sequence[dict[str, float] | None]) -> dict[st
 def _read(path: Path) -> tuple[list[ImageResult], str]:
     """Return the images of a file, and the environment that it was written in."""
     arrays = read_arrays(path)
+    try:
+        json.loads(environment := str(arrays["environment"]))
+        return _results_of(arrays), environment
+    except (KeyError, IndexError, TypeError, ValueError) as error:  # it has other arrays than _arrays makes
+        raise ValueError(f"{path} can't be read ({error!r}); delete that file.") from error
+
+
+def _results_of(arrays: Mapping[str, np.ndarray]) -> list[ImageResult]:
+    """Return what ``_arrays`` was made of."""
     values, ms, cpu_ms = (
         {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
         for kind in ("value/", "ms/", "cpu_ms/")
     )
-    results = [
+    return [
         ImageResult(
             int(image_id),
             {name: array[i] for name, array in values.items()},
@@ -168,4 +180,13 @@ def _read(path: Path) -> tuple[list[ImageResult], str]:
         )
         for i, (image_id, num_prompts) in enumerate(zip(arrays["image_id"], arrays["num_prompts"], strict=True))
     ]
-    return results, str(arrays["environment"])
+
+
+def _require_same_arrays(path: Path, first: ImageResult, results: Sequence[ImageResult]) -> None:
+    """Check that the values of a file are arrays of the kinds and shapes of the first one's."""
+    wanted, *others = (
+        {name: (array.dtype.kind, array.shape) for name, array in result.values.items()}
+        for result in (first, *results[:1])
+    )
+    if any(other != wanted for other in others):
+        raise ValueError(f"{path} has values {others[0]}, and those of the other files are {wanted}; delete that file.")

@@ -20,6 +20,7 @@ from torchmetrics import Metric
 from mobilesamv2 import masks
 from mobilesamv2.metrics.bootstrap import RESAMPLES, percentiles, resampled_sums
 from mobilesamv2.metrics.mask_metric import MaskMetric, RankedMasks
+from mobilesamv2.ranges import Count
 from mobilesamv2.structures import RLE, GroundTruth
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -159,7 +160,7 @@ class AverageRecall(Metric, MaskMetric):
     n_gt: Tensor
     groups = GROUPS
 
-    def __init__(self, ks: Sequence[int] = DEFAULT_KS, k_caps: KCaps = "masks") -> None:
+    def __init__(self, ks: Sequence[Count] = DEFAULT_KS, k_caps: KCaps = "masks") -> None:
         super().__init__()
         if not ks or min(ks) < 1:
             raise ValueError(f"ks, numbers of masks, must be at least one number of at least 1, got {list(ks)}.")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mobilesamv2.files import torch_save_atomic
 from mobilesamv2.model_zoo import require_weights
+from mobilesamv2.ranges import Count
 from mobilesamv2.transforms import check_image
 
 logger = logging.getLogger(__name__)
@@ -253,7 +254,7 @@ def snap_to_border(boxes_xyxy: Tensor, size: tuple[int, int], distance: float) -
 def build_detector(
     architecture: str = "yolov8x",
     checkpoint: str | Path | None = None,
-    image_size: int = 1024,
+    image_size: Count = 1024,
     one_class: bool = False,
 ) -> ObjectDetector:
     """Build a detector, in eval mode on the CPU.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mobilesamv2.prompts.sampler import Rounds, recorded_settings
+from mobilesamv2.ranges import Count, NonNegativeInt, Positive, Range, Share, check_ranges
 from mobilesamv2.structures import SAM_THRESHOLDS, Filters, PointLabel, Prompts, Thresholds
 
 
@@ -73,27 +74,22 @@ class Grid:
     Source: SAM, appendix B and its released code.
     """
 
-    points_per_side: int = 32
+    points_per_side: Count = 32
     multimask_output: bool = True
-    pred_iou_thresh: float | None = None
-    stability_score_thresh: float | None = None
-    box_nms_thresh: float = 0.7
-    crop_n_layers: int = 0
-    crop_n_points_downscale_factor: float = 1.0
-    crop_overlap_ratio: float = 512 / 1500
-    crop_nms_thresh: float = 0.7
-    min_mask_region_area: float = 0
+    pred_iou_thresh: Share | None = None
+    stability_score_thresh: Share | None = None
+    box_nms_thresh: Share = 0.7
+    crop_n_layers: NonNegativeInt = 0
+    crop_n_points_downscale_factor: Positive = 1.0
+    crop_overlap_ratio: Annotated[float, Range(0, below=1)] = 512 / 1500
+    crop_nms_thresh: Share = 0.7
+    min_mask_region_area: Annotated[float, Range(0)] = 0
 
     def __post_init__(self) -> None:
-        if self.points_per_side < 1:
-            raise ValueError(f"points_per_side must be at least 1, got {self.points_per_side}.")
-        if self.crop_n_layers < 0:
-            raise ValueError(f"crop_n_layers must be at least 0, got {self.crop_n_layers}.")
-        if not 0 <= self.crop_overlap_ratio < 1:
-            raise ValueError(f"crop_overlap_ratio must be at least 0 and below 1, got {self.crop_overlap_ratio}.")
-        if self.crop_n_points_downscale_factor <= 0 or self._layer_points_per_side(self.crop_n_layers) < 1:
+        check_ranges(self)
+        if self._layer_points_per_side(self.crop_n_layers) < 1:
             raise ValueError(
-                "crop_n_points_downscale_factor must be positive and leave at least one point per side in layer "
+                "crop_n_points_downscale_factor must leave at least one point per side in layer "
                 f"{self.crop_n_layers}, got {self.crop_n_points_downscale_factor} with points_per_side="
                 f"{self.points_per_side}. Lower it, or lower crop_n_layers."
             )
@@ -172,7 +168,7 @@ class GridProposals(Grid):
     Source: SAM, appendix D.3.
     """
 
-    points_per_side: int = 64
-    pred_iou_thresh: float | None = 0.0
-    stability_score_thresh: float | None = 0.0
-    box_nms_thresh: float = 0.9
+    points_per_side: Count = 64
+    pred_iou_thresh: Share | None = 0.0
+    stability_score_thresh: Share | None = 0.0
+    box_nms_thresh: Share = 0.9

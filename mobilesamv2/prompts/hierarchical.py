@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from typing_extensions import override
 from mobilesamv2 import masks as mask_ops
 from mobilesamv2.prompts.grid import Grid
 from mobilesamv2.prompts.sampler import Rounds
+from mobilesamv2.ranges import Range, Share
 from mobilesamv2.structures import SAM_THRESHOLDS, Masks, Thresholds
 
 
@@ -28,12 +29,12 @@ class Hierarchical(Grid):
     the filters, and all of its pixels count.
     """
 
-    coarse_stride: int = 4
-    high_confidence_iou: float | None = None
+    coarse_stride: Annotated[int, Range(2)] = 4
+    high_confidence_iou: Share | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.coarse_stride <= self.points_per_side:
+        if self.coarse_stride > self.points_per_side:
             raise ValueError(
                 f"coarse_stride must be between 2 and points_per_side ({self.points_per_side}), "
                 f"got {self.coarse_stride}. prompt_sampler=grid uses all points in one round."

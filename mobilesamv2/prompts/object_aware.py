@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol, get_args
+from typing import Annotated, Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mobilesamv2.prompts.sampler import Rounds, recorded_settings
+from mobilesamv2.ranges import Count, NonNegativeInt, Range, Share, check_ranges
 from mobilesamv2.structures import Filters, PointLabel, Prompts
 
 PromptKind = Literal["boxes", "points"]
@@ -62,17 +63,18 @@ class ObjectAware:
     detector: Detector
     prompt: PromptKind = "boxes"
     multimask_output: bool = False
-    max_prompts: int = 320
-    confidence: float = 0.4
-    detector_nms_iou: float = 0.9
-    snap: int = 20
+    max_prompts: Count = 320
+    confidence: Share = 0.4
+    detector_nms_iou: Share = 0.9
+    snap: NonNegativeInt = 20
     rank_by: RankBy = "detector"
-    pred_iou_thresh: float = 0.0
-    stability_score_thresh: float = 0.0
-    box_nms_thresh: float = 1.0
-    min_mask_region_area: float = 0
+    pred_iou_thresh: Share = 0.0
+    stability_score_thresh: Share = 0.0
+    box_nms_thresh: Share = 1.0
+    min_mask_region_area: Annotated[float, Range(0)] = 0
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for name, value, choices in (
             ("prompt", self.prompt, get_args(PromptKind)),
             ("rank_by", self.rank_by, get_args(RankBy)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,6 +18,7 @@ from mobilesamv2.evaluation.results import read_masks, result_record, stack_valu
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.metrics.average_precision import coco_ap, lvis_ap
+from mobilesamv2.ranges import Range
 from mobilesamv2.recipes.checks import Check, dataset_checks, require_file, weight_checks
 from mobilesamv2.recipes.evaluation import (
     Evaluation,
@@ -34,7 +35,7 @@ from mobilesamv2.recipes.evaluation import (
 )
 
 NEEDS = ("dataset", "model", "trainer")
-OPTIONS = {"boxes": str | None, "max_boxes": int | None}
+OPTIONS = {"boxes": str | None, "max_boxes": Annotated[int | None, Range(1)]}
 
 
 def missing_files(cfg: DictConfig) -> list[Check]:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from hydra.errors import InstantiationException
 from omegaconf import MissingMandatoryValue
 
+from mobilesamv2.broken_pipe import quiet_broken_pipe
+from mobilesamv2.data.loader_failures import loader_failure
 from mobilesamv2.extras import missing_library
 
 
@@ -24,14 +26,20 @@ def errors_without_traceback() -> Iterator[None]:
     ``HYDRA_FULL_ERROR=1`` shows the traceback all the same.
     """
     try:
-        yield
+        with quiet_broken_pipe():
+            yield
     except MissingMandatoryValue as error:
         raise SystemExit(f"error: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, MemoryError) as error:
+        sentence = loader_failure(error)
+        if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise SystemExit(f"error: {sentence}") from error
     except (OSError, ValueError, ImportError, InstantiationException) as error:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(reason, OSError | ValueError | ImportError) or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sentence = missing_library(reason) if isinstance(reason, ImportError) else reason
+        sentence = missing_library(reason) if isinstance(reason, ImportError) else loader_failure(reason) or reason
         raise SystemExit(f"error: {sentence}") from error
 
 

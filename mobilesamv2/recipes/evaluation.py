@@ -135,7 +135,10 @@ def run_task(
     data = EvaluationData(dataset, cfg.num_workers, done, cfg.batch_size)
     if shards.done and trainer.is_global_zero:
         print(f"{len(shards.done)} of {len(dataset)} images were done before; resuming with {len(data.remaining)}.")
-    trainer.test(task, datamodule=data, verbose=False)
+    try:
+        trainer.test(task, datamodule=data, verbose=False)
+    finally:
+        task.flush_results()  # whatever ended it
     if [result.image_id for result in task.results] != sorted(dataset.image_ids):
         raise ValueError(
             f"{len(task.results)} results for {len(dataset)} images: another program wrote into {output_folder(cfg)}, "

@@ -5,21 +5,29 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from importlib import import_module
+from operator import or_
 from pathlib import Path
-from types import ModuleType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import GenericAlias, ModuleType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mobilesamv2.model_zoo import find_weights
+from mobilesamv2.ranges import Count, NonNegativeInt, Range, Share, annotated_types, require_range
+from mobilesamv2.recipes.library_ranges import library_ranges
 
 _PACKAGED = Path(__file__).parents[1] / "conf"
 
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 """The folder of configurations: in the installed package, or beside it in a clone."""
+
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+
+MINUTES_OF_A_YEAR = 525_600
 
 
 @dataclass
@@ -41,9 +49,9 @@ class EvaluateConfig:
     experiment: Any = None
     predictions: str | None = None
     compile: bool = False
-    seed: int = 0
-    batch_size: int = 1
-    num_workers: int = 1
+    seed: Seed = 0
+    batch_size: Count = 1
+    num_workers: NonNegativeInt = 1
     output_dir: str = MISSING
 
 
@@ -66,16 +74,16 @@ class TrainConfig:
     trainer: Any = MISSING
     logger: Any = None
     experiment: Any = None
-    validation_images: int = 0
-    max_broken: float = 0.01
-    batch_size: int = 1
-    num_workers: int = 0
-    seed: int = 0
-    ema: float | None = None
+    validation_images: NonNegativeInt = 0
+    max_broken: Share = 0.01
+    batch_size: Count = 1
+    num_workers: NonNegativeInt = 0
+    seed: Seed = 0
+    ema: Annotated[float, Range(0, below=1)] | None = None
     compile: bool = False
     channels_last: bool = False
     objective: str | None = None
-    checkpoint_minutes: float = 15.0
+    checkpoint_minutes: Annotated[float, Range(above=0, most=MINUTES_OF_A_YEAR)] = 15.0
     resume: str | None = "auto"
     requeue: bool = True
     output_dir: str = MISSING
@@ -147,8 +155,10 @@ def require_settings(cfg: DictConfig, groups: Sequence[str], options: Mapping[st
             raise ValueError(f"{group} must be chosen for this run: {group}=NAME, one of conf/{group}.")
         if group == "teacher" and "_target_" not in cfg.teacher:  # it has keys of its embeddings in any case
             raise ValueError("This task requires a teacher: name one, model@teacher=sam_vit_h for example.")
+    types = annotated_types(OmegaConf.get_type(cfg))
     for group in map(str, cfg):
         if not OmegaConf.is_missing(cfg, group):
+            require_range(group, cfg[group], types.get(group, Any))
             _check_node(group, cfg[group], options if group == "task" else {})
 
 
@@ -172,26 +182,32 @@ def _check_node(name: str, node: Any, options: Mapping[str, Any]) -> None:
 def _check_value(place: str, value: Any, target: str, hint: Any) -> None:
     value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     if not _fits(value, hint):
-        wanted = re.sub(r"(pathlib|collections\.abc|typing)\.", "", inspect.formatannotation(hint))
+        wanted = re.sub(r"(pathlib|collections\.abc|typing)\.", "", inspect.formatannotation(_without_ranges(hint)))
         raise ValueError(f"{place} must be {wanted} for {target}, got {'null' if value is None else repr(value)}.")
+    require_range(place, value, hint)
 
 
 def _hints(target: Any) -> dict[str, Any]:
     """Return the types of a class's or function's parameters, by name."""
-    try:
-        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except NameError:  # others import some types for their type checker alone
-        hints = {}
+    hints = annotated_types(target) | library_ranges(target)
     return {name: hints.get(name, Any) for name in inspect.signature(target).parameters}
+
+
+SCALARS = (bool, int, float, str, Path, NoneType)
 
 
 def _fits(value: Any, hint: Any) -> bool:
     """Return whether a value of YAML is of a type; of a class's, if it is a node that builds one."""
     origin, args = get_origin(hint), get_args(hint)
-    if hint is Any or isinstance(value, dict):
+    if hint is Any:
         return True
+    if origin is Annotated:
+        return _fits(value, args[0])
     if origin in (Union, UnionType):
         return any(_fits(value, arg) for arg in args)
+    if isinstance(value, dict):
+        plain = (*SCALARS, list, tuple, Sequence, Literal)
+        return (origin or hint) in (dict, Mapping) or ("_target_" in value and (origin or hint) not in plain)
     if origin is Literal:  # which of them it is, the class itself says best
         return any(isinstance(value, type(arg)) for arg in args)
     if value is None or isinstance(value, bool):
@@ -206,3 +222,13 @@ def _fits(value: Any, hint: Any) -> bool:
         kinds = args if origin is tuple and Ellipsis not in args else args[:1] * len(value)
         return len(kinds) == len(value) and all(map(_fits, value, kinds))
     return not inspect.isclass(hint) or isinstance(value, hint)
+
+
+def _without_ranges(hint: Any) -> Any:
+    """Return a type as a user reads it."""
+    origin, args = get_origin(hint), tuple(map(_without_ranges, get_args(hint)))
+    if origin is Annotated:
+        return args[0]
+    if origin in (Union, UnionType):
+        return reduce(or_, args)
+    return GenericAlias(origin, args) if origin in (list, tuple, Sequence) else hint

@@ -89,7 +89,8 @@ def select_runs(runs: Sequence[Run], teacher: str, student: str) -> ClaimRuns:
         return [
             run
             for run in runs
-            if run.result["protocol"].get("sampler") in samplers and run.result["run"]["model"]["name"] == model
+            if run.result["protocol"].get("sampler") in samplers
+            and (run.result["run"].get("model") or {}).get("name") == model
         ]
 
     grids = runs_of(teacher, *GRIDS)
@@ -102,6 +103,8 @@ def select_runs(runs: Sequence[Run], teacher: str, student: str) -> ClaimRuns:
     ):
         if len(found) != 1:
             raise ValueError(f"The claims require one evaluation of {name}, got {len(found)}.")
+    for run in (*grids, *boxes, *students):
+        _require_measured(run)
     return ClaimRuns(grids, dense[0], boxes[0], students[0])
 
 
@@ -240,7 +243,23 @@ def format_claims(claims: Sequence[Claim]) -> str:
 
 def _is_dense(run: Run) -> bool:
     protocol = run.result["protocol"]
-    return protocol["points_per_side"] == 64 and protocol["multimask"]
+    return protocol.get("points_per_side") == 64 and bool(protocol.get("multimask"))
+
+
+def _require_measured(run: Run) -> None:
+    """Check that an evaluation has what the claims and their tables read."""
+    wanted = {
+        "protocol": ("multimask", "mean_prompts_decoded", "mean_proposals"),
+        "ms": ("image_encoder", "mask_decoder", "postprocessing", "total"),
+    }
+    for part, keys in wanted.items():
+        missing = [key for key in keys if (run.result[part] or {}).get(key) is None]
+        if missing:
+            raise ValueError(f"{run.folder / 'results.json'} lacks {part}.{missing[0]}: repeat that evaluation.")
+    if not run.result["run"].get("encoder_cost"):
+        raise ValueError(f"{run.folder / 'results.json'} lacks run.encoder_cost: repeat that evaluation.")
+    if not all(times["mask_decoder"] for times in (run.result["ms"], run.result["cpu_ms"]) if times):
+        raise ValueError(f"{run.folder / 'results.json'} has no time of the mask decoder: repeat that evaluation.")
 
 
 def _recalls(run: Run) -> list[str]:

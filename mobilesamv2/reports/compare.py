@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from mobilesamv2.files import read_arrays
 from mobilesamv2.metrics.average_recall import average_recall, named, paired_intervals
 from mobilesamv2.metrics.bootstrap import RESAMPLES
-from mobilesamv2.reports.table import check_comparable, read_result
+from mobilesamv2.reports.result_files import read_counts, read_result
+from mobilesamv2.reports.table import check_comparable
 
 
 def compare_results(first: str | Path, second: str | Path, seed: int = 0) -> str:
@@ -69,16 +69,8 @@ def mean_ar_change(first: str | Path, second: str | Path, seed: int = 0) -> tupl
 
 def _pair(first: str | Path, second: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the counts of both, after a check that they are of the same images."""
-    one, two = _counts(first), _counts(second)
+    one, two = read_counts(first), read_counts(second)
     for key in ("image_ids", "ks", "n_gt"):
         if not np.array_equal(one[key], two[key]):
             raise ValueError(f"{second} can't be compared with {first}: their {key} must be the same.")
     return one, two
-
-
-def _counts(path: str | Path) -> dict[str, np.ndarray]:
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    file = folder / "per_image.npz"
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no {file}, which evaluate.py writes beside results.json.")
-    return read_arrays(file)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from mobilesamv2.data.json_files import is_finite_number
 from mobilesamv2.files import atomic_write
 from mobilesamv2.reports.sweep import Run, distinguishing_settings
 
@@ -73,7 +75,7 @@ def _against_time(runs: Sequence[Run]) -> Any:
             (ar,), (low,), (high,) = _percent(run, ["mAR"])
             ms = run.result["ms"][stage]
             points.append((ms, ar))
-            axes.errorbar(ms, ar, yerr=[[ar - low], [high - ar]], marker="o", capsize=2, label=run_label(run))
+            axes.errorbar(ms, ar, yerr=_bars(ar, low, high), marker="o", capsize=2, label=run_label(run))
         front = [points[i] for i in pareto_front(points)]
         axes.plot(*zip(*front, strict=True), color="0.6", linestyle="--", zorder=0)
         axes.set(xscale="log", xlabel=f"{stage.replace('_', ' ')}, ms per image")
@@ -91,7 +93,7 @@ def _small_multiples(runs: Sequence[Run], settings: Sequence[str]) -> Any:
         for run in runs:
             (ar,), (low,), (high,) = _percent(run, ["mAR"])
             position = texts.index(str(run.differs[key]))
-            axes.errorbar(position, ar, yerr=[[ar - low], [high - ar]], marker="o", capsize=2, color="C0")
+            axes.errorbar(position, ar, yerr=_bars(ar, low, high), marker="o", capsize=2, color="C0")
         axes.set_xticks(range(len(texts)), [text[-18:] for text in texts], rotation=30, ha="right", fontsize=7)
         axes.set(xlabel=key)
     panels[0][0].set(ylabel="mean mask AR (%)")
@@ -106,8 +108,13 @@ def _percent(run: Run, names: Sequence[str]) -> tuple[list[float], list[float], 
     return values, [100 * low for low, _ in ends], [100 * high for _, high in ends]
 
 
+def _bars(ar: float, low: float, high: float) -> list[list[float]]:
+    """Return the lengths of error bars; 0 on the side of an interval that does not reach the value."""
+    return np.maximum([[ar - low], [high - ar]], 0.0).tolist()
+
+
 def _number_or_text(value: Any) -> tuple[int, float, str]:
-    number = isinstance(value, int | float)
+    number = isinstance(value, bool) or is_finite_number(value)
     return (0, float(value), "") if number else (1, 0.0, str(value))
 
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.results_files import Scored, read_results
-from mobilesamv2.files import read_arrays
 from mobilesamv2.masks import iou
-from mobilesamv2.reports.table import check_comparable, read_result
+from mobilesamv2.reports.result_files import read_counts, read_result
+from mobilesamv2.reports.table import check_comparable
 from mobilesamv2.structures import RLE
 from mobilesamv2.visualize import overlay, panels
 
@@ -39,12 +39,14 @@ def result_picture(runs: dict[str, Path], num_images: int = 4) -> Image.Image:
     results = {name: read_result(run) for name, run in runs.items()}
     check_comparable(results)
     first, protocol = next(iter(runs.values())), next(iter(results.values()))["protocol"]
-    if not protocol.get("images"):
+    if not all(isinstance(protocol.get(key), str) for key in ("annotations", "images")):
         raise ValueError(
             "The data set of the evaluations must be in COCO's or LVIS's layout, got one without an image folder."
         )
     dataset = LvisDataset(protocol["annotations"], protocol["images"])
-    image_ids = read_arrays(first / "per_image.npz")["image_ids"][:num_images].tolist()
+    image_ids = read_counts(first)["image_ids"][:num_images].tolist()
+    if not set(image_ids) <= set(dataset.image_ids):
+        raise ValueError(f"{first / 'per_image.npz'} must be of images of {protocol['annotations']}, got others.")
     columns = [_saved_masks(run, dataset, image_ids) for run in runs.values()]
     rows = []
     for i in (dataset.image_ids.index(image_id) for image_id in image_ids):

@@ -14,7 +14,8 @@ import yaml
 from mobilesamv2.evaluation.results import percent, percent_range
 from mobilesamv2.files import atomic_write
 from mobilesamv2.reports.compare import mean_ar_change
-from mobilesamv2.reports.table import check_comparable, read_result
+from mobilesamv2.reports.result_files import read_result
+from mobilesamv2.reports.table import check_comparable
 
 OUTCOMES = {"mean_prompts_decoded", "mean_proposals", "images_without_proposals", "interval", "num_images", "ks"}
 """Keys of a protocol that are results, or that all runs of a report share."""
@@ -66,18 +67,30 @@ def failed_jobs(folder: str | Path) -> dict[str, str]:
     """Return the jobs of a sweep without a result: the command that runs each alone, by the name of its folder.
 
     The result of an evaluation is a results.json, that of a training run weights.
+
+    Raises:
+        ValueError: if a job's record can't be read.
     """
     failed = {}
     for file in sorted(Path(folder).rglob(".hydra/overrides.yaml"), key=_natural_key):
         job = file.parent.parent
-        program = yaml.safe_load((file.parent / "hydra.yaml").read_text())["hydra"]["job"]["name"]
+        program, overrides = _read_record(file.parent)
         outputs = ("results.json",) if program == "evaluate" else ("*.safetensors", "detector.pt")
         if not any(next(job.glob(name), None) for name in outputs):
-            overrides = [str(o) for o in yaml.safe_load(file.read_text()) if not str(o).startswith("output_dir=")]
+            overrides = [each for each in overrides if not each.startswith("output_dir=")]
             failed[str(job.relative_to(folder))] = shlex.join(
                 ["python", f"{program}.py", *overrides, f"output_dir={job}"]
             )
     return failed
+
+
+def _read_record(folder: Path) -> tuple[str, list[str]]:
+    """Return the program of a job, and its overrides, from its .hydra."""
+    try:
+        program = str(yaml.safe_load((folder / "hydra.yaml").read_bytes())["hydra"]["job"]["name"])
+        return program, [str(each) for each in yaml.safe_load((folder / "overrides.yaml").read_bytes())]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}, the record of a job, can't be read: {error!r}. Delete that folder.") from error
 
 
 def sweep_rows(runs: Sequence[Run], baseline: str | None = None) -> list[dict[str, Any]]:

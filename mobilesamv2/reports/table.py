@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from mobilesamv2.data.json_files import read_json
 from mobilesamv2.evaluation.results import percent, percent_range
-
-
-def read_result(path: str | Path) -> dict[str, Any]:
-    """Return the content of a ``results.json``, given by its own path or its folder's.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if the file is not a result.
-    """
-    path = Path(path)
-    file = path / "results.json" if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no result {file}; evaluate.py writes one into its output_dir.")
-    result = read_json(file)
-    if not isinstance(result, dict) or not {"metrics", "interval", "protocol"} <= result.keys():
-        raise ValueError(f"{file} must be a results.json of evaluate.py, with metrics, interval and protocol.")
-    return result
 
 
 def result_table(results: dict[str, dict[str, Any]]) -> str:

@@ -18,6 +18,7 @@ from typing_extensions import override
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.metrics.box_recall import DEFAULT_KS, BoxRecall, count_boxes
 from mobilesamv2.models.object_detector import ObjectDetector, mask_parameters, ultralytics_module
+from mobilesamv2.ranges import Count, NonNegativeInt, Positive, Share, Weight
 from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
 
 logger = logging.getLogger(__name__)
@@ -62,14 +63,14 @@ class DetectObjects(pl.LightningModule):
         self,
         detector: ObjectDetector,
         optimizer: OptimizerFactory,
-        warmup_images: int = 0,
+        warmup_images: NonNegativeInt = 0,
         masks: bool = False,
-        box_gain: float = 7.5,
-        class_gain: float = 0.5,
-        dfl_gain: float = 1.5,
-        mask_gain: float = 7.5,
-        ks: Sequence[int] = DEFAULT_KS,
-        batchnorm_momentum: float | None = None,
+        box_gain: Positive = 7.5,
+        class_gain: Weight = 0.5,
+        dfl_gain: Weight = 1.5,
+        mask_gain: Weight = 7.5,
+        ks: Sequence[Count] = DEFAULT_KS,
+        batchnorm_momentum: Share | None = None,
     ) -> None:
         super().__init__()
         _check(detector, masks, box_gain)

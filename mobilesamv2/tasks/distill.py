@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.ranges import NonNegativeInt, Weight
 from mobilesamv2.tasks.losses import embedding_losses
 from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
 from mobilesamv2.tasks.teacher import Teacher, valid_grid_size
@@ -40,7 +41,7 @@ class Distill(pl.LightningModule):
         student: Sam,
         teacher: Teacher,
         optimizer: OptimizerFactory,
-        warmup_images: int = 0,
+        warmup_images: NonNegativeInt = 0,
         train_decoder: bool = False,
     ) -> None:
         super().__init__()
@@ -129,9 +130,9 @@ class DistillDecoupled(Distill):
         student: Sam,
         teacher: Teacher,
         optimizer: OptimizerFactory,
-        warmup_images: int = 0,
-        mse_weight: float = 1.0,
-        cosine_weight: float = 0.0,
+        warmup_images: NonNegativeInt = 0,
+        mse_weight: Weight = 1.0,
+        cosine_weight: Weight = 0.0,
         mask_padding: bool = False,
         init_from_teacher: bool = False,
     ) -> None:

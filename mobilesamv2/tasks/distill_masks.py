@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.ranges import NonNegativeInt, Weight
 from mobilesamv2.tasks.distill import Distill
 from mobilesamv2.tasks.losses import MaskLoss, mask_iou
 from mobilesamv2.tasks.mask_prompts import Prompt, append_point, initial_prompts, points_generator, sample_error_points
@@ -52,12 +53,12 @@ class DistillMasks(Distill):
         student: Sam,
         teacher: Teacher,
         optimizer: OptimizerFactory,
-        warmup_images: int = 0,
+        warmup_images: NonNegativeInt = 0,
         train_decoder: bool = False,
-        rounds: int = 0,
-        focal_weight: float = 20.0,
-        dice_weight: float = 1.0,
-        iou_weight: float = 1.0,
+        rounds: NonNegativeInt = 0,
+        focal_weight: Weight = 20.0,
+        dice_weight: Weight = 1.0,
+        iou_weight: Weight = 1.0,
     ) -> None:
         super().__init__(student, teacher, optimizer, warmup_images, train_decoder)
         if rounds < 0:

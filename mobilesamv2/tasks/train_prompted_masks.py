@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.ranges import NonNegativeInt, Weight
 from mobilesamv2.structures import PointLabel
 from mobilesamv2.tasks.losses import MaskLoss, mask_iou
 from mobilesamv2.tasks.mask_prompts import (
@@ -55,12 +56,12 @@ class TrainPromptedMasks(pl.LightningModule):
         self,
         sam: Sam,
         optimizer: OptimizerFactory,
-        warmup_images: int = 0,
+        warmup_images: NonNegativeInt = 0,
         freeze_image_encoder: bool = True,
-        focal_weight: float = 20.0,
-        dice_weight: float = 1.0,
-        iou_weight: float = 1.0,
-        bce_weight: float = 0.0,
+        focal_weight: Weight = 20.0,
+        dice_weight: Weight = 1.0,
+        iou_weight: Weight = 1.0,
+        bce_weight: Weight = 0.0,
     ) -> None:
         super().__init__()
         self.sam = sam

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mobilesamv2.data.embeddings import EmbeddingCache
 
@@ -44,6 +45,44 @@ def test_two_writers_find_each_others_shards(tmp_path: Path) -> None:
     assert 2 not in one
     one.refresh()
     assert one.read([1, 2]).flatten().tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("orders", [(range(8), range(8)), (range(8), [5, 2, 7, 0, 1, 3, 6, 4])])
+def test_two_runs_that_fill_a_cache_store_each_image_once(tmp_path: Path, orders: tuple[list[int], list[int]]) -> None:
+    runs = [EmbeddingCache(tmp_path, TEACHER, shard_size=4) for _ in orders]
+    for images in zip(*orders, strict=True):
+        for cache, image in zip(runs, images, strict=True):
+            cache.write([image], torch.full((1, 1, 1, 1), float(image)))
+    for cache in runs:
+        cache.flush()
+        assert cache.read(range(8)).flatten().tolist() == list(range(8))
+    stored = [key for path in tmp_path.iterdir() for key in load_file(path)]
+    assert sorted(stored) == [str(image) for image in range(8)]
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+@pytest.mark.parametrize("store_padding", [True, False])
+def test_a_header_of_another_type_or_shape_is_noticed(tmp_path: Path, dtype: str, store_padding: bool) -> None:
+    """The bytes, and so their checksum, are the same."""
+    given = {"dtype": dtype, "store_padding": store_padding}
+    cache = EmbeddingCache(tmp_path, TEACHER, shard_size=1, **given)
+    cache.write([3], torch.randn(1, 4, 8, 8), cells=torch.tensor([[8, 6]]))
+    [shard] = tmp_path.iterdir()
+    content = shard.read_bytes()
+    sides = (8, 8) if store_padding else (8, 6)
+    shape = "[4,{},{}]".format(*sides).encode()
+    other = "[{},4,{}]".format(*sides).encode() if store_padding else b"[4,6,8]"
+    values = (b'"F16"', b'"I16"') if dtype == "fp16" else (b'"I8"', b'"U8"')
+    for then, now in (values, (shape, other)):
+        assert content.count(then) == 1
+        shard.write_bytes(content.replace(then, now))
+        with pytest.raises(ValueError, match=f"image 3 in {shard} fails its checksum; delete that file"):
+            EmbeddingCache(tmp_path, TEACHER, **given).read([3])
+    shard.write_bytes(content.replace(b'"crc32"', b'"crc33"'))
+    with pytest.raises(ValueError, match=f"{shard} can't be read .*crc32.*; delete that file"):
+        EmbeddingCache(tmp_path, TEACHER, **given)
+    shard.write_bytes(content)
+    EmbeddingCache(tmp_path, TEACHER, **given).read([3])
 
 
 def test_a_stale_cache_is_refused_with_a_reason(tmp_path: Path) -> None:

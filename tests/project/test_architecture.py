@@ -9,16 +9,8 @@ from support import ROOT
 
 PACKAGE = ROOT / "mobilesamv2"
 BASE = (
-    "structures",
-    "transforms",
-    "masks",
-    "mask_regions",
-    "rle_validation",
-    "visualize",
-    "files",
-    "identity",
-    "model_zoo",
-    "extras",
+    *("structures", "transforms", "masks", "mask_regions", "rle_validation", "visualize", "files", "identity"),
+    *("model_zoo", "extras", "ranges", "broken_pipe"),
 )
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "pretrained")
@@ -33,6 +25,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "files": (),
     "identity": (),
     "extras": (),
+    "ranges": (),
+    "broken_pipe": (),
     "model_zoo": ("files",),
     "sam2_checkpoints": (),
     "masks": ("structures", "rle_validation"),

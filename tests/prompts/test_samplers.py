@@ -90,13 +90,13 @@ def test_hierarchical_on_any_size(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"coarse_stride": 1}, "coarse_stride must be between 2 and points_per_side"),
+        ({"coarse_stride": 1}, "coarse_stride must be at least 2, got 1"),
         ({"coarse_stride": 9}, "coarse_stride must be between 2 and points_per_side"),
         ({"points_per_side": 0}, "points_per_side must be at least 1"),
         ({"crop_n_layers": -1}, "crop_n_layers must be at least 0"),
         ({"crop_overlap_ratio": 1.0}, "crop_overlap_ratio must be at least 0 and below 1"),
         ({"crop_n_layers": 2, "crop_n_points_downscale_factor": 4}, "in layer 2, got 4 with points_per_side=8"),
-        ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor must be positive .*, got 0 with"),
+        ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor must be above 0, got 0"),
     ],
 )
 def test_settings_are_checked(settings: dict, message: str) -> None:

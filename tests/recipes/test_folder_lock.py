@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.runs import evaluate_here, train
 
 from mobilesamv2.recipes import folder_lock
 from mobilesamv2.recipes.folder_lock import LOCK, locked
@@ -35,6 +36,16 @@ def test_a_second_program_is_refused_by_name(tmp_path: Path) -> None:
     with locked(tmp_path):  # the lock of a process that is gone
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
     assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("task", ["cache_teacher", "distill", "evaluate_proposals"])
+def test_no_program_begins_in_a_folder_that_another_one_writes_into(tmp_path: Path, task: str) -> None:
+    given = [f"task={task}", "dataset=synthetic", "model=mini", f"output_dir={tmp_path}"]
+    run = evaluate_here if task.startswith("evaluate") else train
+    given += [] if run is evaluate_here else ["model@teacher=mini"]
+    with locked(tmp_path), pytest.raises(SystemExit, match=rf"error: Process {os.getpid()} on \S+ writes into"):
+        run(*given)
+    assert {path.name for path in tmp_path.iterdir()} <= {"data"}
 
 
 def test_a_lock_goes_with_an_error_and_another_owners_stays(tmp_path: Path) -> None:

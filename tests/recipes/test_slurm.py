@@ -124,6 +124,22 @@ def test_a_sweep_of_which_a_job_is_killed_and_queued_again(slurm: dict[str, str]
         assert whole[key] == results[0][key]
 
 
+def test_a_job_of_a_sweep_that_fails_is_named_at_the_end(slurm: dict[str, str], tmp_path: Path) -> None:
+    given = ["experiment=distill_tinyvit", "model=mini", "model@teacher=by_name", "teacher.name=sam_vit_mini"]
+    given += ["dataset=synthetic", "dataset.limit=8", "dataset.size=[64,64]", "validation_images=2", "batch_size=2"]
+    given += ["teacher.cache=off", "num_workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
+    given += ["task.warmup_images=0", "trainer.log_every_n_steps=1", "optimizer.lr=1e-3,1e30,2e-3", "output_dir=sweep"]
+    cluster = ["gpus_per_node=null", "cpus_per_task=1", "timeout_min=30", "partition=test"]
+    cluster = ["-m", "hydra/launcher=slurm", *(f"hydra.launcher.{option}" for option in cluster)]
+    command = [sys.executable, str(ROOT / "train.py"), *cluster, *given]
+    done = subprocess.run(command, capture_output=True, text=True, env=slurm, cwd=tmp_path, timeout=900, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 of 3 jobs failed:\n  sweep/1: The run diverged: the loss of step " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "UncompletedJobError" not in done.stderr
+    assert [(tmp_path / "sweep" / str(i) / "mini.safetensors").is_file() for i in range(3)] == [True, False, True]
+
+
 def test_a_job_of_two_nodes_trains_what_one_process_does(slurm: dict[str, str], tmp_path: Path) -> None:
     given = [
         "experiment=distill_tinyvit",

@@ -80,7 +80,7 @@ def test_runs_that_differ_in_nothing_or_have_no_times(sweep: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("image_list_sha256", "c"), ("mask_threshold", 0.5), ("k_caps", "prompts"), ("ks", [1])]
+    ("key", "value"), [("image_list_sha256", "c"), ("mask_threshold", 0.5), ("k_caps", "prompts"), ("ks", [10])]
 )
 def test_unlike_runs_are_not_mixed(sweep: Path, key: str, value: object) -> None:
     file = sweep / "10" / "results.json"

@@ -1,9 +1,6 @@
 """Full disks, outputs that can't be made, and what a stop leaves behind."""
 
 import io
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from support.corrupt_inputs import (
     small_tar,
     wide,
 )
+from support.disks import small_disk
 from support.runs import FAST, write_run
 
 from mobilesamv2 import build_sam
@@ -29,20 +27,8 @@ from mobilesamv2.data.tar_index import cached_index
 from mobilesamv2.data.writers import write_lvis, write_sa1b_tar
 from mobilesamv2.evaluation.results import write_record
 from mobilesamv2.evaluation.shards import ImageResult, ResultShards
-from mobilesamv2.files import atomic_write
+from mobilesamv2.files import atomic_write, read_arrays
 from mobilesamv2.model_zoo import download
-
-
-@contextmanager
-def small_disk(size: int = 4096) -> Iterator[None]:
-    """No file may grow beyond a size, in bytes: the system's own refusal, in the middle of a write."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
 
 SCENES = SyntheticDataset(4, (64, 96))
 
@@ -187,6 +173,21 @@ def test_broken_results_of_a_stopped_evaluation_are_named(tmp_path: Path) -> Non
         shard.write_bytes(torn)
         with pytest.raises(ValueError, match=rf"{shard.name} can't be read .*delete that file"):
             ResultShards(tmp_path, {"a": 1})
+    shard.write_bytes(content)
+    arrays = read_arrays(shard)
+    for wrong in (
+        {"image_id": arrays["image_id"]},
+        arrays | {"value/x": arrays["value/x"][:0]},
+        arrays | {"num_prompts": arrays["num_prompts"][:0]},
+        arrays | {"environment": np.array("{")},
+    ):
+        np.savez(shard, **wrong)
+        with pytest.raises(ValueError, match=rf"{shard.name} can't be read .*delete that file"):
+            ResultShards(tmp_path, {"a": 1})
+    shard.write_bytes(content)
+    np.savez(shard.with_stem("other"), **arrays | {"value/x": arrays["value/x"][:, :3]})  # pyright: ignore
+    with pytest.raises(ValueError, match=r"has values .*, and those of the other files are .*; delete that file"):
+        ResultShards(tmp_path, {"a": 1})
     (tmp_path / "progress" / "identity.json").write_text("[")
     with pytest.raises(ValueError, match=r"identity\.json can't be read"):
         ResultShards(tmp_path, {"a": 1})

@@ -11,6 +11,7 @@ from typing_extensions import override
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.synthetic.render import SPLITS, find_material, render_scene
 from mobilesamv2.masks import encode
+from mobilesamv2.ranges import Count, NonNegativeInt
 from mobilesamv2.structures import GroundTruth
 
 
@@ -30,9 +31,9 @@ class SyntheticDataset(ImageDataset):
 
     def __init__(
         self,
-        limit: int,
-        size: tuple[int, int] = (256, 256),
-        seed: int = 0,
+        limit: Count,
+        size: tuple[Count, Count] = (256, 256),
+        seed: NonNegativeInt = 0,
         split: str = "train",
         layout: str = "lvis",
     ) -> None:

@@ -1,0 +1,37 @@
+"""What a loader of images failed of, where the system is to blame: a killed worker, or no memory that is shared."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+SHARED_MEMORY = re.compile(r"shared memory|/torch_\d+|Bus error|/dev/shm", re.IGNORECASE)
+KILLED = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (\w+)|exited unexpectedly)")
+
+
+def loader_failure(error: BaseException, workers: str = "num_workers") -> str | None:
+    """Return the sentence for an error that torch's loader raises for a worker, or None for any other error.
+
+    Args:
+        error: that ended the program.
+        workers: the option that sets the number of workers.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError | OSError) or not ("DataLoader worker" in text or "/torch_" in text):
+        return "Memory is full: use a smaller batch, or fewer workers." if _is_memory_full(error) else None
+    if SHARED_MEMORY.search(text):
+        return (
+            "Shared memory (/dev/shm), through which the workers of the loader hand on images, is full: raise it "
+            f"(docker run --shm-size=8g), lower {workers} or the batch size, or set {workers}=0, which uses none."
+        )
+    if killed := KILLED.search(text):
+        signal = f" by {killed[2]}" if killed[2] and killed[2] != "Killed" else ""
+        return (
+            f"A worker of the loader (process {killed[1]}) was killed{signal}, most likely as memory ran out. Lower "
+            f"{workers} or the batch size; {workers}=0 loads images in the program itself."
+        )
+    return None
+
+
+def _is_memory_full(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

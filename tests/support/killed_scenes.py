@@ -1,0 +1,29 @@
+"""A data set whose loader's workers are killed, as by a system that is out of memory."""
+
+import os
+import signal
+
+import numpy as np
+from torch.utils.data import get_worker_info
+
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.structures import GroundTruth
+
+
+class KilledScenes(SyntheticDataset):
+    """Scenes of which a worker loads six, and is killed at the seventh."""
+
+    loaded = 0
+
+    def _count(self) -> None:
+        self.loaded += 1
+        if self.loaded == 7 and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def load_image(self, index: int) -> np.ndarray:
+        self._count()
+        return super().load_image(index)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
+        self._count()
+        return super().__getitem__(index)
