@@ -173,7 +173,7 @@ class Filters:
 
     def __post_init__(self) -> None:
         if not self.min_mask_region_area >= 0:
-            raise ValueError(f"min_mask_region_area must be 0 pixels or more, got {self.min_mask_region_area}.")
+            raise ValueError(f"min_mask_region_area must be at least 0, got {self.min_mask_region_area}.")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

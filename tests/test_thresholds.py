@@ -70,7 +70,7 @@ def test_explicit_arguments_win() -> None:
     )
     assert SegEvery(build_sam("mini"), Hierarchical()).sampler.settings == Hierarchical().settings
     assert Hierarchical().settings["confident_iou"] == 0.88
-    with pytest.raises(ValueError, match="min_mask_region_area must be 0 pixels or more, got -1"):
+    with pytest.raises(ValueError, match="min_mask_region_area must be at least 0, got -1"):
         Grid(min_mask_region_area=-1)
 
 

@@ -208,7 +208,7 @@ def test_small_regions_are_removed(tmp_path: Path) -> None:
         areas = [np.bincount(regions[regions > 0]) for regions in labels]
         smallest.append(min(area[1:].min() for area in areas if len(area) > 2))  # a mask's only region stays
     assert smallest[0] < 40 <= smallest[1]
-    with pytest.raises(SystemExit, match="min_mask_region_area must be 0 pixels or more, got -1"):
+    with pytest.raises(SystemExit, match="min_mask_region_area must be at least 0, got -1"):
         main(["segment", str(drawn), "-o", str(tmp_path / "out"), *FAST, "--min-mask-region-area", "-1"])
 
 
