@@ -8,7 +8,18 @@ import pytest
 from support import ROOT
 
 PACKAGE = ROOT / "mobilesamv2"
-BASE = ("structures", "transforms", "masks", "rle_validation", "visualize", "files", "identity", "model_zoo", "extras")
+BASE = (
+    "structures",
+    "transforms",
+    "masks",
+    "rle_validation",
+    "visualize",
+    "files",
+    "identity",
+    "model_zoo",
+    "extras",
+    "names",
+)
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "pretrained")
 USE = ("segany", "segevery", "rle_encoder")
@@ -22,7 +33,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "files": (),
     "identity": (),
     "extras": (),
-    "model_zoo": ("files",),
+    "names": (),
+    "model_zoo": ("files", "names"),
     "masks": ("structures", "rle_validation"),
     "rle_encoder": ("structures", "transforms", "masks"),
     "visualize": ("structures", "masks"),
