@@ -24,6 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+EMBEDDING_STRIDE = 16
+"""Pixels of the model's input per cell of the image embedding, along an axis."""
+
 RLE = dict[str, Any]
 """Compressed run-length encoding in COCO's format: ``{"size": [H, W], "counts": str}``."""
 
