@@ -7,6 +7,7 @@ from pathlib import Path
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.model_zoo import MODEL_FILES, PACKAGE_WEIGHTS, find_weights
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.names import did_you_mean
 from mobilesamv2.prompts.grid import Grid
 from mobilesamv2.registry import build_sam, list_models, load_sam
 
@@ -44,10 +45,12 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
         return load_sam(path / HUB_FILE)
     if name.count("/") == 1 and not name.startswith("timm/") and not path.parent.is_dir():
         return load_sam(_from_hub(name))
-    available = ", ".join([*shipped_models(), *MODEL_FILES])
+    available = [*shipped_models(), *MODEL_FILES]
+    near = "" if name in list_models() else did_you_mean(name, available)
     hint = f" For your own weights: load_sam(file), or build_sam('{name}', file)." if name in list_models() else ""
     raise ValueError(
-        f"There are no weights for '{name}'. Available: {available}, files, folders and owner/repository.{hint}"
+        f"There are no weights for '{name}'.{near} Available: {', '.join(available)}, files, folders and "
+        f"owner/repository.{hint}"
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import timm
+
 from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.names import did_you_mean
 
 TIMM_PREFIX = "timm/"
 
@@ -168,7 +170,7 @@ def build_encoder(name: str, image_size: int, out_channels: int) -> ImageEncoder
         out_channels: C.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or the backbone does not fit (see ``TimmBackbone``).
     """
     if name.startswith(TIMM_PREFIX):
         return timm_encoder(name.removeprefix(TIMM_PREFIX), image_size=image_size, out_channels=out_channels)
@@ -186,6 +188,5 @@ def _spec(name: str) -> SamSpec:
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"There is no {kind} '{name}'.{hint} Available: {', '.join(known)} and timm/<any backbone of timm>."
+    near = f" Did you mean '{TIMM_PREFIX}{name}'?" if timm.is_model(name) else did_you_mean(name, known)
+    return f"There is no {kind} '{name}'.{near} Available: {', '.join(known)} and timm/<any backbone of timm>."

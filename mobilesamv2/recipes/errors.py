@@ -15,6 +15,7 @@ from hydra.errors import InstantiationException
 from omegaconf import MissingMandatoryValue
 
 from mobilesamv2.extras import missing_library
+from mobilesamv2.recipes.schema import CONF
 
 
 @contextmanager
@@ -26,7 +27,9 @@ def errors_without_traceback() -> Iterator[None]:
     try:
         yield
     except MissingMandatoryValue as error:
-        raise SystemExit(f"error: {str(error).splitlines()[0]}") from error
+        key = str(error).splitlines()[0].rpartition(": ")[2]
+        way_out = f"{key}=NAME, one of conf/{key}" if (CONF / key).is_dir() else f"{key}=VALUE"
+        raise SystemExit(f"error: {key} must be chosen for this run: {way_out}.") from error
     except (OSError, ValueError, ImportError, InstantiationException) as error:
         reason = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(reason, OSError | ValueError | ImportError) or os.environ.get("HYDRA_FULL_ERROR") == "1":

@@ -94,6 +94,8 @@ def test_another_encoder_fits_into_a_model() -> None:
     [
         ("mobil_sam", None, "Did you mean 'mobile_sam'"),
         ("mini", "repvti", "Did you mean 'repvit'"),
+        ("mini", "convnext_tiny", "Did you mean 'timm/convnext_tiny'"),
+        ("timm/convnext_tinny", None, "Did you mean 'convnext_tiny'"),
         ("timm/nothing_like_it", None, "name of a timm model, got 'nothing_like_it'"),
     ],
 )
