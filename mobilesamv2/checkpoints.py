@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from mobilesamv2.files import atomic_write, torch_save_atomic
 from mobilesamv2.model_zoo import require_weights
-from mobilesamv2.models.image_encoder import ImageEncoder, TimmBackbone
+from mobilesamv2.models.image_encoder import ImageEncoder
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.models.timm_backbone import TimmBackbone
 from mobilesamv2.sam2_checkpoints import rename_sam2
 from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transforms import PIXEL_STD

@@ -17,6 +17,7 @@ import platformdirs
 from tqdm import tqdm
 
 from mobilesamv2.files import sha256_of
+from mobilesamv2.names import did_you_mean
 
 PACKAGE_WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the weights that ship with the package."""
@@ -175,8 +176,9 @@ def files_of(names: Sequence[str]) -> list[str]:
     files: list[str] = []
     for name in names:
         if name not in WEIGHT_FILES and name not in MODEL_FILES:
-            available = ", ".join([*MODEL_FILES, *WEIGHT_FILES])
-            raise ValueError(f"Nothing is published as '{name}'. Available: {available}.")
+            available = [*MODEL_FILES, *WEIGHT_FILES]
+            near = did_you_mean(name, available)
+            raise ValueError(f"Nothing is published as '{name}'.{near} Available: {', '.join(available)}.")
         files += MODEL_FILES.get(name, (name,))
     return files
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.model_zoo import MODEL_FILES, PACKAGE_WEIGHTS, find_weights, shipped_models
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.names import did_you_mean
 from mobilesamv2.registry import build_sam, list_models, load_sam
 
 HUB_FILE = "model.safetensors"
@@ -53,11 +53,10 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
     if name.count("/") == 1 and not name.startswith("timm/") and not path.parent.is_dir():
         return load_sam(_from_hub(name))
     known = list_models(pretrained=True)
-    close = [] if name in list_models() else difflib.get_close_matches(name, known, n=1)
-    meant = f" Did you mean '{close[0]}'?" if close else ""
+    near = "" if name in list_models() else did_you_mean(name, known)
     hint = f" For your own weights: load_sam(file), or build_sam('{name}', file)." if name in list_models() else ""
     raise ValueError(
-        f"There are no weights for '{name}'.{meant} Available: {', '.join(known)}, files, folders and owner/repository."
+        f"There are no weights for '{name}'.{near} Available: {', '.join(known)}, files, folders and owner/repository."
         f"{hint}"
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import timm
 
 from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata, read_thresholds
 from mobilesamv2.model_zoo import MODEL_FILES, shipped_models
@@ -15,6 +16,7 @@ from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam
 from mobilesamv2.models.pyramid import sam2_hiera
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
+from mobilesamv2.names import did_you_mean
 from mobilesamv2.structures import SAM_2_THRESHOLDS, SAM_THRESHOLDS, Thresholds
 
 TIMM_PREFIX = "timm/"
@@ -213,7 +215,7 @@ def build_encoder(name: str, image_size: int, out_channels: int) -> ImageEncoder
         out_channels: C.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or the backbone does not fit (see ``TimmBackbone``).
     """
     if name.startswith(TIMM_PREFIX):
         return timm_encoder(name.removeprefix(TIMM_PREFIX), image_size=image_size, out_channels=out_channels)
@@ -231,6 +233,5 @@ def _spec(name: str) -> SamSpec:
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"There is no {kind} '{name}'.{hint} Available: {', '.join(known)} and timm/<any backbone of timm>."
+    near = f" Did you mean '{TIMM_PREFIX}{name}'?" if timm.is_model(name) else did_you_mean(name, known)
+    return f"There is no {kind} '{name}'.{near} Available: {', '.join(known)} and timm/<any backbone of timm>."

@@ -29,6 +29,9 @@ from torch import Tensor
 # Typed as Any: its stubs accept only bytes as counts, its functions read text too.
 coco_mask: Any = pycocotools.mask
 
+EMBEDDING_STRIDE = 16
+"""Pixels of the model's input per cell of the image embedding, along an axis."""
+
 RLE = dict[str, Any]
 """Compressed run-length encoding in COCO's format: ``{"size": [H, W], "counts": str}``."""
 

@@ -58,6 +58,8 @@ def test_unknown_names() -> None:
         ValueError, match=r"There are no weights for 'mini'\. Available: mini_conv.*build_sam\('mini', file\)"
     ):
         load_pretrained("mini")
+    with pytest.raises(ValueError, match=r"There are no weights for 'mini_con'\. Did you mean 'mini_conv'\?"):
+        load_pretrained("mini_con")
     with pytest.raises(ValueError, match=r"There are no weights for 'sam9'.*owner/repository\.$"):
         load_pretrained("sam9")
     with pytest.raises(ValueError, match=r"for 'mobilesam'\. Did you mean 'mobile_sam'\? Available: mini_conv, "):

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
-from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.structures import EMBEDDING_STRIDE
 from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
 
 

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mobilesamv2.names import did_you_mean
+
 WEIGHTS_HELP = "folder of published weight files (default: %(default)s)"
+
+
+def one_of(kind: str, known: Sequence[str]) -> Callable[[str], str]:
+    """Return the type of an option that takes one of some names; another one is answered with the nearest.
+
+    Args:
+        kind: what the names are of, "prompt sampler" for example.
+        known: the names.
+    """
+
+    def check(name: str) -> str:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise argparse.ArgumentTypeError(f"there is no {kind} '{name}'.{near} Available: {', '.join(known)}.")
+        return name
+
+    return check
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:

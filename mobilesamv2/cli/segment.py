@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from mobilesamv2.cli.options import add_detector, add_device, add_weights, available_device
+from mobilesamv2.cli.options import add_detector, add_device, add_weights, available_device, one_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,8 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "mini_conv is in this package but was trained on synthetic scenes only (default: %(default)s)",
     )
     add_weights(parser)
-    sampler_help = "what chooses the prompts (default: %(default)s)"
-    parser.add_argument("--sampler", choices=list(SAMPLERS), default="grid", help=sampler_help)
+    sampler_help = f"what chooses the prompts: {', '.join(SAMPLERS)} (default: %(default)s)"
+    sampler_type = one_of("prompt sampler", list(SAMPLERS))
+    parser.add_argument("--sampler", type=sampler_type, default="grid", metavar="NAME", help=sampler_help)
     points_help = "points per side of a grid (default: the sampler's own, 32 or 64)"
     parser.add_argument("--points-per-side", type=int, help=points_help)
     threshold_help = "keep masks of a grid with {} (default: the model's own; SAM's are .88 and .95)"

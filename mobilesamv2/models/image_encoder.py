@@ -14,8 +14,8 @@ from timm.models.efficientvit_mit import ConvNormAct, FusedMBConv, ResidualBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-EMBEDDING_STRIDE = 16
-"""Pixels of the model's input per cell of the image embedding, along an axis."""
+from mobilesamv2.models.timm_backbone import TimmBackbone
+from mobilesamv2.structures import EMBEDDING_STRIDE
 
 
 class ImageEncoder(nn.Module):
@@ -206,70 +206,6 @@ def efficientvit_sam(
     backbone = EfficientViTBackbone(variant, depths)
     neck = EfficientViTNeck(backbone.channels, image_size // EMBEDDING_STRIDE, out_channels, neck_depth)
     return ImageEncoder(backbone, neck)
-
-
-class TimmBackbone(nn.Module):
-    """Any timm backbone: its maps from one of stride 16 or less to the coarsest, concatenated at S/16.
-
-    Maps of finer strides keep their detail as channels: a cell contains all their pixels within it.
-
-    Args:
-        variant: timm's name of the backbone.
-        image_size: S, pixels.
-        finest_stride: stride of the finest map, at most 16. If the backbone has no map of this stride, its next finer
-            one is used.
-        coarsest_stride: stride of the coarsest map; later stages are pruned. None keeps all.
-
-    Raises:
-        ValueError: if timm has no such backbone, or returns no feature maps for it.
-    """
-
-    def __init__(
-        self,
-        variant: str,
-        image_size: int,
-        finest_stride: int = EMBEDDING_STRIDE,
-        coarsest_stride: int | None = None,
-    ) -> None:
-        super().__init__()
-        if not timm.is_model(variant):
-            raise ValueError(
-                f"variant must be the name of a timm model, got '{variant}'. "
-                f"timm.list_models('*{variant[:5]}*') lists similar names."
-            )
-        self.variant = variant
-        config = timm.get_pretrained_cfg(variant)
-        settings: dict[str, Any] = {"features_only": True}
-        if config is not None and config.fixed_input_size:
-            settings["img_size"] = image_size
-        try:
-            with torch.device("meta"):
-                probe: Any = timm.create_model(variant, **settings)
-            strides: list[int] = probe.feature_info.reduction()
-            finest = max((i for i, stride in enumerate(strides) if stride <= finest_stride), default=0)
-            coarsest = [i for i, stride in enumerate(strides) if coarsest_stride is None or stride <= coarsest_stride]
-            settings["out_indices"] = tuple(range(finest, coarsest[-1] + 1))
-            if coarsest_stride is not None:
-                settings["feature_cls"] = "getter"  # prunes later stages
-            self.body: Any = timm.create_model(variant, **settings)
-        except RuntimeError as error:  # timm's error for a model without feature maps
-            raise ValueError(f"variant must be a timm model with feature maps, got '{variant}': {error}") from error
-        self.grid = image_size // EMBEDDING_STRIDE
-        # pixels of a finer map per cell of the embedding, along an axis
-        self.unshuffle_factors = [max(1, EMBEDDING_STRIDE // stride) for stride in self.body.feature_info.reduction()]
-        widths = self.body.feature_info.channels()
-        self.channels = sum(width * factor**2 for width, factor in zip(widths, self.unshuffle_factors, strict=True))
-        # hierarchical timm transformers may return channels-last maps
-        self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Compute the concatenated feature maps (B, channels, S/16, S/16) of (B, 3, S, S) images."""
-        maps = [m.permute(0, 3, 1, 2) if self.channels_last else m for m in self.body(images)]
-        maps = [F.pixel_unshuffle(m, factor) for m, factor in zip(maps, self.unshuffle_factors, strict=True)]
-        size = (self.grid, self.grid)
-        return torch.cat(
-            [m if m.shape[-2:] == size else F.interpolate(m, size=size, mode="bilinear") for m in maps], dim=1
-        )
 
 
 def residual_neck(in_channels: int, out_channels: int, width: int, depth: int) -> nn.Sequential:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mobilesamv2.files import torch_save_atomic
 from mobilesamv2.model_zoo import require_weights
+from mobilesamv2.models.yolo_architectures import HEADS, require_object_detector, unknown_architecture
 from mobilesamv2.ranges import Count
 from mobilesamv2.transforms import check_image
 
@@ -26,9 +27,6 @@ logger = logging.getLogger(__name__)
 
 NO_TIME_LIMIT = 3600.0
 """Seconds per image for NMS; on a slow machine ultralytics' own limit would silently drop boxes."""
-
-HEADS = ("Detect", "v10Detect", "Segment", "Segment26")
-"""Heads of ultralytics' models that are trained on boxes, or boxes and masks, of a fixed set of classes."""
 
 NAMES = {0: "object"}
 """Name of the only class, which ultralytics shows with the boxes."""
@@ -270,8 +268,8 @@ def build_detector(
 
     Raises:
         FileNotFoundError: if `checkpoint` does not exist.
-        ValueError: if ultralytics has no such model, or `checkpoint` is not a supported ultralytics model with finite
-            weights.
+        ValueError: if ultralytics has no such detector, the name leaves its size open, or `checkpoint` is not a
+            supported ultralytics model with finite weights.
     """
     if checkpoint is None:
         return ObjectDetector(_build(architecture), image_size).eval()
@@ -308,16 +306,17 @@ def mask_parameters(model: nn.Module) -> list[nn.Parameter]:
 def _build(architecture: str) -> nn.Module:
     """Build an ultralytics model of one class, with random weights."""
     tasks = ultralytics_module("nn.tasks")
-    model_class = tasks.SegmentationModel if architecture.endswith("-seg") else tasks.DetectionModel
+    descriptions = Path(str(ultralytics_module("cfg").__file__)).parent / "models"
     try:
-        model = model_class(f"{architecture}.yaml", nc=1, verbose=False)
+        description = tasks.yaml_model_load(f"{architecture}.yaml")
     except FileNotFoundError as error:
-        raise ValueError(
-            f"architecture must be the name of an ultralytics model, such as yolov8n, yolov8x-seg or yolo11s, "
-            f"got '{architecture}'."
-        ) from error
+        raise ValueError(unknown_architecture(architecture, descriptions)) from error
+    require_object_detector(architecture, description, descriptions)
+    has_masks = description["head"][-1][2].startswith("Segment")
+    model_class = tasks.SegmentationModel if has_masks else tasks.DetectionModel
+    model = model_class(f"{architecture}.yaml", nc=1, verbose=False)
     model.names = dict(NAMES)
-    return _check_head(model, f"ultralytics' {architecture}")
+    return model
 
 
 def _load(path: Path) -> nn.Module:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mobilesamv2.models.folding import fold_batch_norms
-from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
 from mobilesamv2.models.mask_decoder import Decoded, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.models.transformer import ImageContext
-from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
+from mobilesamv2.structures import EMBEDDING_STRIDE, SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD
 
 

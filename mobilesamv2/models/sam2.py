@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
 from mobilesamv2.models.mask_decoder import MLP, Decoded, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.models.pyramid import EMBEDDING_WIDTH, unpack_cells
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.transformer import ImageContext
+from mobilesamv2.structures import EMBEDDING_STRIDE
 
 STABILITY_DELTA, STABILITY_THRESH = 0.05, 0.98
 """Logits and IoU of the stability below which the best of three masks replaces the single one. Source: SAM 2's code."""

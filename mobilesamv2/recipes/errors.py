@@ -17,6 +17,7 @@ from omegaconf import MissingMandatoryValue
 from mobilesamv2.broken_pipe import quiet_broken_pipe
 from mobilesamv2.data.loader_failures import loader_failure
 from mobilesamv2.extras import missing_library
+from mobilesamv2.recipes.schema import CONF
 
 
 @contextmanager
@@ -29,7 +30,9 @@ def errors_without_traceback() -> Iterator[None]:
         with quiet_broken_pipe():
             yield
     except MissingMandatoryValue as error:
-        raise SystemExit(f"error: {str(error).splitlines()[0]}") from error
+        key = str(error).splitlines()[0].rpartition(": ")[2]
+        way_out = f"{key}=NAME, one of conf/{key}" if (CONF / key).is_dir() else f"{key}=VALUE"
+        raise SystemExit(f"error: {key} must be chosen for this run: {way_out}.") from error
     except (RuntimeError, MemoryError) as error:
         sentence = loader_failure(error)
         if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":

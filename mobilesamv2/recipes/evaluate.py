@@ -10,11 +10,13 @@ from omegaconf import DictConfig
 
 from mobilesamv2.recipes import schema
 from mobilesamv2.recipes.errors import silence_warnings
+from mobilesamv2.recipes.overrides import explain_overrides
 from mobilesamv2.recipes.sweeps import run_job
 
 schema.register()
 
 
+@explain_overrides
 @hydra.main(config_path=str(schema.CONF), config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Compose, check, build, run, and print the table."""

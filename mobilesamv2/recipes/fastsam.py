@@ -23,7 +23,7 @@ from mobilesamv2.recipes.evaluation import (
 from mobilesamv2.recipes.records import config_record
 
 NEEDS = ("dataset", "detector", "trainer")
-OPTIONS = {"save_masks": bool, "metric": Any}
+OPTIONS = {"save_masks": bool, "metric": dict}
 
 
 def missing_files(cfg: DictConfig) -> list[Check]:

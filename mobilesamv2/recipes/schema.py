@@ -4,7 +4,7 @@ import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import reduce
 from importlib import import_module
 from operator import or_
@@ -17,6 +17,7 @@ from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mobilesamv2.model_zoo import find_weights
+from mobilesamv2.names import did_you_mean
 from mobilesamv2.ranges import Count, NonNegativeInt, Range, Share, annotated_types, require_range
 from mobilesamv2.recipes.library_ranges import library_ranges
 
@@ -150,13 +151,23 @@ def require_settings(cfg: DictConfig, groups: Sequence[str], options: Mapping[st
     Raises:
         ValueError: if one is missing, unknown or of another type; the sentence names the key and what it takes.
     """
-    for group in groups:
-        if OmegaConf.is_missing(cfg, group) or cfg[group] is None:
-            raise ValueError(f"{group} must be chosen for this run: {group}=NAME, one of conf/{group}.")
-        if group == "teacher" and "_target_" not in cfg.teacher:  # it has keys of its embeddings in any case
+    for group in (*groups, "cache") if "teacher" in groups else groups:
+        if group == "cache" and cfg.teacher.get("cache") == "off":
+            continue
+        value = None if group not in cfg or OmegaConf.is_missing(cfg, group) else cfg[group]
+        # a teacher has keys of its embeddings in any case
+        if group == "teacher" and (not isinstance(value, DictConfig) or "_target_" not in value):
             raise ValueError("This task requires a teacher: name one, model@teacher=sam_vit_h for example.")
-    types = annotated_types(OmegaConf.get_type(cfg))
+        if value is None and (CONF / group).is_dir():
+            raise ValueError(f"{group} must be chosen for this run: {group}=NAME, one of conf/{group}.")
+        if not isinstance(value, DictConfig):
+            raise ValueError(f"{group} must keep its keys for this run: set one of them, {group}.KEY=VALUE.")
+    program: Any = OmegaConf.get_type(cfg)
+    types = annotated_types(program)
+    known = [field.name for field in fields(program)] if is_dataclass(program) else list(map(str, cfg))
     for group in map(str, cfg):
+        if group not in known:
+            raise ValueError(f"There is no key {group}.{did_you_mean(group, known, '{}')} Nothing would read +{group}.")
         if not OmegaConf.is_missing(cfg, group):
             require_range(group, cfg[group], types.get(group, Any))
             _check_node(group, cfg[group], options if group == "task" else {})
@@ -174,7 +185,8 @@ def _check_node(name: str, node: Any, options: Mapping[str, Any]) -> None:
         if hints and not key.startswith("_") and not (name == "teacher" and key in TEACHER_ONLY_KEYS):
             target = node["_target_"].rsplit(".", 1)[1]
             if key not in hints and "kwargs" not in hints:
-                raise ValueError(f"There is no {place}; {target} has {', '.join(hints)}.")
+                near = did_you_mean(key, hints, f"{name}.{{}}")
+                raise ValueError(f"There is no {place}{f'.{near}' if near else ';'} {target} has {', '.join(hints)}.")
             _check_value(place, node[key], target, hints.get(key, Any))
         _check_node(place, node[key], {})
 

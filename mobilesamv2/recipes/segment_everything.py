@@ -32,7 +32,7 @@ from mobilesamv2.recipes.evaluation import (
 from mobilesamv2.segevery import SegEvery
 
 NEEDS = ("dataset", "trainer")
-OPTIONS = {"save_masks": bool, "skip_images_without_results": bool, "metric": Any}
+OPTIONS = {"save_masks": bool, "skip_images_without_results": bool, "metric": dict}
 
 
 def missing_files(cfg: DictConfig) -> list[Check]:

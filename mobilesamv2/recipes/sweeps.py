@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from mobilesamv2.files import write_text_atomic
 from mobilesamv2.recipes.errors import errors_without_traceback, keep_matplotlib_out_of_home
+from mobilesamv2.recipes.overrides import job_errors
 
 ERROR_FILE = "error.txt"
 """In the folder of a job that failed: why, a sentence."""
@@ -33,6 +34,11 @@ def run_job(run: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         JobFailedError: if a job of a search failed.
     """
     keep_matplotlib_out_of_home()  # before anything imports it
+    with job_errors():
+        return _run_job(run, cfg)
+
+
+def _run_job(run: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     from mobilesamv2.recipes.build import output_folder
     from mobilesamv2.recipes.checks import is_sweep
 

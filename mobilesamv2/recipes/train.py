@@ -11,11 +11,13 @@ from omegaconf import DictConfig
 
 from mobilesamv2.recipes import schema
 from mobilesamv2.recipes.errors import silence_warnings
+from mobilesamv2.recipes.overrides import explain_overrides
 from mobilesamv2.recipes.sweeps import run_job
 
 schema.register()
 
 
+@explain_overrides
 @hydra.main(config_path=str(schema.CONF), config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     """Compose, check, build, fit, and write the weights; return what a search of a sweep is to improve."""

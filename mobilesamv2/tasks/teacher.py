@@ -12,8 +12,8 @@ from typing_extensions import override
 from mobilesamv2.checkpoints import weights_sha256
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import Sample
-from mobilesamv2.models.image_encoder import EMBEDDING_STRIDE
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.structures import EMBEDDING_STRIDE
 from mobilesamv2.transforms import preprocessing
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

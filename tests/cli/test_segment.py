@@ -231,3 +231,9 @@ def test_mistakes(tmp_path: Path) -> None:
     ):
         main(["segment", str(tmp_path / "x"), "-o", str(tmp_path / "out"), "--weights", str(tmp_path)])
     assert find_images([str(tmp_path / "x"), str(tmp_path / "x" / "a.jpg")]) == [tmp_path / "x" / "a.jpg"]
+
+
+def test_a_sampler_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["segment", "x.jpg", "-o", "out", "--sampler", "gird"])
+    assert "there is no prompt sampler 'gird'. Did you mean 'grid'? Available: grid," in capsys.readouterr().err

@@ -5,7 +5,7 @@ import torch
 from support.random_weights import stir
 
 from mobilesamv2 import build_sam, list_models
-from mobilesamv2.models.image_encoder import TimmBackbone
+from mobilesamv2.models.timm_backbone import TimmBackbone
 from mobilesamv2.registry import ENCODERS, build_encoder
 
 # Millions of parameters as reported: SAM, MobileSAM and EfficientViT-SAM (tables of the EfficientViT-SAM paper).
@@ -94,6 +94,8 @@ def test_another_encoder_fits_into_a_model() -> None:
     [
         ("mobil_sam", None, "Did you mean 'mobile_sam'"),
         ("mini", "repvti", "Did you mean 'repvit'"),
+        ("mini", "convnext_tiny", "Did you mean 'timm/convnext_tiny'"),
+        ("timm/convnext_tinny", None, "Did you mean 'convnext_tiny'"),
         ("timm/nothing_like_it", None, "name of a timm model, got 'nothing_like_it'"),
     ],
 )

@@ -159,5 +159,29 @@ def test_unsafe_and_missing_files_are_refused(tmp_path: Path, capsys: pytest.Cap
             build_detector(checkpoint=tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"ObjectAwareModel\.pt.*published at"):
         build_detector(checkpoint=tmp_path / "ObjectAwareModel.pt")
-    with pytest.raises(ValueError, match=r"name of an ultralytics model, .* got 'yolov99'"):
-        build_detector("yolov99")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        (
+            "yolov99",
+            r"name of an ultralytics model, .* got 'yolov99'\. Did you mean .* Supported, .*yolo11\[nsmlx\],",
+        ),
+        ("yolo8n", r"Did you mean 'yolov8n'\?"),
+        ("YOLOv11n", r"Did you mean 'yolo11n'\?"),
+        ("weights/my.pt", r"got the weight file 'weights/my\.pt': .* detector\.checkpoint=weights/my\.pt"),
+        ("yolov8-world", r"yolov8-world must be one of Detect, .* got WorldDetect, .*yolov8\[nsmlx\]"),
+        ("yoloe-11s", "yoloe-11s must be one of Detect, .* got YOLOEDetect"),
+        ("yolov8n-pose", "got Pose"),
+        ("yolov8", "size of yolov8: one of yolov8n, yolov8s, yolov8m, yolov8l, yolov8x"),
+        ("yolo11-seg", "one of yolo11n-seg, "),
+    ],
+)
+def test_an_architecture_that_is_no_detector_is_a_sentence(architecture: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build_detector(architecture)
+
+
+def test_an_architecture_of_one_size_needs_no_letter() -> None:
+    assert build_detector("yolov9t").architecture == "yolov9t"

@@ -10,7 +10,7 @@ from support import ROOT
 PACKAGE = ROOT / "mobilesamv2"
 BASE = (
     *("structures", "transforms", "masks", "mask_regions", "rle_validation", "visualize", "files", "identity"),
-    *("model_zoo", "extras", "ranges", "broken_pipe"),
+    *("model_zoo", "extras", "ranges", "broken_pipe", "names"),
 )
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "pretrained")
@@ -27,7 +27,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "extras": (),
     "ranges": (),
     "broken_pipe": (),
-    "model_zoo": ("files",),
+    "names": (),
+    "model_zoo": ("files", "names"),
     "sam2_checkpoints": (),
     "masks": ("structures", "rle_validation"),
     "rle_encoder": ("structures", "transforms", "masks"),
