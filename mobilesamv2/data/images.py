@@ -115,7 +115,7 @@ def unread_note(files: Iterable[Path]) -> str:
         return ""
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
     hint = " `pip install pillow-heif` adds .heic and .heif." if counts.keys() & {".heic", ".heif"} else ""
-    return f"{counts.total()} images are passed over, in formats that are not read here: {kinds}.{hint}"
+    return f"Passed over, in formats that are not read here: {kinds}.{hint}"
 
 
 @cache

@@ -78,8 +78,8 @@ def to_rgb(values: np.ndarray, value_range: ValueRange | None = None, name: str 
         colour = colour.astype(np.uint8) * MAX_8_BITS
     if colour.dtype != np.uint8:
         low, high = value_range or _range_of(colour, name)
-        scaled = (np.nan_to_num(colour.astype(np.float64), nan=low) - low) * (MAX_8_BITS / (high - low))
-        colour = scaled.clip(0, MAX_8_BITS).round().astype(np.uint8)
+        clipped = np.nan_to_num(colour.astype(np.float64), nan=low).clip(low, high)
+        colour = ((clipped - low) * (MAX_8_BITS / (high - low))).round().astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from mobilesamv2.data.tar_index import KINDS, TarIndex, image_id
 PUBLISHED = "SA-1B is published at https://ai.meta.com/datasets/segment-anything-downloads as sa_000000.tar and so on."
 
 
-class ExtractedFolder(NamedTuple):
+@dataclass(frozen=True)
+class ExtractedFolder:
     """A folder that directly contains extracted images, with their annotations beside them.
 
     Attributes:
@@ -97,7 +98,8 @@ def index_extracted(folder: Path) -> ExtractedFolder:
             unpaired.append(stem)
         else:
             rows.append((number, parts["image"], 1, parts.get("annotations", 0), int("annotations" in parts)))
-    return ExtractedFolder(folder, TarIndex(np.array(sorted(rows), np.int64).reshape(-1, 5), unpaired, None), list(suffixes))
+    entries = np.array(sorted(rows), np.int64).reshape(-1, 5)
+    return ExtractedFolder(folder, TarIndex(entries, unpaired, None), list(suffixes))
 
 
 def _extracted_id(stem: str) -> int | None:
