@@ -37,7 +37,8 @@ def check_image(image: Any) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(
             f"An image must be RGB uint8 (H, W, 3) with at least one pixel, got {image.dtype} {image.shape}. "
-            "Pillow's Image.convert('RGB') converts grey, RGBA and 16-bit images."
+            "mobilesamv2.data.images has to_rgb(array), which converts grey, RGBA, 16-bit and float images, and "
+            "read_rgb(path), which reads files of all kinds."
         )
     return image
 

@@ -14,7 +14,16 @@ import numpy as np
 from gradio.components import Component
 from PIL import Image
 
-from mobilesamv2.app.session import MAX_SIDE, NO_IMAGE, DemoApp, Session, add_interaction, synthetic_scene, times_table
+from mobilesamv2.app.session import (
+    MAX_SIDE,
+    MAX_UPLOADED_PIXELS,
+    NO_IMAGE,
+    DemoApp,
+    Session,
+    add_interaction,
+    synthetic_scene,
+    times_table,
+)
 from mobilesamv2.structures import Filters
 
 SESSION_TTL_S = 3600
@@ -101,7 +110,8 @@ def build_page(demo: DemoApp, confidence: float = 0.4) -> gr.Blocks:
                 # Gradio's own would fail on an image that can't be decoded before we could show an error.
                 setattr(upload, "preprocess", lambda data: data.path if data else None)  # noqa: B010
                 synthesize = gr.Button("Use a synthetic scene", size="md")
-                size = gr.Markdown(f"Images larger than {MAX_SIDE} pixels are resized.")
+                limit = f"images of more than {MAX_UPLOADED_PIXELS // 1_000_000} megapixels are refused"
+                size = gr.Markdown(f"Images larger than {MAX_SIDE} pixels are resized; {limit}.")
             with gr.Column(scale=3, min_width=320), gr.Tabs():
                 with gr.Tab("Points and box"):
                     canvas = _prompting_tab(session)

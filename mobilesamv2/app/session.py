@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mobilesamv2.data.images import read_rgb
+from mobilesamv2.data.images import TooManyPixelsError, read_rgb, readable_suffixes
+from mobilesamv2.data.pixel_values import ValueRange, check_value_range
 from mobilesamv2.data.synthetic.render import render_scene
 from mobilesamv2.metrics.stage_time import STAGES, StageTimer
 from mobilesamv2.model_zoo import find_weights
@@ -28,6 +29,10 @@ from mobilesamv2.visualize import overlay
 
 MAX_SIDE = 1280
 """Pixels; larger images are resized to this, because an overlay is sent to the page after every interaction."""
+
+MAX_UPLOADED_PIXELS = 50_000_000
+"""Pixels of an image that the page decodes, a few seconds' work; a file of half a megabyte may expand to far more, and
+all users would wait for it."""
 
 NO_IMAGE = "Upload an image first, or use a synthetic scene."
 """Shown when an action requires an image."""
@@ -204,6 +209,7 @@ class DemoApp:
         about: description of the model, a sentence or two.
         no_detector: reason for having no detector, and how to get one.
         filters: initial thresholds for the masks of a grid.
+        value_range: the values that become 0 and 255 in images of more than 8 bits; None is the rule of ``to_rgb``.
     """
 
     sam: Sam
@@ -211,17 +217,26 @@ class DemoApp:
     about: str
     no_detector: str = ""
     filters: Filters = SAM_FILTERS
+    value_range: ValueRange | None = None
 
     def open(self, path: str | Path) -> Session:
         """Load and encode an image, rotated as its EXIF orientation says and resized if it is larger than MAX_SIDE.
 
         Raises:
-            ValueError: if it can't be decoded.
+            ValueError: if it can't be decoded, or has more than ``MAX_UPLOADED_PIXELS``.
         """
         try:
-            image = Image.fromarray(read_rgb(Path(path), "This image", upright=True))
+            values = read_rgb(Path(path), "This image", "always", self.value_range, MAX_UPLOADED_PIXELS)
+        except TooManyPixelsError as error:
+            limit = MAX_UPLOADED_PIXELS // 1_000_000
+            raise ValueError(
+                f"This image has more than {limit} megapixels, the most that this page decodes: resize it first, or "
+                "use `mobilesamv2 segment`."
+            ) from error
         except ValueError as error:  # its message contains a path on the server
-            raise ValueError("This image can't be decoded. Supported formats: JPEG, PNG, WebP, TIFF, BMP.") from error
+            formats = ", ".join(suffix.removeprefix(".") for suffix in readable_suffixes())
+            raise ValueError(f"This image can't be decoded. Supported formats: {formats}.") from error
+        image = Image.fromarray(values)
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         return Session(self.sam, np.array(image))
 
@@ -257,7 +272,12 @@ class DemoApp:
 
 
 def open_demo(
-    model: str | None, weights: Path, detector: Path | None, detector_size: int = 1024, device: str = "cpu"
+    model: str | None,
+    weights: Path,
+    detector: Path | None,
+    detector_size: int = 1024,
+    device: str = "cpu",
+    value_range: ValueRange | None = None,
 ) -> DemoApp:
     """Load the demo's models and run them once, so that the first measured times are not longer than later ones.
 
@@ -269,10 +289,11 @@ def open_demo(
             not exist.
         detector_size: longest side of the detector's input, pixels.
         device: device of model and detector.
+        value_range: see ``DemoApp``.
 
     Raises:
         FileNotFoundError: if a file that was named does not exist.
-        ValueError: if there are no weights under this name, or a file does not fit.
+        ValueError: if there are no weights under this name, a file does not fit, or ``value_range`` is none.
     """
     name = model or default_model(weights)
     sam = load_pretrained(name, weights).for_inference().to(device)
@@ -290,7 +311,8 @@ def open_demo(
     built = None
     if detector is not None:
         built = build_detector(checkpoint=detector, image_size=detector_size).to(device)
-    demo = DemoApp(sam, built, about, no_detector, Grid().for_model(sam.thresholds).filters)
+    filters = Grid().for_model(sam.thresholds).filters
+    demo = DemoApp(sam, built, about, no_detector, filters, check_value_range(value_range))
     scene = synthetic_scene(0)
     demo.by_grid(scene, points_per_side=8)
     if built is not None:

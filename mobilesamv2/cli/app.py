@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mobilesamv2.cli.options import add_detector, add_device, add_weights, available_device
+from mobilesamv2.cli.options import add_detector, add_device, add_value_range, add_weights, available_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     add_detector(parser, confidence=0.4, detector_size=1024)
     add_device(parser)
+    add_value_range(parser)
     port_help = "port on this computer (default: the first free one from 7860)"
     parser.add_argument("--port", type=int, help=port_help)
     parser.add_argument("--share", action="store_true", help="also a public address, through Gradio's tunnel")
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("The demo requires Gradio, which isn't installed: pip install 'mobilesamv2[app]'") from error
     from mobilesamv2.app.session import open_demo
 
-    demo = open_demo(args.model, args.weights, args.detector, args.detector_size, available_device(args.device))
+    device = available_device(args.device)
+    demo = open_demo(args.model, args.weights, args.detector, args.detector_size, device, args.value_range)
     print(*filter(None, (demo.about, demo.no_detector)), sep="\n")
     serve(build_page(demo, args.confidence), args.port, args.share)

@@ -57,6 +57,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or mps (default: cuda if available, else cpu)")
 
 
+def add_value_range(parser: argparse.ArgumentParser) -> None:
+    """Add ``--value-range``."""
+    value_help = (
+        "the values that become black and white in images of more than 8 bits (default: their common range if the "
+        "image uses it, else its percentiles 0.1 and 99.9)"
+    )
+    parser.add_argument("--value-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=value_help)
+
+
 def available_device(name: str | None) -> str:
     """Return the device of ``--device``, or the default one.
 

@@ -8,10 +8,18 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from mobilesamv2.cli.options import add_detector, add_device, add_weights, available_device, one_of
+from mobilesamv2.cli.options import (
+    add_detector,
+    add_device,
+    add_value_range,
+    add_weights,
+    available_device,
+    one_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +34,10 @@ SAMPLERS = {
     "object_aware": "ObjectAware",
 }
 """Classes of ``mobilesamv2.prompts`` by the names of conf/prompt_sampler."""
+
+
+FRAME = "Sizes, boxes and masks are of the upright images, turned as their EXIF orientation says."
+"""Description of ``masks.json``, under COCO's key ``info``."""
 
 
 class Segmented(NamedTuple):
@@ -73,6 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-mask-region-area", type=float, default=0, metavar="PIXELS", help=area_help)
     add_detector(parser)
     add_device(parser)
+    add_value_range(parser)
+    pixels_help = "pixels of the largest image that is decoded (default: 178,956,970)"
+    parser.add_argument("--max-pixels", type=int, help=pixels_help)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -82,11 +97,13 @@ def run(args: argparse.Namespace) -> None:
         ValueError: if an image can't be read, once the others are done, or options contradict each other.
     """
     from mobilesamv2.checkpoints import weights_sha256
-    from mobilesamv2.data.images import find_images
+    from mobilesamv2.data.images import MAX_DECODED_PIXELS, check_decoding, find_images, read_rgb
     from mobilesamv2.pretrained import load_pretrained, toy_note
     from mobilesamv2.prompts import ObjectAware
     from mobilesamv2.segevery import SegEvery
 
+    max_pixels = MAX_DECODED_PIXELS if args.max_pixels is None else args.max_pixels
+    check_decoding("always", args.value_range, max_pixels)
     images = find_images(args.images)
     device = available_device(args.device)
     sam = load_pretrained(args.model, args.weights)
@@ -98,7 +115,10 @@ def run(args: argparse.Namespace) -> None:
     if isinstance(sampler, ObjectAware):
         detector: Any = sampler.detector
         made_by |= {"detector_sha256": weights_sha256(detector), "detector_size": detector.image_size}
-    done = segment_images(images, segevery, args.output, made_by)
+    if args.value_range is not None:
+        made_by["value_range"] = args.value_range
+    read = partial(read_rgb, upright="always", value_range=args.value_range, max_pixels=max_pixels)
+    done = segment_images(images, segevery, args.output, made_by, read)
     if done.kept:
         print(f"{done.kept} images were already segmented with these settings and are kept; to redo, change --output.")
     num_images = len(done.num_masks)
@@ -142,20 +162,26 @@ def build_sampler(args: argparse.Namespace, device: str) -> PromptSampler:
 
 
 def segment_images(
-    images: Sequence[Path], segment: Callable[[np.ndarray], Masks], output: Path, made_by: Mapping[str, Any]
+    images: Sequence[Path],
+    segment: Callable[[np.ndarray], Masks],
+    output: Path,
+    made_by: Mapping[str, Any],
+    read: Callable[[Path], np.ndarray] | None = None,
 ) -> Segmented:
     """Write an overlay of the masks for each image, a JSON file beside it, and ``masks.json`` for all of them.
 
     Each JSON file is in SA-1B's layout, one image's ``image`` and ``annotations``; ``masks.json`` is in COCO's. Images
     of several folders keep these below ``output``. An image whose EXIF data contains a rotation is turned upright
-    first; its masks are those of the upright image. An image that can't be read is skipped, and named in the result. A
-    stopped run resumes: an image that has its JSON file, of the same ``made_by``, is kept as it is.
+    first; sizes, boxes and masks are those of the upright image, which ``CocoDataset`` reads too (``upright="auto"``).
+    An image that can't be read is skipped, and named in the result. A stopped run resumes: an image that has its JSON
+    file, of the same ``made_by``, is kept as it is.
 
     Args:
         images: their paths.
         segment: maps an image, RGB uint8 (H, W, 3), to its masks; a ``SegEvery``.
         output: folder to write into.
         made_by: what the masks depend on beside the image, as plain values.
+        read: loads an image, RGB uint8 (H, W, 3), upright; None is ``read_rgb`` without further settings.
 
     Raises:
         ValueError: if two images would share an overlay, an overlay would be written beside an image, or ``output`` is
@@ -167,6 +193,7 @@ def segment_images(
     from mobilesamv2.data.images import read_rgb
     from mobilesamv2.files import atomic_write
 
+    read = partial(read_rgb, upright="always") if read is None else read
     overlays = _overlay_paths(images, output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"The output must be a folder, got the file {output}.")
@@ -179,7 +206,7 @@ def segment_images(
         count = _count_annotations(record, expected) if overlay_path.is_file() else None
         if count is None:
             try:
-                image = read_rgb(path, str(path), upright=True)
+                image = read(path)
             except ValueError as error:
                 broken.append(str(error))
                 continue
@@ -189,7 +216,7 @@ def segment_images(
         records.append(record)
         counts.append(count)
     written = output / "masks.json"
-    with atomic_write(written) as partial, partial.open("w") as file:
+    with atomic_write(written) as part, part.open("w") as file:
         _merge_records(records, file)
     return Segmented(counts, broken, written, kept)
 
@@ -225,7 +252,7 @@ def _count_annotations(record: Path, made_by: Mapping[str, Any]) -> int | None:
 def _merge_records(records: Sequence[Path], file: TextIO) -> None:
     """Write COCO's layout from the JSON files of the images, with one of them in memory at a time."""
     images, number = [], 0
-    file.write('{"annotations": [')
+    file.write(f'{{"info": {json.dumps({"description": FRAME})}, "annotations": [')
     for image_id, record in enumerate(records, 1):
         content = json.loads(record.read_text())
         images.append({"id": image_id} | content["image"])

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Write a data set in ultralytics' layout, with one class, for yolo train."
     parser.add_argument("output", type=Path, help="folder to write: images, labels and data.yaml")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tars", nargs="+", help="tars of SA-1B, or folders of them")
+    source.add_argument("--tars", nargs="+", help="SA-1B: tars, or folders of tars or of extracted files")
     source.add_argument("--annotations", type=Path, help="a JSON file in COCO's layout")
     parser.add_argument("--images", type=Path, help="with --annotations: the folder of its images")
     parser.add_argument("--limit", type=float, help="at most N images, or below 1 that share of them")

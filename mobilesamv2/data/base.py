@@ -44,6 +44,11 @@ class ImageDataset(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
     def ground_truth(self, index: int) -> GroundTruth:
         """Return the objects of an image, without crowds and ignored ones."""
 
+    @property
+    def has_objects(self) -> bool:
+        """Return whether images have annotations at all; without, they serve decoupled distillation alone."""
+        return True
+
     def stored_image(self, index: int) -> tuple[str, bytes]:
         """Return the suffix of an image's format and the content of its file; a PNG where there is no file."""
         content = io.BytesIO()
@@ -79,6 +84,7 @@ def choose_images(
     limit: float | None = None,
     subset_seed: int | None = None,
     image_list: str | Path | None = None,
+    names: Sequence[str] = (),
 ) -> list[int]:
     """Return the indices of the images to read, in ascending order.
 
@@ -87,6 +93,7 @@ def choose_images(
         limit: at most N images, or below 1 that share of them; None keeps all.
         subset_seed: draws them at random, the same ones for the same seed; None keeps the first.
         image_list: text file with one image id per line; only these images are kept.
+        names: of all images, which the list may have instead of their ids.
 
     Raises:
         FileNotFoundError: if there is no such list.
@@ -95,7 +102,7 @@ def choose_images(
     """
     indices = list(range(len(image_ids)))
     if image_list is not None:
-        indices = _listed_indices(image_ids, Path(image_list))
+        indices = _listed_indices(image_ids, names, Path(image_list))
     if not indices:
         raise ValueError(f"There is no image to read: {image_list or 'the data set'} is empty.")
     if limit is None:
@@ -110,10 +117,11 @@ def choose_images(
     return indices[:count]
 
 
-def _listed_indices(image_ids: Sequence[int], path: Path) -> list[int]:
+def _listed_indices(image_ids: Sequence[int], image_names: Sequence[str], path: Path) -> list[int]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no list of images {path}.")
-    index_by_name = {str(image_id): i for i, image_id in enumerate(image_ids)}
+    index_by_name = {name: i for i, name in enumerate(image_names)}
+    index_by_name |= {str(image_id): i for i, image_id in enumerate(image_ids)}
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -12,8 +12,10 @@ import numpy as np
 from typing_extensions import override
 
 from mobilesamv2.data.base import ImageDataset, choose_images
-from mobilesamv2.data.images import read_rgb
+from mobilesamv2.data.images import MAX_DECODED_PIXELS, check_decoding, decoding_record, read_rgb
 from mobilesamv2.data.json_files import is_finite_number, read_json
+from mobilesamv2.data.orientation import Upright, is_turned_when_shown, mismatch_note
+from mobilesamv2.data.pixel_values import ValueRange
 from mobilesamv2.files import sha256_of
 from mobilesamv2.masks import to_rles
 from mobilesamv2.ranges import NonNegativeInt, Positive
@@ -32,10 +34,13 @@ class CocoDataset(ImageDataset):
         limit: at most N images, or below 1 that share of them; None keeps all.
         subset_seed: draws them at random; None keeps the first.
         image_list: text file with one image id per line; only these images are kept.
+        upright: turn images as their EXIF orientation says; see ``Upright``.
+        value_range: the values that become 0 and 255 in images of more than 8 bits; None is the rule of ``to_rgb``.
+        max_pixels: an image of more is refused.
 
     Raises:
         FileNotFoundError: if the file, the folder or the list is missing.
-        ValueError: if the file is not in COCO's layout.
+        ValueError: if the file is not in COCO's layout, or a setting of the images is invalid.
     """
 
     published = "COCO is published at https://cocodataset.org/#download."
@@ -48,7 +53,14 @@ class CocoDataset(ImageDataset):
         limit: Positive | None = None,
         subset_seed: NonNegativeInt | None = None,
         image_list: str | Path | None = None,
+        upright: Upright = "auto",
+        value_range: ValueRange | None = None,
+        max_pixels: int = MAX_DECODED_PIXELS,
     ) -> None:
+        check_decoding(upright, value_range, max_pixels)
+        self.upright: Upright = upright
+        self.value_range = value_range
+        self.max_pixels = max_pixels
         self.require_files({"annotations": annotations, "images": images})
         self.annotations = Path(annotations)
         self.images = None if images is None else Path(images)
@@ -91,6 +103,7 @@ class CocoDataset(ImageDataset):
             "annotations": str(self.annotations),
             "annotations_sha256": self._sha256,
             "images": None if self.images is None else str(self.images),
+            **decoding_record(self.upright, self.value_range),
         }
 
     @cached_property
@@ -107,23 +120,25 @@ class CocoDataset(ImageDataset):
         """
         record = self.records[index]
         path = self._find(record)
-        image = read_rgb(path, str(path))
         expected = self.size_of(index)
+        image = read_rgb(path, str(path), self.upright, self.value_range, self.max_pixels, lambda: expected)
         if image.shape[:2] != expected:
             raise ValueError(
                 f"{path} must have the (height, width) {expected} that {self.annotations} lists, got {image.shape[:2]}."
+                + mismatch_note(path, self.upright)
             )
         return image
 
     @override
     def stored_image(self, index: int) -> tuple[str, bytes]:
-        """Return the suffix and the content of an image's file.
+        """Return the suffix and the content of an image's file; a PNG, in the annotations' frame, where EXIF turns it.
 
         Raises:
             FileNotFoundError: if the image is missing.
+            ValueError: if EXIF turns it and it can't be decoded.
         """
         path = self._find(self.records[index])
-        return path.suffix, path.read_bytes()
+        return super().stored_image(index) if is_turned_when_shown(path) else (path.suffix, path.read_bytes())
 
     @override
     def ground_truth(self, index: int) -> GroundTruth:

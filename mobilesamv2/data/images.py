@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 import glob
-import struct
-from collections.abc import Sequence
+import logging
+import os
+import re
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""Suffixes of the files that count as images of a folder."""
+from mobilesamv2.data.orientation import DECODER_ERRORS, AnnotatedSize, Upright, check_upright, turned
+from mobilesamv2.data.pixel_values import ValueRange, check_value_range, to_rgb
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k",
+    ".ppm", ".pgm", ".heic", ".heif",
+)  # fmt: skip
+"""Suffixes of the files that count as images of a folder, as far as Pillow can decode them here."""
+
+CAMERA_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2")
+"""Suffixes of raw images of cameras, which are not read."""
+
+MAX_DECODED_PIXELS = 178_956_970
+"""Pixels of the largest image that is decoded by default: Pillow's limit, as small files can expand to gigabytes."""
 
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 """Pillow's modes of more than 8 bits, which its own conversion would clip at 255."""
 
+DARK = 64
+"""An image of 16 bits per colour whose upper 8 bits are below this does not use its range."""
 
-DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, struct.error)
-"""What Pillow's decoders raise on bytes that are no image; some use them as numbers and offsets without a check."""
+
+class TooManyPixelsError(ValueError):
+    """An image has more pixels than are allowed."""
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """Return the image files that paths, folders and patterns name, each once, in order.
+
+    Files that a Mac leaves beside others (``._NAME``) are no images. Those of a folder in formats that are not read are
+    counted in a warning.
 
     Args:
         paths: files, folders (the images directly in them, by name) or patterns (``images/**/*.jpg``).
@@ -33,52 +60,186 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for given in paths:
-        path = Path(given)
+        path, others = Path(given), ""
         if path.is_dir():
-            images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            files = sorted(p for p in path.iterdir() if p.is_file())
+            images, others = choose_image_files(files), unread_note(files)
+            if others and images:
+                logger.warning("%s: %s", path, others)
         elif path.is_file():
             images = [path]
         else:
-            images = sorted(p for p in map(Path, glob.glob(str(given), recursive=True)) if p.is_file())
+            matches = sorted(map(Path, glob.glob(str(given), recursive=True)))
+            images = [p for p in matches if p.is_file() and not is_sidecar(p)]
         if not images:
-            raise FileNotFoundError(f"There is no image at {given}. Of a folder, {', '.join(IMAGE_SUFFIXES)} are read.")
+            suffixes = ", ".join(readable_suffixes())
+            raise FileNotFoundError(f"There is no image at {given}. Of a folder, {suffixes} are read. {others}".strip())
         found |= {image.resolve(): found.get(image.resolve(), image) for image in images}
     return list(found.values())
 
 
-def read_rgb(file: Path | IO[bytes], name: str, upright: bool = False) -> np.ndarray:
-    """Load an image of any mode as RGB uint8 (H, W, 3); 16 bits are scaled to 8.
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of all folders in it, each folder's sorted by name, through links to folders too.
+
+    Hidden files and folders, among them those that a Mac leaves beside others (``._NAME``), are passed over.
+    """
+    entered: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:  # two links to it, or a link to a folder that contains the link
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield Path(parent, name)
+
+
+def is_sidecar(path: str | Path) -> bool:
+    """Return whether a file is what a Mac writes beside another one of that name: ``._NAME``."""
+    return os.path.basename(path).startswith("._")
+
+
+def choose_image_files(files: Iterable[Path]) -> list[Path]:
+    """Return the files that are images, by their suffix."""
+    suffixes = readable_suffixes()
+    return [file for file in files if file.suffix.lower() in suffixes and not is_sidecar(file)]
+
+
+def unread_note(files: Iterable[Path]) -> str:
+    """Return a sentence that counts images in formats that are not read here; nothing if there are none."""
+    unread = {*IMAGE_SUFFIXES, *CAMERA_SUFFIXES} - set(readable_suffixes())
+    counts = Counter(suffix for f in files if (suffix := f.suffix.lower()) in unread and not is_sidecar(f))
+    if not counts:
+        return ""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+    hint = " `pip install pillow-heif` adds .heic and .heif." if counts.keys() & {".heic", ".heif"} else ""
+    return f"Passed over, in formats that are not read here: {kinds}.{hint}"
+
+
+@cache
+def readable_suffixes() -> tuple[str, ...]:
+    """Return those of ``IMAGE_SUFFIXES`` that Pillow can decode here, with pillow-heif if it is installed."""
+    try:
+        from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
+
+        register_heif_opener()
+    except ImportError:
+        pass
+    known = Image.registered_extensions()
+    return tuple(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in Image.OPEN)
+
+
+def check_decoding(upright: Upright, value_range: ValueRange | None, max_pixels: int) -> None:
+    """Check the settings of ``read_rgb``, before the first image.
+
+    Raises:
+        ValueError: if one is invalid; see there.
+    """
+    check_upright(upright)
+    check_value_range(value_range)
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels must be a positive number of pixels, got {max_pixels}.")
+
+
+def decoding_record(upright: Upright, value_range: ValueRange | None) -> dict[str, Any]:
+    """Return the settings of decoding that differ from the defaults, for the record of a result."""
+    settings = {"upright": upright, "value_range": None if value_range is None else list(value_range)}
+    defaults = {"upright": "auto", "value_range": None}
+    return {key: value for key, value in settings.items() if value != defaults[key]}
+
+
+def read_rgb(
+    file: str | Path | IO[bytes],
+    name: str | None = None,
+    upright: Upright = "never",
+    value_range: ValueRange | None = None,
+    max_pixels: int = MAX_DECODED_PIXELS,
+    annotated_size: AnnotatedSize | None = None,
+) -> np.ndarray:
+    """Load an image of any mode as RGB uint8 (H, W, 3); alpha is dropped, the first frame of an animation is used.
 
     Args:
         file: a path or an open file.
-        name: name of the image in error messages.
-        upright: rotate it as its EXIF orientation says. Annotations refer to the pixels as they are stored.
+        name: name of the image in error messages; None is the path.
+        upright: turn it as its EXIF orientation says; see ``Upright``.
+        value_range: the values that become 0 and 255 where it has more than 8 bits; None is the rule of ``to_rgb``.
+        max_pixels: an image of more is refused.
+        annotated_size: of the image, which ``upright="auto"`` goes by.
 
     Raises:
-        ValueError: if it can't be decoded.
+        TooManyPixelsError: if it has more pixels than ``max_pixels``; a ValueError.
+        ValueError: if it can't be decoded, or an argument is invalid.
     """
+    check_decoding(upright, value_range, max_pixels)
+    name = str(file) if name is None else name
+    readable_suffixes()  # registers what is installed
     try:
-        with Image.open(file) as image:
-            oriented = _exif_transpose(image) if upright else image
-            return _to_8_bits(oriented) if oriented.mode in DEEP_MODES else np.asarray(oriented.convert("RGB"))
+        with _open(file, name, max_pixels) as image:
+            packed = [tile[3] for tile in getattr(image, "tile", ())]
+            image.load()
+            oriented = turned(image, name, upright, annotated_size)
+            if oriented.mode in DEEP_MODES:
+                return to_rgb(np.asarray(oriented), value_range, name)
+            rgb = np.asarray(oriented.convert("RGB"))
+        if not _has_16_bits_per_colour(packed) or (value_range is None and np.percentile(rgb, 99.9) >= DARK):
+            return rgb
+        upper, lower = rgb, _lower_bytes(file, name, upright, max_pixels, annotated_size)
+        return to_rgb(upper.astype(np.uint16) * 256 + lower, value_range, name)
+    except TooManyPixelsError:
+        raise
     except (*DECODER_ERRORS, ImportError, Image.DecompressionBombError) as error:
         # ultralytics, once imported, makes Pillow look for a HEIF decoder where it knows no format
         reason = error.__context__ if isinstance(error, ImportError) else error
         raise ValueError(f"{name} can't be decoded: {reason}") from error
 
 
-def _exif_transpose(image: Image.Image) -> Image.Image:
-    """Rotate an image as its EXIF orientation says; with broken EXIF data, keep it as stored."""
-    image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except DECODER_ERRORS:
-        return image
+_OPENING = threading.Lock()
+"""Held while Pillow's own limit, which is global, is lifted."""
 
 
-def _to_8_bits(image: Image.Image) -> np.ndarray:
-    """Convert a grey image of integers up to 65535, or of floats up to 255, to RGB uint8 (H, W, 3)."""
-    grey = np.nan_to_num(np.asarray(image).astype(np.float64))
-    if grey.max(initial=0) > 255:
-        grey = grey / 257
-    return np.repeat(grey.clip(0, 255).round().astype(np.uint8)[:, :, None], 3, axis=2)
+@contextmanager
+def _open(file: str | Path | IO[bytes], name: str, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image of at most ``max_pixels`` pixels; it is decoded later."""
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            opened = Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with opened as image:
+        if image.width * image.height > max_pixels:
+            raise TooManyPixelsError(
+                f"{name} can't be decoded: it has {image.width} x {image.height} pixels, more than max_pixels="
+                f"{max_pixels} allows (dataset.max_pixels=N, --max-pixels N)."
+            )
+        yield image
+
+
+def _has_16_bits_per_colour(packed: Sequence[object]) -> bool:
+    """Return whether Pillow would drop the lower of two bytes of each colour, from its decoders' arguments."""
+    return bool(packed) and all(re.fullmatch(r"(RGB|RGBA|RGBX|LA);16[BLN]", _packing(args)) for args in packed)
+
+
+def _packing(args: object) -> str:
+    """Return how a decoder's pixels are packed, of its arguments: Pillow's raw mode."""
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
+
+
+def _lower_bytes(
+    file: str | Path | IO[bytes], name: str, upright: Upright, max_pixels: int, annotated_size: AnnotatedSize | None
+) -> np.ndarray:
+    """Decode the lower bytes (H, W, 3) of an image of 16 bits per colour, which Pillow drops: in swapped byte order."""
+    swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    if not isinstance(file, str | Path):
+        file.seek(0)
+    with _open(file, name, max_pixels) as image:
+        for i, tile in enumerate(image.tile):  # pyright: ignore[reportAttributeAccessIssue]
+            packing = _packing(tile[3])
+            packing = packing[:-1] + swapped[packing[-1]]
+            args = (packing, *tile[3][1:]) if isinstance(tile[3], tuple) else packing
+            image.tile[i] = type(tile)(*tile[:3], args)  # pyright: ignore[reportAttributeAccessIssue]
+        image.load()
+        return np.asarray(turned(image, name, upright, annotated_size).convert("RGB"))

@@ -1,4 +1,4 @@
-"""SA-1B: images and masks read from its tars by random access, without extraction."""
+"""SA-1B: images and masks read from its tars by random access, or from extracted files."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 from typing_extensions import override
 
 from mobilesamv2.data.base import ImageDataset, choose_images
-from mobilesamv2.data.images import read_rgb
+from mobilesamv2.data.images import MAX_DECODED_PIXELS, check_decoding, decoding_record, read_rgb
 from mobilesamv2.data.json_files import is_finite_number
+from mobilesamv2.data.orientation import Upright, is_turned_when_shown, mismatch_note
+from mobilesamv2.data.pixel_values import ValueRange
+from mobilesamv2.data.sa1b_files import ExtractedFolder, find_sources, index_extracted
 from mobilesamv2.data.tar_index import cached_index
 from mobilesamv2.masks import to_rles
-from mobilesamv2.ranges import NonNegativeInt, Positive, Share
-from mobilesamv2.structures import GroundTruth
+from mobilesamv2.ranges import Count, NonNegativeInt, Positive, Share
+from mobilesamv2.structures import RLE, GroundTruth
 
 logger = logging.getLogger(__name__)
-
-PUBLISHED = "SA-1B is published at https://ai.meta.com/datasets/segment-anything-downloads as sa_000000.tar and so on."
 
 IMAGE, ANNOTATIONS = 2, 4
 """Columns of the table with the offsets of an image and of its annotations; their lengths follow."""
@@ -34,12 +36,19 @@ IMAGE, ANNOTATIONS = 2, 4
 MAX_OPEN_TARS = 64
 """Open tars per process; systems allow about a thousand files."""
 
+MAX_NAMED = 3
+"""Broken annotations of an image that the log names."""
+
 
 class SA1BDataset(ImageDataset):
     """Images of SA-1B with their masks.
 
+    An annotation that is broken is left out, named in the log, and counted. Images without annotations are read where
+    no image has any; otherwise they count as broken.
+
     Args:
-        tars: a tar, a folder of tars, or a list of either.
+        tars: a tar, a folder, or a list of either. A folder is searched, with all folders in it, for tars and, if there
+            are none, for extracted images, ``sa_ID.jpg`` with ``sa_ID.json`` beside it.
         limit: at most N images, or below 1 that share of them; None keeps all.
         subset_seed: draws them at random; None keeps the first.
         image_list: text file with one image id per line; only these images are kept.
@@ -47,10 +56,13 @@ class SA1BDataset(ImageDataset):
             caches nothing.
         max_broken: share of the tars that may be truncated, and of the images that may lack their annotations; they
             are logged and skipped. More are an error.
+        upright: turn images as their EXIF orientation says; see ``Upright``.
+        value_range: the values that become 0 and 255 in images of more than 8 bits; None is the rule of ``to_rgb``.
+        max_pixels: an image of more is refused.
 
     Raises:
-        FileNotFoundError: if a tar, folder or list is missing, or a folder contains no tar.
-        ValueError: if a file is not a tar in SA-1B's layout, or too much is broken.
+        FileNotFoundError: if a tar, folder or list is missing, or a folder contains neither tars nor images of SA-1B.
+        ValueError: if a file is not a tar in SA-1B's layout, too much is broken, or a setting of the images is invalid.
     """
 
     def __init__(
@@ -61,39 +73,64 @@ class SA1BDataset(ImageDataset):
         image_list: str | Path | None = None,
         index_folder: str | Path | None = None,
         max_broken: Share = 0.01,
+        upright: Upright = "auto",
+        value_range: ValueRange | None = None,
+        max_pixels: Count = MAX_DECODED_PIXELS,
     ) -> None:
-        self.tars = require_tars(tars)
+        check_decoding(upright, value_range, max_pixels)
+        self.upright: Upright = upright
+        self.value_range = value_range
+        self.max_pixels = max_pixels
+        self.sources = find_sources(tars)
+        self._extracted: dict[int, ExtractedFolder] = {}
         truncated: list[str] = []
         unpaired: list[str] = []
         tables: list[np.ndarray] = []
         requires_all_tars = limit is None or limit < 1 or subset_seed is not None or image_list is not None
         folder = None if index_folder is None else Path(index_folder)
         for i, file in enumerate(
-            tqdm(self.tars, desc="indexing tars", unit="tar", disable=len(self.tars) < 10 or None)
+            tqdm(self.sources, desc="indexing tars", unit="tar", disable=len(self.sources) < 10 or None)
         ):
-            index = cached_index(file, folder)
+            if file.is_dir():
+                self._extracted[i] = index_extracted(file)
+                index = self._extracted[i].index
+            else:
+                index = cached_index(file, folder)
             tables.append(np.insert(index.entries, 0, i, axis=1))
             truncated += [f"{file} is truncated: {index.truncated}"] if index.truncated else []
-            unpaired += [f"{name} of {file} has no image or no annotations" for name in index.unpaired]
+            unpaired += [f"{name} of {file} has no image, or no number as its id" for name in index.unpaired]
             if not requires_all_tars and limit is not None and sum(map(len, tables)) >= limit:
                 break
         table = np.concatenate(tables)  # (images, 6): number of the tar, then the columns of its index
-        _check_broken(truncated, "tars", len(self.tars), max_broken)
+        is_annotated = table[:, ANNOTATIONS + 1] > 0
+        self._has_objects = bool(is_annotated.any())
+        if self._has_objects:
+            for source, number in table[~is_annotated, :2].tolist():
+                unpaired.append(f"sa_{number} of {self.sources[source]} has no annotations")
+            table = table[is_annotated]
+        _check_broken(truncated, "tars", len(self.sources), max_broken)
         _check_broken(unpaired, "images", len(table), max_broken)
         ids, counts = np.unique(table[:, 1], return_counts=True)
         if len(ids) < len(table):
-            duplicate, some_tars = ids[counts > 1][0], ", ".join(str(file) for file in self.tars[:3])
+            duplicate, some_tars = ids[counts > 1][0], ", ".join(str(file) for file in self.sources[:3])
             raise ValueError(
                 f"Image ids must be unique, got sa_{duplicate} twice in {some_tars} and so on; remove one of its tars."
             )
         self._table = table[choose_images(table[:, 1].tolist(), limit, subset_seed, image_list)]
         self._image_ids: list[int] = self._table[:, 1].tolist()
         self._files: dict[tuple[int, Path], int] = {}
+        self._left_out = torch.zeros(len(self._image_ids), dtype=torch.int32).share_memory_()
+        """Annotations of each image that are known to be broken, for all processes that read images."""
 
     @classmethod
     @override
     def require_files(cls, settings: Mapping[str, Any]) -> None:
-        require_tars(settings["tars"])
+        find_sources(settings["tars"])
+
+    @property
+    @override
+    def has_objects(self) -> bool:
+        return self._has_objects
 
     @property
     @override
@@ -104,8 +141,9 @@ class SA1BDataset(ImageDataset):
     @override
     def provenance(self) -> dict[str, Any]:
         """Return the tars, and the SHA-256 of the selected images' annotations."""
-        tars = [str(self.tars[i]) for i in np.unique(self._table[:, 0])]
-        return {"annotations": tars, "annotations_sha256": self._sha256}
+        tars = [str(self.sources[i]) for i in np.unique(self._table[:, 0])]
+        settings = decoding_record(self.upright, self.value_range)
+        return {"annotations": tars, "annotations_sha256": self._sha256, **settings}
 
     @cached_property
     def _sha256(self) -> str:
@@ -125,7 +163,7 @@ class SA1BDataset(ImageDataset):
         if image.shape[:2] != truth.size:
             raise ValueError(
                 f"Image {self._name(index)} must have the annotated (height, width) {truth.size}, "
-                f"got {image.shape[:2]}."
+                f"got {image.shape[:2]}." + mismatch_note(io.BytesIO(self._read(index, IMAGE)), self.upright)
             )
         return image, truth
 
@@ -136,34 +174,59 @@ class SA1BDataset(ImageDataset):
         Raises:
             ValueError: if it can't be decoded.
         """
-        return read_rgb(io.BytesIO(self._read(index, IMAGE)), f"Image {self._name(index)}")
+        return read_rgb(
+            io.BytesIO(self._read(index, IMAGE)),
+            f"Image {self._name(index)}",
+            self.upright,
+            self.value_range,
+            self.max_pixels,
+            lambda: self._annotated_size(index),
+        )
 
     @override
     def stored_image(self, index: int) -> tuple[str, bytes]:
-        return ".jpg", self._read(index, IMAGE)
+        """Return the suffix and the content of an image's file; a PNG, in the annotations' frame, where EXIF turns it.
+
+        Raises:
+            ValueError: if EXIF turns it and it can't be decoded.
+        """
+        content = self._read(index, IMAGE)
+        return super().stored_image(index) if is_turned_when_shown(io.BytesIO(content)) else (".jpg", content)
 
     @override
     def ground_truth(self, index: int) -> GroundTruth:
-        """Return the masks of an image.
+        """Return the masks of an image, without broken ones.
 
         Raises:
-            ValueError: if its annotations are broken.
+            ValueError: if it has no annotations, or they are broken as a whole.
         """
+        if not self._table[index, ANNOTATIONS + 1]:
+            raise ValueError(f"{self._name(index)} has no annotations.")
         try:
             content = json.loads(self._read(index, ANNOTATIONS))
-            objects, size = content["annotations"], (int(content["image"]["height"]), int(content["image"]["width"]))
-            return GroundTruth(
-                image_id=self.image_ids[index],
-                size=size,
-                rles=to_rles([o["segmentation"] for o in objects], size, lambda i: f"mask number {i}"),
-                areas=[_area(o["area"]) for o in objects],
-                frequencies=[None] * len(objects),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            objects, size = content["annotations"], _size(content)
+            rles, areas, broken = _sound_objects(objects, size)
+        except BROKEN_JSON as error:
             raise ValueError(f"The annotations of {self._name(index)} are broken: {error!r}") from error
+        if broken and not self._left_out[index]:
+            self._left_out[index] = len(broken)
+            named = "; ".join(broken[:MAX_NAMED]) + ("; and so on" if len(broken) > MAX_NAMED else "")
+            total = int(self._left_out.sum())
+            line = "Left out of %s: %d of %d annotations (%d so far in all images): %s"
+            logger.warning(line, self._name(index), len(broken), len(objects), total, named)
+        return GroundTruth(self.image_ids[index], size, rles, areas, [None] * len(rles))
+
+    def _annotated_size(self, index: int) -> tuple[int, int] | None:
+        """Return the annotated (H, W) of an image; None without annotations, and where these are broken."""
+        if not self._table[index, ANNOTATIONS + 1]:
+            return None
+        try:
+            return _size(json.loads(self._read(index, ANNOTATIONS)))
+        except BROKEN_JSON:
+            return None
 
     def _name(self, index: int) -> str:
-        return f"sa_{self.image_ids[index]} of {self.tars[self._table[index, 0]]}"
+        return f"sa_{self.image_ids[index]} of {self.sources[self._table[index, 0]]}"
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without open files, which a spawned worker can't inherit."""
@@ -171,18 +234,51 @@ class SA1BDataset(ImageDataset):
 
     def _read(self, index: int, column: int) -> bytes:
         """Read the bytes of an image or its annotations, from files that each process opens for itself."""
-        tar = self.tars[self._table[index, 0]]
+        source, offset, length = self._table[index, [0, column, column + 1]].tolist()
+        if source in self._extracted:
+            return self._extracted[source].read(f"sa_{self.image_ids[index]}", offset)
+        tar = self.sources[source]
         key = (os.getpid(), tar)
         if key not in self._files:
             own = [opened for opened in self._files if opened[0] == os.getpid()]
             if len(own) >= MAX_OPEN_TARS:
                 os.close(self._files.pop(own[0]))
             self._files[key] = os.open(tar, os.O_RDONLY)
-        offset, length = self._table[index, column : column + 2].tolist()
         content = os.pread(self._files[key], length, offset)
         if len(content) != length:
             raise ValueError(f"{tar} is truncated: it ends before the end of sa_{self.image_ids[index]}.")
         return content
+
+
+BROKEN_JSON = (KeyError, TypeError, ValueError, OverflowError, RecursionError)
+"""What values of other types raise where an image's annotations are read."""
+
+
+def _size(content: Any) -> tuple[int, int]:
+    """Return the annotated (H, W)."""
+    return int(content["image"]["height"]), int(content["image"]["width"])
+
+
+def _sound_objects(objects: Any, size: tuple[int, int]) -> tuple[list[RLE], list[float], list[str]]:
+    """Return the masks and areas of the annotations that are sound, and a description of each that is broken."""
+    if not isinstance(objects, list):
+        raise TypeError(f"annotations must be a list, got {type(objects).__name__}")
+    try:  # all at once, which is several times as fast
+        masks = to_rles([o["segmentation"] for o in objects], size, lambda i: f"mask number {i}")
+        return masks, [_area(o["area"]) for o in objects], []
+    except BROKEN_JSON:
+        pass
+    rles, areas, broken = [], [], []
+    for i, annotation in enumerate(objects):
+        try:
+            [rle], area = to_rles([annotation["segmentation"]], size, lambda _: "its mask"), _area(annotation["area"])
+        except BROKEN_JSON as error:
+            known = annotation.get("id", "without id") if isinstance(annotation, dict) else "without id"
+            broken.append(f"annotation {known}, number {i}, {error!r}")
+            continue
+        rles.append(rle)
+        areas.append(area)
+    return rles, areas, broken
 
 
 def _area(value: Any) -> float:
@@ -201,23 +297,3 @@ def _check_broken(broken: list[str], what: str, total: int, max_broken: float) -
             f"{len(broken)} of {total} {what} are broken, more than dataset.max_broken={max_broken} allows: "
             f"{broken[0]}."
         )
-
-
-def require_tars(tars: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return the tars of a tar, a folder of tars, or a list of either; those of a folder sorted by name.
-
-    Raises:
-        FileNotFoundError: if a tar or folder is missing, or a folder contains no tar.
-    """
-    files: list[Path] = []
-    for path in map(Path, [tars] if isinstance(tars, str | Path) else tars):
-        found = sorted(path.glob("*.tar")) if path.is_dir() else [path]
-        if not found:
-            raise FileNotFoundError(f"There is no tar in {path}. {PUBLISHED}")
-        for file in found:
-            if not file.is_file():
-                raise FileNotFoundError(f"There is no tar or folder of tars {path}. {PUBLISHED}")
-        files += found
-    if not files:
-        raise FileNotFoundError(f"The list of tars is empty. {PUBLISHED}")
-    return files

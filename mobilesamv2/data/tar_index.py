@@ -13,9 +13,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mobilesamv2.data.images import is_sidecar
 from mobilesamv2.files import atomic_write, read_arrays
 
 logger = logging.getLogger(__name__)
+
+VERSION = 2
+"""Of cached indices; those of other versions, which left out some images, are built anew."""
+
+KINDS = {".jpg": "image", ".jpeg": "image", ".json": "annotations"}
+"""What a file of SA-1B is, by its suffix in lower case."""
 
 COLUMNS = ("image id", "image offset", "image length", "annotations offset", "annotations length")
 
@@ -24,8 +31,9 @@ class TarIndex(NamedTuple):
     """Content of a tar.
 
     Attributes:
-        entries: (images, 5) int64, images with annotations in the order of the tar: ``COLUMNS``, in bytes.
-        unpaired: names of images without annotations, and of annotations without an image.
+        entries: (images, 5) int64, images in the order of the tar: ``COLUMNS``, in bytes; annotations of length 0 where
+            an image has none.
+        unpaired: names of annotations without an image, and of files whose name has no id.
         truncated: why the tar ends early; None if it is complete.
     """
 
@@ -42,22 +50,22 @@ def cached_index(path: Path, folder: Path | None) -> TarIndex:
         folder: folder of the cached indices; None caches nothing, and neither does a folder that can't be written to.
 
     Raises:
-        ValueError: if it is not a tar, or holds no pair of ``sa_ID.jpg`` and ``sa_ID.json``.
+        ValueError: if it is not a tar, or holds no ``sa_ID.jpg``.
     """
     if folder is None:
         return index_tar(path)
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     cached, stat = folder / f"{path.stem}-{digest}.npz", path.stat()
-    size_and_mtime = [stat.st_size, stat.st_mtime_ns]
+    stamp = [VERSION, stat.st_size, stat.st_mtime_ns]
     try:
         arrays = read_arrays(cached)
         notes = json.loads(str(arrays["notes"]))
-        if notes["stamp"] == size_and_mtime:
+        if notes["stamp"] == stamp:
             return TarIndex(arrays["entries"], notes["alone"], notes["truncated"])
     except (ValueError, KeyError, TypeError):
         pass  # missing, or damaged by a killed run or another program: rebuilt
     index = index_tar(path)
-    notes = json.dumps({"stamp": size_and_mtime, "alone": index.unpaired, "truncated": index.truncated})
+    notes = json.dumps({"stamp": stamp, "alone": index.unpaired, "truncated": index.truncated})
     try:
         # an open file, since np.savez appends .npz to a path
         with atomic_write(cached) as partial, partial.open("wb") as file:
@@ -71,7 +79,7 @@ def index_tar(path: Path) -> TarIndex:
     """Build the index of a tar; only headers are read.
 
     Raises:
-        ValueError: if it is not a tar, or holds no pair of ``sa_ID.jpg`` and ``sa_ID.json``.
+        ValueError: if it is not a tar, or holds no ``sa_ID.jpg``.
     """
     members: dict[str, dict[str, tuple[int, int]]] = {}
     size, truncated = path.stat().st_size, None
@@ -79,11 +87,12 @@ def index_tar(path: Path) -> TarIndex:
         with tarfile.open(path, "r:") as tar:  # not compressed, which would allow no random access
             for member in tar:
                 stem, suffix = os.path.splitext(os.path.basename(member.name))
-                if member.isfile() and suffix in (".jpg", ".json"):
+                kind = KINDS.get(suffix.lower())
+                if kind and member.isfile() and not is_sidecar(member.name):
                     if member.offset_data + member.size > size:
                         truncated = f"it ends within {member.name}"
                         break
-                    members.setdefault(stem, {})[suffix] = (member.offset_data, member.size)
+                    members.setdefault(stem, {})[kind] = (member.offset_data, member.size)
             end = tar.offset
         with path.open("rb") as file:
             file.seek(end)
@@ -93,13 +102,19 @@ def index_tar(path: Path) -> TarIndex:
         if not members:
             raise ValueError(f"{path} is not a tar, or is truncated or compressed: {error}.") from error
         truncated = str(error)
-    ids = {stem: stem.removeprefix("sa_") for stem in members}
-    pairs = {
-        stem: parts
+    ids = {stem: image_id(stem) for stem in members}
+    rows = [
+        (ids[stem], *parts["image"], *parts.get("annotations", (0, 0)))
         for stem, parts in members.items()
-        if parts.keys() == {".jpg", ".json"} and re.fullmatch("[0-9]{1,18}", ids[stem])
-    }
-    if not pairs:
-        raise ValueError(f"{path} holds no pair of sa_ID.jpg and sa_ID.json.")
-    rows = [(int(ids[stem]), *parts[".jpg"], *parts[".json"]) for stem, parts in pairs.items()]
-    return TarIndex(np.array(rows, np.int64), [stem for stem in members if stem not in pairs], truncated)
+        if "image" in parts and ids[stem] is not None
+    ]
+    if not rows:
+        raise ValueError(f"{path} holds no image of SA-1B: sa_ID.jpg, with a number as ID.")
+    unpaired = [stem for stem, parts in members.items() if "image" not in parts or ids[stem] is None]
+    return TarIndex(np.array(rows, np.int64), unpaired, truncated)
+
+
+def image_id(stem: str) -> int | None:
+    """Return the id in the name of a file of SA-1B, ``sa_ID`` or ``ID``; None if it has none."""
+    number = stem.removeprefix("sa_")
+    return int(number) if re.fullmatch("[0-9]{1,18}", number) else None

@@ -107,6 +107,7 @@ def require_objects(images: ImageDataset) -> None:
     Raises:
         ValueError: if it has none.
     """
+    require_annotations(images)
     for index in range(len(images)):
         try:
             if images.ground_truth(index).rles:
@@ -117,6 +118,20 @@ def require_objects(images: ImageDataset) -> None:
         f"The {len(images)} images of the data set have no object, and this task learns from objects: check the "
         "annotations, or choose other images (dataset.limit, dataset.image_list)."
     )
+
+
+def require_annotations(images: ImageDataset) -> None:
+    """Check that the images of a data set have annotations.
+
+    Raises:
+        ValueError: if it is one of images alone.
+    """
+    if not images.has_objects:
+        raise ValueError(
+            f"The {len(images)} images of the data set have no annotations, and this task requires annotated objects "
+            "(dataset=sa1b has them as sa_ID.json for each image, dataset=coco in one file). Without, task=distill and "
+            "task=cache_teacher work."
+        )
 
 
 def require_all(checks: list[Callable[[], Any]]) -> None:

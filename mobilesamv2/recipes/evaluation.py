@@ -25,7 +25,7 @@ from mobilesamv2.files import sha256_of
 from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes.build import build_model, loggers, output_folder, own_callbacks, progress_bars
-from mobilesamv2.recipes.checks import Check, output_dir_is_stable, require_file
+from mobilesamv2.recipes.checks import Check, output_dir_is_stable, require_annotations, require_file
 from mobilesamv2.recipes.records import config_record, environment, warn_of_random_weights
 from mobilesamv2.recipes.run_folder import write_hydra_record
 from mobilesamv2.registry import build_encoder
@@ -39,9 +39,15 @@ class Evaluation(NamedTuple):
 
 
 def build_dataset(cfg: DictConfig, with_images: bool = True) -> ImageDataset:
-    """Build the data set, without its images where they are not read."""
+    """Build the data set, without its images where they are not read.
+
+    Raises:
+        ValueError: if its images have no annotations.
+    """
     without = {"images": None} if "images" in cfg.dataset and not with_images else {}
-    return instantiate(cfg.dataset, **without, _convert_="all")
+    dataset: ImageDataset = instantiate(cfg.dataset, **without, _convert_="all")
+    require_annotations(dataset)
+    return dataset
 
 
 def build_task(cfg: DictConfig, options: Iterable[str], **parts: Any) -> EvaluateImages:

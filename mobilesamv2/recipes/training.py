@@ -59,11 +59,11 @@ class TrainingSetup(NamedTuple):
 
 def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Path | None) -> float | None:
     """Fit, write the weights, and return what a search of a sweep is to improve."""
+    if setup.samples.reads_objects:
+        require_objects(setup.samples.images)
     data = TrainingData(
         setup.samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken, setup.cache
     )
-    if setup.samples.reads_objects:
-        require_objects(setup.samples.images)
     run_id = run_folder.run_id(folder, resumed=resume is not None)
     trainer, identity = build_checked_trainer(cfg, setup, folder, run_id, resume)
     steps_done = 0

@@ -43,7 +43,8 @@ def result_picture(runs: dict[str, Path], num_images: int = 4) -> Image.Image:
         raise ValueError(
             "The data set of the evaluations must be in COCO's or LVIS's layout, got one without an image folder."
         )
-    dataset = LvisDataset(protocol["annotations"], protocol["images"])
+    decoding = {key: protocol[key] for key in ("upright", "value_range") if key in protocol}
+    dataset = LvisDataset(protocol["annotations"], protocol["images"], **decoding)
     image_ids = read_counts(first)["image_ids"][:num_images].tolist()
     if not set(image_ids) <= set(dataset.image_ids):
         raise ValueError(f"{first / 'per_image.npz'} must be of images of {protocol['annotations']}, got others.")

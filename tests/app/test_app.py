@@ -2,6 +2,8 @@
 
 import shutil
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +127,15 @@ def test_images_of_any_kind(demo: DemoApp, photo: np.ndarray, tmp_path: Path) ->
     assert demo.open(write(tmp_path / "sideways.jpg", photo, exif=exif)).image.shape == (130, 90, 3)
     long = np.zeros((300, 2 * MAX_SIDE, 3), np.uint8)
     assert demo.open(write(tmp_path / "long.png", long)).image.shape == (150, MAX_SIDE, 3)
+    Image.fromarray(np.linspace(0, 4095, 900).reshape(30, 30).astype(np.uint16)).save(tmp_path / "deep.png")
+    assert demo.open(tmp_path / "deep.png").image.mean() == pytest.approx(127.5, abs=2)
+    windowed = replace(demo, value_range=(0, 65535))
+    assert windowed.open(tmp_path / "deep.png").image.max() == 16
+    Image.new("1", (13_000, 13_000)).save(tmp_path / "vast.png")  # 169 megapixels in 20 KB
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match=r"This image has more than 50 megapixels, the most that this page decodes"):
+        demo.open(tmp_path / "vast.png")
+    assert time.monotonic() - begin < 1
     (tmp_path / "broken.jpg").write_bytes(b"not a photo")
     with pytest.raises(ValueError, match="This image can't be decoded"):
         demo.open(tmp_path / "broken.jpg")

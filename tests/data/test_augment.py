@@ -1,9 +1,9 @@
 """Samples of the detector: what augmentation does to pixels, boxes and masks at once."""
 
-from support.training import STILL
 import numpy as np
 import pytest
 import torch
+from support.training import STILL
 from torchvision.ops import box_convert
 
 from mobilesamv2.data.augment import Augmentation, Placement, letterbox_placement
@@ -12,7 +12,6 @@ from mobilesamv2.data.detection_samples import DetectionSamples, instance_map, v
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.masks import areas, boxes_from_rles, clip, decode, encode
 from mobilesamv2.structures import GroundTruth
-
 
 
 def rectangles(boxes: list[list[int]], size: tuple[int, int], image_id: int = 0) -> GroundTruth:

@@ -90,7 +90,7 @@ def test_broken_tars_are_named(tar: Path, tmp_path: Path) -> None:
         SA1BDataset(tmp_path / "text.tar")
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
-    with pytest.raises(ValueError, match="holds no pair"):
+    with pytest.raises(ValueError, match="holds no image of SA-1B"):
         SA1BDataset(tmp_path / "empty.tar")
     with pytest.raises(ValueError, match=r"Image sa_5 .*can't be decoded"):
         SA1BDataset(broken_tar(tmp_path / "a.tar", b"no photo", b"{}"))[0]

@@ -17,7 +17,8 @@ from mobilesamv2.data.base import choose_images
 from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.results_files import read_boxes, read_results
-from mobilesamv2.data.sa1b import SA1BDataset, require_tars
+from mobilesamv2.data.sa1b import SA1BDataset
+from mobilesamv2.data.sa1b_files import find_sources
 from mobilesamv2.data.tar_index import cached_index
 
 
@@ -143,10 +144,10 @@ def test_tars_that_are_compressed_or_hold_strange_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.tar is not a tar, or is truncated or compressed"):
         SA1BDataset(path)
     for name in ("sa_" + "9" * 30, "sa_²", "sa_-1", "sa_"):
-        with pytest.raises(ValueError, match=r"b\.tar holds no pair"):
+        with pytest.raises(ValueError, match=r"b\.tar holds no image of SA-1B"):
             SA1BDataset(small_tar(tmp_path / "b.tar", name=name))
     with pytest.raises(FileNotFoundError, match="list of tars is empty"):
-        require_tars([])
+        find_sources([])
 
 
 def test_a_photo_of_no_bytes_in_a_tar(tmp_path: Path) -> None:

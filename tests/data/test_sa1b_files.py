@@ -1,0 +1,108 @@
+"""SA-1B as people have it: extracted, in folders of folders, from a Mac, without annotations."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from support.corrupt_inputs import SQUARE, small_tar
+
+from mobilesamv2.data.sa1b import SA1BDataset
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.data.writers import write_sa1b_tar
+from mobilesamv2.recipes.checks import require_objects
+
+FORK = b"\0\5\x16\7" + bytes(200)
+"""What a Mac writes beside each file, as ._NAME."""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, bytes]:
+    """Images and annotations by their names."""
+    scenes = SyntheticDataset(12, (40, 60))
+    write_sa1b_tar((scenes[i] for i in (9, 10, 2)), tmp_path / "made.tar")
+    with tarfile.open(tmp_path / "made.tar") as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}  # pyright: ignore
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def read(path: Path) -> dict[int, tuple]:
+    dataset = SA1BDataset(path)
+    return {dataset.image_ids[i]: (dataset[i][0].tobytes(), dataset[i][1]) for i in range(len(dataset))}
+
+
+def test_every_way_that_the_files_lie_reads_the_same(tmp_path: Path, files: dict[str, bytes]) -> None:
+    expected = read(tmp_path / "made.tar")
+    assert set(expected) == {2, 9, 10}
+    for suffix in (".JPG", ".jpeg"):
+        spelled = {name.replace(".jpg", suffix): content for name, content in files.items()}
+        assert read(write_tar(tmp_path / suffix / "a.tar", spelled)) == expected
+        assert read(write_files(tmp_path / suffix / "extracted", spelled)) == expected
+    forked = {f"./{prefix}{name}": c for name, content in files.items() for prefix, c in (("._", FORK), ("", content))}
+    write_tar(tmp_path / "mac" / "deep" / "er" / "sa_000000.tar", forked)
+    (tmp_path / "mac" / "deep" / "er" / "._sa_000000.tar").write_bytes(FORK)
+    assert read(tmp_path / "mac") == expected
+    parts = {part: {name: c for name, c in files.items() if (name[3:5] == "10") == part} for part in (True, False)}
+    for part, names in parts.items():
+        write_files(tmp_path / "parts" / str(part), names | {"._sa_2.jpg": FORK, "licence.txt": b""})
+    assert read(tmp_path / "parts") == expected
+    assert SA1BDataset(tmp_path / "parts").image_ids == [2, 9, 10]
+
+
+def test_images_without_annotations_distil(tmp_path: Path, files: dict[str, bytes]) -> None:
+    images = {name: content for name, content in files.items() if name.endswith(".jpg")}
+    for path in (write_tar(tmp_path / "photos.tar", images), write_files(tmp_path / "photos", images)):
+        dataset = SA1BDataset(path)
+        assert {dataset.load_image(i).shape for i in range(3)} == {(40, 60, 3)}
+        with pytest.raises(ValueError, match=r"The 3 images .* no annotations.*dataset=sa1b has them as sa_ID\.json"):
+            require_objects(dataset)
+        with pytest.raises(ValueError, match=r"sa_\d+ of .* has no annotations"):
+            dataset.ground_truth(0)
+    one = files | {"sa_5.jpg": images["sa_9.jpg"], "sa_x.jpg": b""}
+    with pytest.raises(ValueError, match=r"2 of 3 images are broken.*: sa_x of .* has no image, or no number"):
+        SA1BDataset(write_tar(tmp_path / "one.tar", one))
+    assert SA1BDataset(tmp_path / "one.tar", max_broken=0.7).image_ids == [9, 10, 2]
+
+
+def test_nothing_to_read_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "photo.jpg").touch()
+    with pytest.raises(FileNotFoundError, match=r"no tar in .*a or the folders in it, and no extr.*dataset=photos"):
+        SA1BDataset(tmp_path / "a")
+
+
+def test_a_broken_annotation_costs_itself_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sound = {"id": 1, "segmentation": SQUARE, "area": 16}
+    broken = [{"id": 2, "segmentation": [], "area": 1}, {"id": 3, "area": 1}, {**sound, "id": 4, "area": -1}, None]
+    record = {"image": {"height": 8, "width": 10}, "annotations": [sound, *broken, sound]}
+    dataset = SA1BDataset(small_tar(tmp_path / "a.tar", annotations=record))
+    for _ in range(2):
+        image, truth = dataset[0]
+        assert image.shape == (8, 10, 3)
+        assert truth.areas == [16, 16]
+        assert truth.rles[0] == truth.rles[1]
+        assert len(truth.frequencies) == 2
+    assert len(caplog.records) == 1
+    assert "Left out of sa_5 of" in caplog.text
+    assert "4 of 6 annotations (4 so far in all images): annotation 2, number 1, " in caplog.text
+    assert "annotation 3, number 2, KeyError('segmentation')" in caplog.text
+    record = {"image": {"height": 8, "width": 10}, "annotations": {"a": 1}}
+    with pytest.raises(ValueError, match=r"annotations of sa_5 of .* are broken: .*must be a list, got dict"):
+        SA1BDataset(small_tar(tmp_path / "b.tar", annotations=json.loads(json.dumps(record))))[0]
