@@ -30,3 +30,7 @@ class LvisDataset(CocoDataset):
             return super().paths(index)
         inside = Path(urlparse(url).path)
         return [self.images / inside.parent.name / inside.name, self.images / inside.name, *super().paths(index)]
+
+    @override
+    def file_name(self, index: int) -> str | None:
+        return super().file_name(index) or Path(urlparse(self._listed.coco_url(self._rows[index])).path).name or None

@@ -25,4 +25,4 @@ def build(cfg: DictConfig) -> TrainingSetup:
     """Build a model and the objects that prompt it."""
     sam = build_model(cfg.model, cfg.encoder)
     task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    return TrainingSetup(task, build_samples(cfg, sam.image_size), partial(write_sam, sam))
+    return TrainingSetup(task, build_samples(cfg, sam.image_size, needs_masks=True), partial(write_sam, sam))

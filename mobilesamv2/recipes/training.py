@@ -27,6 +27,7 @@ from mobilesamv2.callbacks.objective import CheckObjective, objective_value
 from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
 from mobilesamv2.callbacks.throughput import ThroughputMonitor, trim_metrics
 from mobilesamv2.checkpoints import save_mobile_sam, save_weights
+from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import EncoderSamples
@@ -189,9 +190,11 @@ def build_trainer(cfg: DictConfig, folder: Path, run_id: str, more: Sequence[Cal
     )
 
 
-def build_samples(cfg: DictConfig, image_size: int) -> EncoderSamples:
-    """Build what a task trains on: its samples of the data set."""
-    images = instantiate(cfg.dataset, _convert_="all")
+def build_samples(cfg: DictConfig, image_size: int, needs_masks: bool = False) -> EncoderSamples:
+    """Build what a task trains on: its samples of the data set, which must have masks if the task learns from them."""
+    images: ImageDataset = instantiate(cfg.dataset, _convert_="all")
+    if needs_masks:
+        images.require_masks()
     return instantiate(cfg.samples, images=images, image_size=image_size, _convert_="all")
 
 
