@@ -180,15 +180,14 @@ def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, in
         if number is None or not isinstance(name, str):
             raise ValueError(f"{path} must have an integer id and a file_name for each image, got {shown(image)}.")
         name = "/" + name.replace("\\", "/")
-        alike = by_name.get(name.rpartition("/")[2], [])
-        if len(alike) > 1:  # of the same name in several folders
-            alike = [(known, image_id) for known, image_id in alike if name.endswith(known)]
+        same_name = by_name.get(name.rpartition("/")[2], [])
+        in_folder = [(known, image_id) for known, image_id in same_name if name.endswith(known)]
+        alike = in_folder if len(same_name) > 1 else same_name
         if len(alike) == 1:
             ids[number] = alike[0][1]
-        elif alike:
-            raise ValueError(
-                f"{path} must name one image of the data set, got {shown(name[1:])}, which {len(alike)} have."
-            )
+        elif same_name:
+            got = f"{shown(name[1:])}, the name of {len(same_name)}"
+            raise ValueError(f"{path} must name each image by a path that one image of the data set has, got {got}.")
     return ids
 
 
