@@ -14,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--tars", nargs="+", help="SA-1B: tars, or folders of tars or of extracted files")
     source.add_argument("--annotations", type=Path, help="a JSON file in COCO's layout")
     parser.add_argument("--images", type=Path, help="with --annotations: the folder of its images")
+    bad_help = "annotations that can't be used: refuse the file, or leave them out (default: %(default)s)"
+    parser.add_argument("--bad-annotations", choices=("error", "leave_out"), default="error", help=bad_help)
     parser.add_argument("--limit", type=float, help="at most N images, or below 1 that share of them")
     val_help = "number of images, the last ones, for validation (default: %(default)s)"
     parser.add_argument("--val", type=int, default=0, help=val_help)
@@ -35,8 +37,12 @@ def run(args: argparse.Namespace) -> None:
     if (args.images is None) != (args.annotations is None):
         raise ValueError("--annotations FILE and --images FOLDER must be given together.")
     dataset = (
-        SA1BDataset(args.tars, args.limit) if args.tars else CocoDataset(args.annotations, args.images, args.limit)
+        SA1BDataset(args.tars, args.limit)
+        if args.tars
+        else CocoDataset(args.annotations, args.images, args.limit, bad_annotations=args.bad_annotations)
     )
+    if not args.boxes:
+        dataset.require_masks()
     num_train = len(dataset) - args.val
     if args.val < 0 or num_train < 1:
         raise ValueError(f"--val must be at least 0 and leave images to train on, got {args.val} of {len(dataset)}.")

@@ -59,6 +59,17 @@ class ImageDataset(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
         """Return (H, W) of an image, pixels."""
         return self.ground_truth(index).size
 
+    def file_name(self, index: int) -> str | None:
+        """Return the name that the annotations give an image's file; None if they give none."""
+        return None
+
+    def require_masks(self) -> None:
+        """Check that every object has a mask, for what trains on masks or measures them; by default all have one.
+
+        Raises:
+            ValueError: if there are objects of which only the box is known, and they are not to be left out.
+        """
+
     def check_images(self) -> None:
         """Check that every image exists, as far as that is known without decoding it.
 

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import logging
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from typing_extensions import override
 
 from mobilesamv2.data.base import ImageDataset, choose_images
+from mobilesamv2.data.coco_annotations import CocoAnnotations, evaluator_content, pack_polygons
+from mobilesamv2.data.coco_images import CocoImages, find_file, paths_of
 from mobilesamv2.data.images import MAX_DECODED_PIXELS, check_decoding, decoding_record, read_rgb
-from mobilesamv2.data.json_files import is_finite_number, read_json
+from mobilesamv2.data.json_files import read_json, shown, whole_number
 from mobilesamv2.data.orientation import Upright, is_turned_when_shown, mismatch_note
 from mobilesamv2.data.pixel_values import ValueRange
 from mobilesamv2.files import sha256_of
-from mobilesamv2.masks import to_rles
-from mobilesamv2.ranges import NonNegativeInt, Positive
+from mobilesamv2.masks import areas
+from mobilesamv2.ranges import Count, NonNegativeInt, Positive
 from mobilesamv2.structures import GroundTruth
 
-MAX_PIXELS = 2**31 - 1
-"""Pixels of an image; run lengths are 32-bit integers."""
+logger = logging.getLogger(__name__)
 
 
 class CocoDataset(ImageDataset):
     """Images with their annotated objects, in the order of the annotation file.
 
+    All annotations are checked when the file is read. They are kept in a few flat buffers, which the workers of a
+    loader share.
+
     Args:
-        annotations: a JSON file in COCO's layout: ``images``, ``annotations`` and ``categories``.
+        annotations: a JSON file in COCO's layout, ``.json`` or ``.json.gz``: ``images``, ``annotations`` and
+            ``categories``.
         images: the folder of the images; None where only the annotations are read.
         limit: at most N images, or below 1 that share of them; None keeps all.
         subset_seed: draws them at random; None keeps the first.
@@ -37,10 +42,12 @@ class CocoDataset(ImageDataset):
         upright: turn images as their EXIF orientation says; see ``Upright``.
         value_range: the values that become 0 and 255 in images of more than 8 bits; None is the rule of ``to_rgb``.
         max_pixels: an image of more is refused.
+        bad_annotations: ``error`` refuses a file with annotations that can't be used, ``leave_out`` leaves them out,
+            and ``provenance`` counts them.
 
     Raises:
         FileNotFoundError: if the file, the folder or the list is missing.
-        ValueError: if the file is not in COCO's layout, or a setting of the images is invalid.
+        ValueError: if the file is not in COCO's layout, has annotations that can't be used, or a setting is invalid.
     """
 
     published = "COCO is published at https://cocodataset.org/#download."
@@ -55,8 +62,11 @@ class CocoDataset(ImageDataset):
         image_list: str | Path | None = None,
         upright: Upright = "auto",
         value_range: ValueRange | None = None,
-        max_pixels: int = MAX_DECODED_PIXELS,
+        max_pixels: Count = MAX_DECODED_PIXELS,
+        bad_annotations: Literal["error", "leave_out"] = "error",
     ) -> None:
+        if bad_annotations not in ("error", "leave_out"):
+            raise ValueError(f"bad_annotations must be error or leave_out, got {bad_annotations!r}.")
         check_decoding(upright, value_range, max_pixels)
         self.upright: Upright = upright
         self.value_range = value_range
@@ -64,7 +74,8 @@ class CocoDataset(ImageDataset):
         self.require_files({"annotations": annotations, "images": images})
         self.annotations = Path(annotations)
         self.images = None if images is None else Path(images)
-        content = read_json(self.annotations)
+        self.bad_annotations = bad_annotations
+        content = read_json(self.annotations, pack_polygons)
         if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
             raise ValueError(f"{self.annotations} is not in COCO's layout: missing 'images' or 'annotations'.")
         lists = {key: content[key] for key in ("images", "annotations")}
@@ -73,11 +84,14 @@ class CocoDataset(ImageDataset):
             if not isinstance(entries, list):
                 found = type(entries).__name__
                 raise ValueError(f"{self.annotations} is not in COCO's layout: '{key}' must be a list, got {found}.")
-        records = self._checked_images(content["images"])
-        self.records = [records[i] for i in choose_images([r["id"] for r in records], limit, subset_seed, image_list)]
+        self._listed = CocoImages(content["images"], self.annotations)
+        self._rows = choose_images(self._listed.ids, limit, subset_seed, image_list)
+        self._ids = [self._listed.ids[row] for row in self._rows]
         self._frequencies = self._checked_categories(lists["categories"])
         self.category_ids = set(self._frequencies)
-        self._objects = self._checked_objects(content["annotations"], {r["id"] for r in content["images"]})
+        self._objects = CocoAnnotations(content["annotations"], self._listed, self.annotations)
+        self._refuse_faults()
+        self._report()
 
     @classmethod
     @override
@@ -93,15 +107,18 @@ class CocoDataset(ImageDataset):
     @property
     @override
     def image_ids(self) -> list[int]:
-        return [record["id"] for record in self.records]
+        return self._ids
 
     @property
     @override
     def provenance(self) -> dict[str, Any]:
-        """Return the annotation file, its SHA-256, and the folder of the images."""
+        """Return the file, its SHA-256, how many annotations are left out or incomplete, and the images' folder."""
         return {
             "annotations": str(self.annotations),
             "annotations_sha256": self._sha256,
+            "annotations_left_out": self._objects.faults.counts,
+            "annotations_without_area": self._objects.num_without_area,
+            "annotations_without_mask": self._objects.num_boxes,
             "images": None if self.images is None else str(self.images),
             **decoding_record(self.upright, self.value_range),
         }
@@ -118,8 +135,7 @@ class CocoDataset(ImageDataset):
             FileNotFoundError: if the image is missing.
             ValueError: if it can't be decoded, or its size is not that of the annotation file.
         """
-        record = self.records[index]
-        path = self._find(record)
+        path = self._find(index)
         expected = self.size_of(index)
         image = read_rgb(path, str(path), self.upright, self.value_range, self.max_pixels, lambda: expected)
         if image.shape[:2] != expected:
@@ -137,33 +153,44 @@ class CocoDataset(ImageDataset):
             FileNotFoundError: if the image is missing.
             ValueError: if EXIF turns it and it can't be decoded.
         """
-        path = self._find(self.records[index])
+        path = self._find(index)
         return super().stored_image(index) if is_turned_when_shown(path) else (path.suffix, path.read_bytes())
 
     @override
     def ground_truth(self, index: int) -> GroundTruth:
-        """Return the objects of an image, without crowds and ignored ones.
-
-        Raises:
-            ValueError: if a segmentation is broken.
-        """
-        record, size = self.records[index], self.size_of(index)
-        objects = [o for o in self._objects[record["id"]] if not o.get("iscrowd") and not o.get("ignore")]
-        return GroundTruth(
-            image_id=record["id"],
-            size=size,
-            rles=to_rles(
-                [o["segmentation"] for o in objects],
-                size,
-                lambda i: f"Annotation {objects[i].get('id')} of {self.annotations}",
-            ),
-            areas=[float(o["area"]) for o in objects],
-            frequencies=[self._frequencies.get(o.get("category_id")) for o in objects],
-        )
+        size = self.size_of(index)
+        rles, given_areas, categories = self._objects.objects_of(self._rows[index], size)
+        if any(area != area for area in given_areas):  # NaN
+            pairs = zip(given_areas, areas(rles).tolist(), strict=True)
+            given_areas = [float(pixels) if area != area else area for area, pixels in pairs]
+        frequencies = [self._frequencies.get(category) for category in categories]
+        return GroundTruth(self._ids[index], size, rles, given_areas, frequencies)
 
     @override
     def size_of(self, index: int) -> tuple[int, int]:
-        return self.records[index]["height"], self.records[index]["width"]
+        return self._listed.size(self._rows[index])
+
+    @override
+    def file_name(self, index: int) -> str | None:
+        return self._listed.file_name(self._rows[index]) or None
+
+    @override
+    def require_masks(self) -> None:
+        boxes, total = self._objects.num_boxes, self._objects.num_objects
+        if not boxes:
+            return
+        if boxes == total:
+            raise ValueError(
+                f"{self.annotations} must have masks for this task, got {boxes:,} boxes without a segmentation. "
+                "Distillation and the detector (task=distill, task=detect, task=evaluate_detector) need none."
+            )
+        self._objects.drop_boxes()
+        self._refuse_faults()
+        logger.warning("%s objects of %s have a box and no mask, and are left out.", f"{boxes:,}", self.annotations)
+
+    def evaluator_content(self) -> dict[str, Any]:
+        """Read the file anew, as pycocotools and lvis-api require it, without the annotations that are left out."""
+        return evaluator_content(read_json(self.annotations), self._listed, self._objects.faults.numbers)
 
     @override
     def check_images(self) -> None:
@@ -172,71 +199,50 @@ class CocoDataset(ImageDataset):
         Raises:
             FileNotFoundError: if an image is missing; the message contains the first one and how many are missing.
         """
-        missing = [record for record in self.records if not any(path.is_file() for path in self.paths(record))]
+        missing = [index for index in range(len(self)) if find_file(self.paths(index)) is None]
         if missing:
             try:
                 self._find(missing[0])
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{error} {len(missing)} of {len(self)} images are missing.") from None
 
-    def paths(self, record: dict[str, Any]) -> list[Path]:
-        """Return where the image of a record may lie, the likeliest path first."""
-        return [self.images / record["file_name"]] if self.images is not None and "file_name" in record else []
+    def paths(self, index: int) -> list[Path]:
+        """Return where an image's file may lie, the likeliest path first."""
+        return [] if self.images is None else paths_of(self._listed.file_name(self._rows[index]), self.images)
 
-    def _find(self, record: dict[str, Any]) -> Path:
-        candidates = self.paths(record)
-        for path in candidates:
-            if path.is_file():
-                return path
-        tried = " and ".join(map(str, candidates)) or "nothing, since it has no file_name"
-        raise FileNotFoundError(f"Image {record['id']} of {self.annotations} is missing; looked for {tried}.")
+    def _find(self, index: int) -> Path:
+        candidates = self.paths(index)
+        found = find_file(candidates)
+        if found is None:
+            tried = " and ".join(map(str, candidates)) or "nothing, since it has no file_name"
+            raise FileNotFoundError(f"Image {self._ids[index]} of {self.annotations} is missing; looked for {tried}.")
+        return found
 
-    def _checked_images(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        seen: set[int] = set()
-        for i, record in enumerate(records):
-            name = f"Image number {i} of {self.annotations}"
-            if not isinstance(record, dict):
-                raise ValueError(f"{name} must be an object with id, height and width, got {type(record).__name__}.")
-            for key, minimum in (("id", -(2**63)), ("height", 1), ("width", 1)):
-                value = record.get(key)
-                if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value < 2**63:
-                    kind = "64-bit integer" if minimum < 0 else "positive 64-bit integer"
-                    raise ValueError(f"{name} must have a {kind} as {key}, got {value}.")
-            for key in ("file_name", "coco_url"):
-                if not isinstance(record.get(key, ""), str):
-                    raise ValueError(f"{name} must have a string as {key}, got {record[key]}.")
-            if record["height"] * record["width"] > MAX_PIXELS:
-                size = f"{record['height']} x {record['width']}"
-                raise ValueError(f"{name} must have at most {MAX_PIXELS} pixels, for 32-bit run lengths, got {size}.")
-            if record["id"] in seen:
-                raise ValueError(f"{self.annotations} has two images of id {record['id']}.")
-            seen.add(record["id"])
-        return records
+    def _refuse_faults(self) -> None:
+        """Raise an error that lists the annotations that can't be used, unless they are to be left out."""
+        if self._objects.faults and self.bad_annotations == "error":
+            way_out = "Repair them, or leave them out, counted in the result: dataset.bad_annotations=leave_out."
+            raise ValueError("\n".join([*self._objects.faults.lines(), way_out]))
+
+    def _report(self) -> None:
+        """Log what is left out of the file, or is not in it."""
+        objects = self._objects
+        if objects.faults:
+            logger.warning("\n".join([*objects.faults.lines(), "They are left out."]))
+        of = f"of the {objects.num_objects:,} objects of {self.annotations}"
+        if objects.num_without_area:
+            logger.warning("%s %s have no area; it is counted in their masks.", f"{objects.num_without_area:,}", of)
+        if objects.num_boxes:
+            box = "have no segmentation; the pixels of their bbox are their mask where a task needs no other"
+            logger.warning("%s %s %s.", f"{objects.num_boxes:,}", of, box)
 
     def _checked_categories(self, categories: list[Any]) -> dict[int | None, str | None]:
         """Return the frequency of each category by its id; None where the file has none."""
         frequencies: dict[int | None, str | None] = {}
         for i, category in enumerate(categories):
-            if not isinstance(category, dict) or not isinstance(category.get("id"), int):
-                raise ValueError(f"Category number {i} of {self.annotations} must have an integer id, got {category}.")
-            frequencies[category["id"]] = category.get("frequency")
+            category_id = whole_number(category.get("id")) if isinstance(category, dict) else None
+            if category_id is None:
+                got = shown(category.get("id") if isinstance(category, dict) else category)
+                raise ValueError(f"Category number {i} of {self.annotations} must have an integer id, got {got}.")
+            frequencies[category_id] = category.get("frequency")
         return frequencies
-
-    def _checked_objects(self, objects: list[dict[str, Any]], image_ids: set[int]) -> dict[int, list[dict[str, Any]]]:
-        by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for i, annotation in enumerate(objects):
-            if not isinstance(annotation, dict):
-                kind = type(annotation).__name__
-                raise ValueError(f"Annotation number {i} of {self.annotations} must be an object, got {kind}.")
-            name = f"Annotation {annotation.get('id', f'number {i}')} of {self.annotations}"
-            missing = [key for key in ("image_id", "segmentation", "area") if key not in annotation]
-            if missing:
-                raise ValueError(f"{name} has no {missing[0]}.")
-            if not isinstance(annotation["image_id"], int) or annotation["image_id"] not in image_ids:
-                raise ValueError(f"{name} is on image {annotation['image_id']}, which the file does not list.")
-            if not is_finite_number(annotation["area"]) or annotation["area"] < 0:
-                raise ValueError(f"{name} must have an area of 0 or more square pixels, got {annotation['area']}.")
-            if not isinstance(annotation.get("category_id"), int | None):
-                raise ValueError(f"{name} must have an integer as category_id, got {annotation['category_id']}.")
-            by_image[annotation["image_id"]].append(annotation)
-        return by_image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 from typing_extensions import override
@@ -25,11 +24,13 @@ class LvisDataset(CocoDataset):
     )
 
     @override
-    def paths(self, record: dict[str, Any]) -> list[Path]:
-        if self.images is None:
-            return []
-        candidates = [self.images / record["file_name"]] if "file_name" in record else []
-        if "coco_url" in record:
-            inside = Path(urlparse(record["coco_url"]).path)
-            candidates = [self.images / inside.parent.name / inside.name, self.images / inside.name, *candidates]
-        return candidates
+    def paths(self, index: int) -> list[Path]:
+        url = self._listed.coco_url(self._rows[index])
+        if self.images is None or not url:
+            return super().paths(index)
+        inside = Path(urlparse(url).path)
+        return [self.images / inside.parent.name / inside.name, self.images / inside.name, *super().paths(index)]
+
+    @override
+    def file_name(self, index: int) -> str | None:
+        return super().file_name(index) or Path(urlparse(self._listed.coco_url(self._rows[index])).path).name or None

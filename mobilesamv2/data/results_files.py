@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.coco import CocoDataset
-from mobilesamv2.data.json_files import is_finite_number, read_json
+from mobilesamv2.data.json_files import is_finite_number, json_files_of, read_json, shown, whole_number
 from mobilesamv2.masks import to_rles
 from mobilesamv2.structures import RLE
 
@@ -39,7 +39,8 @@ def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = N
     """Read the boxes of a detector's results file, by image id; boxes on images outside the data set are skipped.
 
     Args:
-        path: a JSON list of ``{"image_id", "category_id", "bbox", "score"}``, boxes in COCO's xywh.
+        path: a JSON list of ``{"image_id", "category_id", "bbox", "score"}``, boxes in COCO's xywh, or such a list
+            under the key ``annotations``.
         dataset: the images.
         max_boxes: keep at most N boxes per image, those with the highest scores; None keeps all.
 
@@ -51,7 +52,7 @@ def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = N
         raise ValueError(f"max_boxes must be at least 1, or null for all boxes, got {max_boxes}.")
     path, chosen = Path(path), set(dataset.image_ids)
     boxes_by_image: dict[int, Boxes] = {}
-    for image_id, entries in _by_image(path, None, "", _BOX_KEYS).items():
+    for image_id, entries in _by_image(path, dataset, _BOX_KEYS, is_strict=False).items():
         if image_id not in chosen:
             continue
         entries.sort(key=lambda numbered: -numbered[1]["score"])
@@ -59,21 +60,25 @@ def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = N
         boxes = torch.tensor([_box(path, i, entry["bbox"]) for i, entry in entries], dtype=torch.float64)
         boxes[:, 2:] += boxes[:, :2]
         scores = [float(entry["score"]) for _, entry in entries]
-        category_ids = [entry["category_id"] for _, entry in entries]
-        for (i, _), category in zip(entries, category_ids, strict=True):
-            if not isinstance(category, int) or category not in dataset.category_ids:
-                raise ValueError(
-                    f"Result number {i} of {path} must have a category that the annotations list, got {category}."
-                )
+        category_ids = [_category(path, i, entry["category_id"], dataset) for i, entry in entries]
         boxes_by_image[image_id] = Boxes(boxes, scores, category_ids)
     if not boxes_by_image:
         raise ValueError(f"{path} has no box on any of the {len(chosen)} images.")
     return boxes_by_image
 
 
+def _category(path: Path, i: int, category: Any, dataset: CocoDataset) -> int:
+    number = whole_number(category)
+    if number is None or number not in dataset.category_ids:
+        raise ValueError(
+            f"Result number {i} of {path} must have a category that the annotations list, got {shown(category)}."
+        )
+    return number
+
+
 def _box(path: Path, i: int, box: Any) -> list[float]:
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite_number, box)) or min(box[2:]) < 0:
-        raise ValueError(f"Result number {i} of {path} must have a bbox of x, y, width and height, got {box}.")
+        raise ValueError(f"Result number {i} of {path} must have a bbox of x, y, width and height, got {shown(box)}.")
     return [float(value) for value in box]
 
 
@@ -83,8 +88,9 @@ def read_results(
     """Yield the index in the data set, masks and scores of each image that has masks, one file at a time.
 
     Args:
-        path: a JSON list of ``{"image_id", "segmentation", "score"}``, RLE or polygons, or a folder of such files, each
-            image's masks in one of them.
+        path: a JSON list of ``{"image_id", "segmentation", "score"}``, RLE or polygons, or such a list under the key
+            ``annotations``, as ``mobilesamv2 segment`` writes it; or a folder of such files, each image's masks in one
+            of them. Where the file lists ``images`` of its own, their file names count, not their ids.
         dataset: the images of the results.
         ignore_others: skip results on other images, instead of refusing them.
 
@@ -94,14 +100,13 @@ def read_results(
             score is not finite.
     """
     path = Path(path)
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = json_files_of(path)
     if not files:
         raise FileNotFoundError(f"There is no JSON file in the folder {path}.")
     indices = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
     seen_in: dict[int, Path] = {}
-    listing = str(dataset.provenance["annotations"])
     for file in files:
-        for image_id, entries in _by_image(file, None if ignore_others else indices, listing).items():
+        for image_id, entries in _by_image(file, dataset, _MASK_KEYS, is_strict=not ignore_others).items():
             if image_id not in indices:
                 continue
             if image_id in seen_in:
@@ -113,14 +118,15 @@ def read_results(
             yield i, _scored(file, image_id, entries, dataset.size_of(i))
 
 
-def _by_image(
-    path: Path, indices: dict[int, int] | None, listing: str, keys: tuple[str, ...] = _MASK_KEYS
-) -> dict[int, list[tuple[int, dict[str, Any]]]]:
-    """Return the entries of a file with their numbers, by image; without ``indices`` any image is accepted."""
-    entries = read_json(path)
-    if not isinstance(entries, list):
-        raise ValueError(f"{path} is not a COCO results file: it must contain a list, got {type(entries).__name__}.")
-    by_image: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+Entries = list[tuple[int, dict[str, Any]]]
+"""Entries of a results file with their numbers."""
+
+
+def _by_image(path: Path, dataset: ImageDataset, keys: tuple[str, ...], is_strict: bool) -> dict[int, Entries]:
+    """Return the entries of a file by image; unless ``is_strict``, on images outside the data set too."""
+    entries, ids = _entries(path, dataset)
+    chosen = set(dataset.image_ids) if is_strict else None
+    by_image: dict[int, Entries] = {}
     for i, entry in enumerate(entries):
         name = f"Result number {i} of {path}"
         if not isinstance(entry, dict):
@@ -128,13 +134,61 @@ def _by_image(
         missing = [key for key in keys if key not in entry]
         if missing:
             raise ValueError(f"{name} has no {missing[0]}.")
-        image_id, score = entry["image_id"], entry["score"]
-        if not isinstance(image_id, int) or (indices is not None and image_id not in indices):
-            raise ValueError(f"{name} must be on an image of {listing} that is evaluated, got image {image_id}.")
+        image_id, score = whole_number(entry["image_id"]), entry["score"]
+        if image_id is None:
+            raise ValueError(f"{name} must have an integer image_id, got {shown(entry['image_id'])}.")
+        if ids is not None:
+            image_id = ids.get(image_id)
+        if image_id is None or (chosen is not None and image_id not in chosen):
+            if not is_strict:
+                continue
+            listing = dataset.provenance["annotations"]
+            got = shown(entry["image_id"])
+            raise ValueError(f"{name} must be on an image of {listing} that is evaluated, got image {got}.")
         if not is_finite_number(score):
-            raise ValueError(f"{name}, on image {image_id}, must have a finite score, got {score}.")
+            raise ValueError(f"{name}, on image {image_id}, must have a finite score, got {shown(score)}.")
         by_image.setdefault(image_id, []).append((i, entry))
     return by_image
+
+
+def _entries(path: Path, dataset: ImageDataset) -> tuple[list[Any], dict[int, int] | None]:
+    """Return the entries of a file, and the data set's image ids by the file's, where it lists images of its own."""
+    content = read_json(path)
+    entries = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(entries, list):
+        kind = "an object without a list 'annotations'" if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path} is not a COCO results file: it must contain a list, got {kind}.")
+    images = content.get("images") if isinstance(content, dict) else None
+    return entries, None if images is None else _ids_by_name(path, images, dataset)
+
+
+def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, int]:
+    """Return the data set's image ids by those of a results file, which numbers its images itself, by file names."""
+    by_name: dict[str, list[tuple[str, int]]] = {}
+    for index, image_id in enumerate(dataset.image_ids):
+        name = (dataset.file_name(index) or "").replace("\\", "/")
+        by_name.setdefault(name.rpartition("/")[2], []).append((f"/{name}", image_id))
+    if set(by_name) <= {""}:
+        raise ValueError(
+            f"{path} lists images of its own, and the data set has no file names to find them by: write its "
+            "annotations as a list, with the data set's image ids."
+        )
+    ids: dict[int, int] = {}
+    for image in images if isinstance(images, list) else [None]:
+        number = whole_number(image.get("id")) if isinstance(image, dict) else None
+        name = image.get("file_name") if isinstance(image, dict) else None
+        if number is None or not isinstance(name, str):
+            raise ValueError(f"{path} must have an integer id and a file_name for each image, got {shown(image)}.")
+        name = "/" + name.replace("\\", "/")
+        same_name = by_name.get(name.rpartition("/")[2], [])
+        in_folder = [(known, image_id) for known, image_id in same_name if name.endswith(known)]
+        alike = in_folder if len(same_name) > 1 else same_name
+        if len(alike) == 1:
+            ids[number] = alike[0][1]
+        elif same_name:
+            got = f"{shown(name[1:])}, the name of {len(same_name)}"
+            raise ValueError(f"{path} must name each image by a path that one image of the data set has, got {got}.")
+    return ids
 
 
 def _scored(path: Path, image_id: int, entries: list[tuple[int, dict[str, Any]]], size: tuple[int, int]) -> Scored:

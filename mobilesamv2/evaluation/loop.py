@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from torch import distributed
 
 from mobilesamv2.data.datamodule import EvaluationSample
-from mobilesamv2.evaluation.shards import ImageResult, ResultShards
+from mobilesamv2.evaluation.shards import ImageResult, ResultShards, truth_fingerprint
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.structures import GroundTruth
 
@@ -73,7 +73,8 @@ class EvaluateImages(pl.LightningModule):
             ms = self.timer.ms if ran and warm else None
             cpu_ms = self.timer.cpu_ms if ms and self.timer.device.type == "cpu" else None
             self._warm |= ran
-            self.results.append(ImageResult(truth.image_id, outcome.values, ms, self.timer.num_prompts, cpu_ms))
+            prompts, fingerprint = self.timer.num_prompts, truth_fingerprint(truth)
+            self.results.append(ImageResult(truth.image_id, outcome.values, ms, prompts, cpu_ms, fingerprint))
             if self.shards is not None:
                 self.shards.add(self.results[-1], outcome.masks)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import uuid
@@ -14,9 +15,12 @@ import numpy as np
 
 from mobilesamv2.files import atomic_write, read_arrays
 from mobilesamv2.identity import read_identity, require_same_identity
+from mobilesamv2.structures import GroundTruth
 
 SHARD_SIZE, SECONDS_AT_RISK = 50, 60.0
 """Images, and work, that a killed run may lose; whichever comes first."""
+
+WAY_OUT = "Name another output_dir, or delete it."
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class ImageResult:
         ms: of each stage; None for an image that warmed a process up.
         num_prompts: decoded prompts.
         cpu_ms: processor time of each stage, over all threads; None where a device computed.
+        truth: ``truth_fingerprint`` of its annotations; empty in results of earlier versions.
     """
 
     image_id: int
@@ -36,6 +41,13 @@ class ImageResult:
     ms: dict[str, float] | None
     num_prompts: int
     cpu_ms: dict[str, float] | None = None
+    truth: str = ""
+
+
+def truth_fingerprint(truth: GroundTruth) -> str:
+    """Return a hash of all annotations of an image that its result depends on."""
+    values = [truth.image_id, truth.size, truth.rles, truth.areas, truth.frequencies]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
 
 
 class ResultShards:
@@ -44,12 +56,17 @@ class ResultShards:
     A file is written under a temporary name, synchronised and renamed, and an image's masks before its values: a killed
     run loses the images in progress and nothing else. Several processes may write at once, each into files of its own.
 
+    Annotations may be repaired between two parts of a run: an image whose annotations have changed is taken out of the
+    files, and is to be evaluated again.
+
     Args:
         folder: of the evaluation; values go to ``progress/*.npz``, masks to ``masks/*.json``.
         identity: plain values that the results depend on; they are written beside the files.
         keep_masks: write masks, as COCO results.
         environment: plain values that may change from one part of a run to the next, such as the commit; each file
             has them.
+        annotations_sha256: hash of all annotations; where it is that of the earlier part, no image is compared.
+        truth_of: returns the annotations of an image by its id; None where annotations never change.
 
     Raises:
         ValueError: if the folder holds results of another identity, or masks of something else.
@@ -61,10 +78,14 @@ class ResultShards:
         identity: Mapping[str, Any],
         keep_masks: bool = False,
         environment: Mapping[str, Any] | None = None,
+        annotations_sha256: str | None = None,
+        truth_of: Callable[[int], GroundTruth] | None = None,
     ) -> None:
         self._values_folder, self.masks_folder = folder / "progress", folder / "masks"
         self._identity = json.loads(json.dumps({**identity, "save_masks": keep_masks}))
         self._environment = json.dumps(dict(environment or {}), sort_keys=True)
+        self._annotations_sha256 = annotations_sha256
+        self._truth_of = truth_of
         self.keep_masks = keep_masks
         self._name = uuid.uuid4().hex
         """Of the files of what is pending, so that a flush that was interrupted is repeated into the same files."""
@@ -73,15 +94,19 @@ class ResultShards:
         self._flushed_at = time.monotonic()
         masks = sorted(self.masks_folder.glob("*.json"))  # before the values, which are written after them
         shards = sorted(self._values_folder.glob("*.npz"))
-        self._check_identity(folder, bool(shards), masks)
+        recorded_sha256 = self._check_identity(folder, bool(shards), masks)
         self.done: list[ImageResult] = []
         """Results of earlier runs, when this one began."""
+        self.outdated: set[int] = set()
+        """Ids of images whose annotations have changed since."""
         self.earlier_environments: list[dict[str, Any]] = []
         """Environments of those runs, as far as they differ from this one's."""
         for path in shards:
-            results, environment_then = _read(path)
+            arrays = self._drop_outdated(path, _read(path), recorded_sha256, folder)
+            results, environment_then = _results(arrays), str(arrays["environment"])
             self.done += results
-            _require_same_arrays(path, self.done[0], results)
+            if results:
+                _require_same_arrays(path, self.done[0], results)
             known = [self._environment, *(json.dumps(e, sort_keys=True) for e in self.earlier_environments)]
             if environment_then not in known:
                 self.earlier_environments.append(json.loads(environment_then))
@@ -108,10 +133,10 @@ class ResultShards:
         if self.keep_masks:
             masks = json.dumps(self._pending_masks).encode()
             _write(self.masks_folder / f"{name}.json", lambda file: file.write(masks))
-        arrays = _arrays(self._pending) | {"environment": np.array(self._environment)}
-        _write(
+        facts = {"environment": self._environment, "annotations_sha256": self._annotations_sha256 or ""}
+        _write_arrays(
             self._values_folder / f"{name}.npz",
-            lambda file: np.savez_compressed(file, allow_pickle=False, **arrays),  # pyright: ignore
+            _arrays(self._pending) | {key: np.array(value) for key, value in facts.items()},
         )
         self._pending, self._pending_masks, self._name = [], [], uuid.uuid4().hex
         self._flushed_at = time.monotonic()
@@ -120,16 +145,43 @@ class ResultShards:
     def _identity_path(self) -> Path:
         return self._values_folder / "identity.json"
 
-    def _check_identity(self, folder: Path, has_shards: bool, masks: Sequence[Path]) -> None:
+    def _check_identity(self, folder: Path, has_shards: bool, masks: Sequence[Path]) -> str | None:
+        """Check the record of an earlier part; return the hash of all annotations that earlier versions kept there."""
         if not self._identity_path.is_file():
             if has_shards or (masks and self.keep_masks):
                 raise ValueError(
-                    f"{folder} holds masks or results, but not progress/identity.json, which records of what. "
-                    "Name another output_dir, or delete it."
+                    f"{folder} holds masks or results, but not progress/identity.json, which records of what. {WAY_OUT}"
                 )
-            return
-        way_out = "Name another output_dir, or delete it."
-        require_same_identity(read_identity(self._identity_path, way_out), self._identity, folder, way_out)
+            return None
+        saved = read_identity(self._identity_path, WAY_OUT)
+        recorded_sha256 = saved.pop("annotations_sha256", None)
+        require_same_identity(saved, self._identity, folder, WAY_OUT)
+        return recorded_sha256
+
+    def _drop_outdated(
+        self, path: Path, arrays: dict[str, np.ndarray], recorded_sha256: str | None, folder: Path
+    ) -> dict[str, np.ndarray]:
+        """Return a shard without the images whose annotations have changed, and take them out of its files."""
+        then = str(arrays["annotations_sha256"]) if "annotations_sha256" in arrays else recorded_sha256
+        if then == (self._annotations_sha256 or "") or self._truth_of is None or not len(arrays["image_id"]):
+            return arrays
+        if "truth" not in arrays:  # of an earlier version, which kept no hash of each image's annotations
+            changed = {"annotations_sha256": then}, {"annotations_sha256": self._annotations_sha256}
+            require_same_identity(*changed, folder, WAY_OUT)
+            return arrays
+        pairs = zip(arrays["image_id"].tolist(), arrays["truth"].tolist(), strict=True)
+        same = np.array([truth_fingerprint(self._truth_of(image_id)) == truth for image_id, truth in pairs])
+        if same.all():
+            return arrays
+        outdated = set(arrays["image_id"][~same].tolist())
+        self.outdated |= outdated
+        kept = {name: array if array.ndim == 0 else array[same] for name, array in arrays.items()}
+        masks_path = self.masks_folder / f"{path.stem}.json"
+        if self.keep_masks and masks_path.is_file():  # before the values, as they are written
+            masks = [entry for entry in json.loads(masks_path.read_bytes()) if entry["image_id"] not in outdated]
+            _write(masks_path, lambda file: file.write(json.dumps(masks).encode()))
+        _write_arrays(path, kept)
+        return kept
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -138,12 +190,18 @@ def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         write(file)
 
 
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an ``.npz`` file atomically."""
+    _write(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))  # pyright: ignore
+
+
 def _arrays(results: Sequence[ImageResult]) -> dict[str, np.ndarray]:
     return {
         "image_id": np.array([r.image_id for r in results]),
         **_time_arrays("ms/", [r.ms for r in results]),
         **_time_arrays("cpu_ms/", [r.cpu_ms for r in results]),
         "num_prompts": np.array([r.num_prompts for r in results]),
+        "truth": np.array([r.truth for r in results]),
         **{f"value/{name}": np.stack([r.values[name] for r in results]) for name in results[0].values},
     }
 
@@ -154,18 +212,20 @@ def _time_arrays(kind: str, times: Sequence[dict[str, float] | None]) -> dict[st
     return {f"{kind}{name}": np.array([np.nan if ms is None else ms[name] for ms in times]) for name in stages}
 
 
-def _read(path: Path) -> tuple[list[ImageResult], str]:
-    """Return the images of a file, and the environment that it was written in."""
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file, after a check that they are what ``_arrays`` makes."""
     arrays = read_arrays(path)
     try:
-        json.loads(environment := str(arrays["environment"]))
-        return _results_of(arrays), environment
-    except (KeyError, IndexError, TypeError, ValueError) as error:  # it has other arrays than _arrays makes
+        json.loads(str(arrays["environment"]))
+        _results(arrays)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{path} can't be read ({error!r}); delete that file.") from error
+    return arrays
 
 
-def _results_of(arrays: Mapping[str, np.ndarray]) -> list[ImageResult]:
-    """Return what ``_arrays`` was made of."""
+def _results(arrays: Mapping[str, np.ndarray]) -> list[ImageResult]:
+    """Return the images of a file's arrays."""
+    truths = arrays["truth"].tolist() if "truth" in arrays else [""] * len(arrays["image_id"])
     values, ms, cpu_ms = (
         {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
         for kind in ("value/", "ms/", "cpu_ms/")
@@ -177,6 +237,7 @@ def _results_of(arrays: Mapping[str, np.ndarray]) -> list[ImageResult]:
             {stage: float(array[i]) for stage, array in ms.items() if not np.isnan(array[i])} or None,
             int(num_prompts),
             {stage: float(array[i]) for stage, array in cpu_ms.items() if not np.isnan(array[i])} or None,
+            truths[i],
         )
         for i, (image_id, num_prompts) in enumerate(zip(arrays["image_id"], arrays["num_prompts"], strict=True))
     ]

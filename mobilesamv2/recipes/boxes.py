@@ -11,7 +11,6 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from mobilesamv2.data.coco import CocoDataset
-from mobilesamv2.data.json_files import read_json
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.results_files import read_boxes
 from mobilesamv2.evaluation.results import read_masks, result_record, stack_values
@@ -69,8 +68,7 @@ def evaluate(cfg: DictConfig) -> Evaluation:
     score = lvis_ap if isinstance(dataset, LvisDataset) else coco_ap
     metrics: dict[str, float | None] = {}
     if pl.utilities.rank_zero_only.rank == 0:  # pyright: ignore
-        content = read_json(Path(cfg.dataset.annotations))
-        metrics = score(content, read_masks(task.shards.masks_folder), dataset.image_ids)
+        metrics = score(dataset.evaluator_content(), read_masks(task.shards.masks_folder), dataset.image_ids)
     arrays = stack_values(task.results)
     protocol |= {
         "num_images": len(task.results),

@@ -39,4 +39,6 @@ def build(cfg: DictConfig) -> TrainingSetup:
         save_detector(written, folder / "detector.pt")
         return [folder / "detector.pt"]
 
-    return TrainingSetup(task, build_samples(cfg, detector.image_size), write_weights, callbacks=callbacks)
+    needs_masks = cfg.task.masks or cfg.model is not None
+    samples = build_samples(cfg, detector.image_size, needs_masks)
+    return TrainingSetup(task, samples, write_weights, callbacks=callbacks)

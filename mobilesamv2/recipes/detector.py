@@ -35,7 +35,8 @@ def evaluate(cfg: DictConfig) -> Evaluation:
     """Compare a detector's boxes with the objects' boxes."""
     reason = "task=evaluate_detector takes one image at a time, without SAM."
     require_unset(cfg, reason, "predictions", "compile", "onnx_encoder", "batch_size")
-    dataset, detector = build_dataset(cfg), instantiate(cfg.detector, _convert_="all").fuse_()
+    dataset = build_dataset(cfg, needs_masks=False)
+    detector = instantiate(cfg.detector, _convert_="all").fuse_()
     ks = list(cfg.task.ks)
     protocol = {
         "network": detector.architecture,

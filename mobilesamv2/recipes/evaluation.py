@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 from mobilesamv2.callbacks.checkpoint import SaveAndRequeue
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.datamodule import EvaluationData
+from mobilesamv2.data.json_files import json_files_of
 from mobilesamv2.evaluation.loop import EvaluateImages
 from mobilesamv2.evaluation.results import Results
 from mobilesamv2.evaluation.shards import ResultShards
@@ -38,15 +40,17 @@ class Evaluation(NamedTuple):
     per_image: dict[str, np.ndarray]
 
 
-def build_dataset(cfg: DictConfig, with_images: bool = True) -> ImageDataset:
-    """Build the data set, without its images where they are not read.
+def build_dataset(cfg: DictConfig, with_images: bool = True, needs_masks: bool = True) -> ImageDataset:
+    """Build the data set, without its images where they are not read, and check its objects.
 
     Raises:
-        ValueError: if its images have no annotations.
+        ValueError: if its images have no annotations, or an object has no mask where masks are needed.
     """
     without = {"images": None} if "images" in cfg.dataset and not with_images else {}
     dataset: ImageDataset = instantiate(cfg.dataset, **without, _convert_="all")
     require_annotations(dataset)
+    if needs_masks:
+        dataset.require_masks()
     return dataset
 
 
@@ -133,7 +137,15 @@ def run_task(
     )
     run = networks | {"dtype": str(trainer.precision)}
     now = {"device": device_name(trainer), **environment(cfg.seed)}
-    shards = ResultShards(output_folder(cfg), identity_of(protocol, run, cfg.seed), keep_masks, now)
+    index_of = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
+    shards = ResultShards(
+        output_folder(cfg),
+        identity_of(protocol, run, cfg.seed),
+        keep_masks,
+        now,
+        annotations_sha256=protocol["annotations_sha256"],
+        truth_of=lambda image_id: dataset.ground_truth(index_of[image_id]),
+    )
     if trainer.is_global_zero:
         write_hydra_record(cfg, output_folder(cfg))
     task = build(shards)
@@ -141,10 +153,15 @@ def run_task(
     data = EvaluationData(dataset, cfg.num_workers, done, cfg.batch_size)
     if shards.done and trainer.is_global_zero:
         print(f"{len(shards.done)} of {len(dataset)} images were done before; resuming with {len(data.remaining)}.")
+        if shards.outdated:
+            print(f"{len(shards.outdated)} of these had other annotations, which have changed since.")
     try:
         trainer.test(task, datamodule=data, verbose=False)
-    finally:
-        task.flush_results()  # whatever ended it
+    except BaseException:
+        with suppress(OSError):  # a full disk may be what ended the run
+            task.flush_results()
+        raise
+    task.flush_results()
     if [result.image_id for result in task.results] != sorted(dataset.image_ids):
         raise ValueError(
             f"{len(task.results)} results for {len(dataset)} images: another program wrote into {output_folder(cfg)}, "
@@ -157,19 +174,29 @@ def run_task(
 PATHS = ("annotations", "images", "boxes", "checkpoint", "backbone_checkpoint", "onnx_encoder")
 """Two names of one file are one result; its hash counts."""
 
+OF_ALL_IMAGES = (
+    "annotations_sha256",
+    "annotations_left_out",
+    "annotations_without_area",
+    "annotations_without_mask",
+)
+"""What a result records of the whole annotation file. The result of one image depends on its own annotations alone, of
+which ``ResultShards`` keeps a hash."""
+
 
 def identity_of(protocol: dict[str, Any], run: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Return what the results of an image depend on, flat, so that a difference is named by its key."""
+    """Return what the results of an image depend on beside its annotations, flat, so that a difference is named."""
     parts = {"": protocol, **{f"{name}.": values for name, values in run.items() if isinstance(values, dict)}}
     identity = {f"{part}{key}": value for part, values in parts.items() for key, value in values.items()}
     if protocol["annotations_sha256"] is not None:
         identity = {key: value for key, value in identity.items() if key.rpartition(".")[2] not in PATHS}
+    identity = {key: value for key, value in identity.items() if key not in OF_ALL_IMAGES}
     return identity | {"dtype": run["dtype"], "seed": seed}
 
 
 def hash_of(path: Path) -> str:
     """Return the SHA-256 of a file, or of all JSON files of a folder, by name."""
-    return sha256_of(sorted(path.glob("*.json")) if path.is_dir() else [path])
+    return sha256_of(json_files_of(path))
 
 
 def image_list_record(dataset: ImageDataset, indices: Iterable[int]) -> dict[str, Any]:

@@ -25,6 +25,5 @@ def build(cfg: DictConfig) -> TrainingSetup:
     """Build a model and the objects that prompt it."""
     sam = build_model(cfg.model, cfg.encoder)
     task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    return TrainingSetup(
-        task, build_samples(cfg, sam.image_size, keep_aspect_ratio=sam.keep_aspect_ratio), partial(write_sam, sam)
-    )
+    samples = build_samples(cfg, sam.image_size, needs_masks=True, keep_aspect_ratio=sam.keep_aspect_ratio)
+    return TrainingSetup(task, samples, partial(write_sam, sam))

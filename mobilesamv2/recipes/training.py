@@ -27,6 +27,7 @@ from mobilesamv2.callbacks.objective import CheckObjective, objective_value
 from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
 from mobilesamv2.callbacks.throughput import ThroughputMonitor, trim_metrics
 from mobilesamv2.checkpoints import save_mobile_sam, save_weights
+from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import EncoderSamples
@@ -189,15 +190,18 @@ def build_trainer(cfg: DictConfig, folder: Path, run_id: str, more: Sequence[Cal
     )
 
 
-def build_samples(cfg: DictConfig, image_size: int, **frame: bool) -> EncoderSamples:
+def build_samples(cfg: DictConfig, image_size: int, needs_masks: bool = False, **frame: bool) -> EncoderSamples:
     """Build what a task trains on: its samples of the data set.
 
     Args:
         cfg: the composed configuration.
         image_size: S, pixels.
+        needs_masks: check that every object has a mask, for a task that learns from masks.
         frame: ``keep_aspect_ratio`` for the samples of a SAM.
     """
-    images = instantiate(cfg.dataset, _convert_="all")
+    images: ImageDataset = instantiate(cfg.dataset, _convert_="all")
+    if needs_masks:
+        images.require_masks()
     return instantiate(cfg.samples, images=images, image_size=image_size, **frame, _convert_="all")
 
 
