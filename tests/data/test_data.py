@@ -168,7 +168,7 @@ def test_results_with_images_of_their_own_are_matched_by_file_name(write, tmp_pa
     assert {index: scores for index, (_, scores) in read_results(results, dataset)} == {0: [0.25], 1: [0.5]}
     own[0]["file_name"] = "c.jpg"
     results.write_text(json.dumps({"annotations": entries, "images": own}))
-    with pytest.raises(ValueError, match="number 0 .* on an image of .* that is evaluated, got image 1"):
+    with pytest.raises(ValueError, match=r"number 0 .* on an image of .* that is evaluated, got image 1"):
         list(read_results(results, dataset))
     listed[1]["file_name"] = "y/a.jpg"
     own[0]["file_name"] = "a.jpg"
