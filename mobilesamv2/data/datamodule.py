@@ -264,14 +264,35 @@ class ShuffledBatches(Sampler[list[Key]]):
         """Optimizer steps that were finished before this run resumed."""
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
+        """Return the number of batches in the data, which ``trainer.limit_train_batches`` may cut an epoch to."""
         return self.num_samples // (self.batch_size * _rank(self.data.trainer)[1])
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Return the number of batches that an epoch trains on.
+
+        Raises:
+            ValueError: if ``trainer.limit_train_batches`` leaves none.
+        """
+        limit = 1.0 if self.data.trainer is None else self.data.trainer.limit_train_batches
+        batches = min(limit, len(self)) if isinstance(limit, int) else int(limit * len(self))
+        if batches < 1:
+            raise ValueError(
+                f"trainer.limit_train_batches must leave at least one of the {len(self)} batches, got {limit}."
+            )
+        return batches
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the number of optimizer steps of an epoch."""
+        accumulated = 1 if self.data.trainer is None else self.data.trainer.accumulate_grad_batches
+        return math.ceil(self.batches_per_epoch / accumulated)
 
     def __iter__(self) -> Iterator[list[Key]]:
         rank, world_size = _rank(self.data.trainer)
         epoch, first = self._position()
         order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples).tolist()
-        for batch in range(first, len(self)):
+        for batch in range(first, self.batches_per_epoch):
             begin = (batch * world_size + rank) * self.batch_size
             yield [(epoch, index) for index in order[begin : begin + self.batch_size]]
 
@@ -280,10 +301,9 @@ class ShuffledBatches(Sampler[list[Key]]):
         trainer = self.data.trainer
         if trainer is None:
             return 0, 0
-        accumulated = trainer.accumulate_grad_batches
         done = max(trainer.global_step, self.first_step)
-        epoch, step = divmod(done, math.ceil(len(self) / accumulated))
-        return epoch, step * accumulated
+        epoch, step = divmod(done, self.steps_per_epoch)
+        return epoch, step * trainer.accumulate_grad_batches
 
 
 class ResumableLoader(DataLoader[Sample]):

@@ -14,7 +14,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mobilesamv2.callbacks.checkpoint import SaveAndRequeue
+from mobilesamv2.callbacks.requeue import SaveAndRequeue
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.datamodule import EvaluationData
 from mobilesamv2.evaluation.loop import EvaluateImages

@@ -4,7 +4,7 @@ import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, UnionType
@@ -48,6 +48,14 @@ class EvaluateConfig:
 
 
 @dataclass
+class BestConfig:
+    """Keys of ``best``: the metric whose best validation has its weights kept, and ``min`` or ``max``."""
+
+    metric: str | None = None
+    mode: str = "min"
+
+
+@dataclass
 class TrainConfig:
     """Keys of conf/train.yaml; each group is checked against the signature of what it builds."""
 
@@ -75,6 +83,7 @@ class TrainConfig:
     compile: bool = False
     channels_last: bool = False
     objective: str | None = None
+    best: BestConfig = field(default_factory=BestConfig)
     checkpoint_minutes: float = 15.0
     resume: str | None = "auto"
     requeue: bool = True
