@@ -51,7 +51,7 @@ def validating_first(trainer: pl.Trainer) -> Iterator[None]:
 
     To be used in ``on_validation_start``. Lightning resumes with a validation only if a batch of it was begun.
     """
-    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    progress: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress
     counts = (progress.total, progress.current)
     for count in counts:
         count.ready, count.started = count.ready + 1, count.started + 1

@@ -1,4 +1,4 @@
-"""What validation decides: the metric of a search, the weights that were best, and that the end of a run has one."""
+"""What validation decides: the metric of a search, and the weights that were best."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def logged_value(setting: str, name: str, metrics: Mapping[str, Any]) -> float:
 
 
 class LastMetrics(Callback):
-    """Remembers the metrics of the last validation in every checkpoint, for a run that is resumed when it is over.
+    """Remembers the last value of each metric in every checkpoint, for a run that is resumed when it is over.
 
     The metric of a search is checked at the first validation, and not only when the run is over.
 
@@ -39,32 +39,28 @@ class LastMetrics(Callback):
 
     def __init__(self, objective: str | None = None) -> None:
         self.objective = objective
-        self.metrics: dict[str, float] = {}
+        self.restored: dict[str, float] = {}
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
-        if self.objective is not None:
+        if self.objective is not None and not trainer.sanity_checking:
             logged_value("objective", self.objective, trainer.callback_metrics)
-        self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     @override
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self.metrics)
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["metrics"] = self.latest(trainer)
 
     @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.metrics = {name: float(value) for name, value in state_dict.items()}
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.restored = {name: float(value) for name, value in checkpoint.get("metrics", {}).items()}
 
-
-class ValidateAtMaxSteps(Callback):
-    """Validates after the last step of a run that ``trainer.max_steps`` ends, which may be amid an epoch."""
-
-    @override
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step == trainer.max_steps:
-            trainer.should_stop = True  # Lightning validates before it stops
+    def latest(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Return the last value of each metric, by name; those of before the run was resumed too."""
+        return self.restored | {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 class Best(NamedTuple):

@@ -102,6 +102,7 @@ class TrainingData(pl.LightningDataModule):
             drawn at random. More stop the run.
         embeddings: cache of the teacher's embeddings; a batch whose images are all cached when the epoch begins
             contains them as ``teacher_embedding``.
+        max_steps: optimizer steps after which the run ends, if its epochs do not end before; -1 for no limit.
 
     Raises:
         ValueError: if less than a batch is left to train on.
@@ -116,6 +117,7 @@ class TrainingData(pl.LightningDataModule):
         seed: int = 0,
         max_broken: float = 0.01,
         embeddings: EmbeddingCache | None = None,
+        max_steps: int = -1,
     ) -> None:
         super().__init__()
         last = len(samples) - validation_images
@@ -133,6 +135,7 @@ class TrainingData(pl.LightningDataModule):
         self.validation = range(last, len(samples))
         self.embeddings = embeddings
         self.num_workers = num_workers
+        self.max_steps = max_steps
         collate = samples.collate
         self.collate = collate if embeddings is None else partial(_with_embeddings, collate, embeddings)
 
@@ -141,6 +144,14 @@ class TrainingData(pl.LightningDataModule):
         """Return the number of images in an optimizer step, over all processes."""
         accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
         return self.batches.batch_size * _rank(self.trainer)[1] * accumulated
+
+    @property
+    def total_steps(self) -> int | None:
+        """Return the number of optimizer steps of the run; None if it has no end."""
+        assert self.trainer is not None
+        epochs = -1 if self.trainer.max_epochs is None else self.trainer.max_epochs
+        ends = (self.max_steps, self.trainer.max_steps, epochs * self.batches.steps_per_epoch)
+        return min((steps for steps in ends if steps >= 0), default=None)
 
     @property
     def _position_settings(self) -> dict[str, Any]:

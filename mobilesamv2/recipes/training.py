@@ -21,11 +21,12 @@ from typing_extensions import override
 from mobilesamv2.callbacks.checkpoint import EMA, AtomicCheckpointIO, StepAlignedCheckpoint
 from mobilesamv2.callbacks.csv_log import trim_metrics
 from mobilesamv2.callbacks.divergence import StopOnDivergence
+from mobilesamv2.callbacks.length import RunLength
 from mobilesamv2.callbacks.requeue import SaveAndRequeue
 from mobilesamv2.callbacks.resumable import Resumable, require_resumable
 from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
 from mobilesamv2.callbacks.throughput import ThroughputMonitor
-from mobilesamv2.callbacks.validation import KeepBest, LastMetrics, ValidateAtMaxSteps, logged_value
+from mobilesamv2.callbacks.validation import KeepBest, LastMetrics, logged_value
 from mobilesamv2.checkpoints import save_mobile_sam, save_weights
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
@@ -63,7 +64,14 @@ class TrainingSetup(NamedTuple):
 def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Path | None) -> float | None:
     """Fit, write the weights, and return what a search of a sweep is to improve."""
     data = TrainingData(
-        setup.samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken, setup.cache
+        setup.samples,
+        cfg.batch_size,
+        cfg.validation_images,
+        cfg.num_workers,
+        cfg.seed,
+        cfg.max_broken,
+        setup.cache,
+        cfg.trainer.max_steps,
     )
     if setup.samples.reads_objects:
         require_objects(setup.samples.images)
@@ -72,7 +80,7 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     checkpoint = None
     if resume is not None:
         data.trainer = trainer  # which the length of an epoch depends on
-        steps = run_length(trainer, data.batches.steps_per_epoch)
+        steps = data.total_steps
         checkpoint = require_resumable(resume, setup.task, steps)
         objective = run_folder.finished_objective(folder, cfg.objective, steps)
         if objective is not None:
@@ -189,7 +197,7 @@ def finish(cfg: DictConfig, trainer: pl.Trainer, setup: TrainingSetup, folder: P
     check_finite(setup.task, folder)
     callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     [last] = [callback for callback in callbacks if isinstance(callback, LastMetrics)]
-    metrics = last.metrics | {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics = last.latest(trainer)
     shown = {name: metrics[name] for name in trainer.progress_bar_metrics if name.startswith("val/")}
     print_summary(trainer.global_step, seconds, shown, setup.write_weights(folder))
     best = None
@@ -211,16 +219,6 @@ def print_summary(steps: int, seconds: float, shown: Mapping[str, float], writte
         print(f"next: mobilesamv2 segment IMAGE -o masks --model {written[0]}")
     else:
         print(f"next: mobilesamv2 evaluate task=evaluate_detector detector=yolov8n detector.checkpoint={written[0]}")
-
-
-def run_length(trainer: pl.Trainer, steps_per_epoch: int) -> int | None:
-    """Return the optimizer steps of a run; None if it has no end."""
-    epochs, steps = trainer.max_epochs, trainer.max_steps
-    lengths = [
-        *([epochs * steps_per_epoch] if epochs is not None and epochs >= 0 else []),
-        *([steps] if steps >= 0 else []),
-    ]
-    return min(lengths, default=None)
 
 
 UNSUPPORTED = {
@@ -262,7 +260,7 @@ def build_trainer(cfg: DictConfig, folder: Path, run_id: str, more: Sequence[Cal
             train_time_interval=timedelta(minutes=cfg.checkpoint_minutes),
             enable_version_counter=False,
         ),
-        ValidateAtMaxSteps(),
+        RunLength(cfg.trainer.max_steps),
         ThroughputMonitor(),
         *progress_bars(cfg.trainer),
         *more,
@@ -273,6 +271,8 @@ def build_trainer(cfg: DictConfig, folder: Path, run_id: str, more: Sequence[Cal
     try:
         return instantiate(
             cfg.trainer,
+            max_epochs=-1 if cfg.trainer.max_epochs is None else cfg.trainer.max_epochs,  # null is 1,000 in Lightning
+            max_steps=-1,  # ``RunLength`` ends the run
             logger=loggers(cfg.logger, folder, run_id),
             callbacks=callbacks,
             plugins=plugins,

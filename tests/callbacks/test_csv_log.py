@@ -1,6 +1,7 @@
 """metrics.csv: what a kill, a new column and a resumed run leave of it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ def logger(folder: Path) -> ResumableCSVLogger:
     return ResumableCSVLogger(str(folder), name="", version="")
 
 
-def log(folder: Path, step: int, **values: float) -> None:
+def log(folder: Path, step: int, **values: Any) -> None:
     """What a process of its own logs, with no word at its end."""
     written = logger(folder)
     written.log_metrics(values, step)

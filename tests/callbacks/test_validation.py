@@ -1,6 +1,5 @@
 """Validation and what hangs on it: it is not skipped by a stop or a kill, and the best one keeps its weights."""
 
-import csv
 import os
 import signal
 from pathlib import Path
@@ -8,16 +7,11 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment
-from support.training import distilling, trainer
+from support.training import STEPS, distilling, fit, logged, trainer
 
 from mobilesamv2.callbacks.checkpoint import EMA, StepAlignedCheckpoint
-from mobilesamv2.callbacks.csv_log import ResumableCSVLogger, trim_metrics
-from mobilesamv2.callbacks.requeue import SaveAndRequeue
 from mobilesamv2.callbacks.resumable import require_resumable
-from mobilesamv2.callbacks.validation import KeepBest, LastMetrics, ValidateAtMaxSteps
-
-STEPS = 5  # an epoch of ``distilling``
+from mobilesamv2.callbacks.validation import KeepBest
 
 
 class Told(pl.Callback):
@@ -37,26 +31,6 @@ class Killed(pl.Callback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, *args: object) -> None:
         if not trainer.sanity_checking:
             raise RuntimeError("killed")
-
-
-def fit(folder: Path, resume: str | None = None, more: tuple[pl.Callback, ...] = (), **settings) -> pl.Trainer:
-    task, data = distilling()
-    path = None if resume is None else folder / resume
-    if path is not None:
-        checkpoint = require_resumable(path, task, None)
-        trim_metrics(folder / "metrics.csv", checkpoint.steps, checkpoint.validates_first)
-    stops = SaveAndRequeue(folder / "stopped.ckpt", requeue=False)
-    log = ResumableCSVLogger(str(folder), name="", version="")
-    given = {"max_epochs": 2, "plugins": [LightningEnvironment()], "logger": log, "log_every_n_steps": 1}
-    runner = trainer(folder, **(given | settings), callbacks=[EMA(0.5), ValidateAtMaxSteps(), *more, stops])
-    runner.fit(task, datamodule=data, ckpt_path=path, weights_only=True)
-    return runner
-
-
-def logged(folder: Path) -> list[tuple[str, ...]]:
-    """The rows of metrics.csv, without columns that hold no number of the training."""
-    rows = csv.DictReader((folder / "metrics.csv").open())
-    return [tuple(row.get(name, "") for name in ("epoch", "step", "train/loss", "val/loss")) for row in rows]
 
 
 @pytest.mark.parametrize("done", [STEPS, 3, pytest.param(2 * STEPS, marks=pytest.mark.slow)])
@@ -86,12 +60,6 @@ def test_a_kill_amid_validation_does_not_skip_it(tmp_path: Path) -> None:
     resumed = fit(tmp_path / "killed", "recent.ckpt", more=(keeps(),), max_epochs=1, enable_checkpointing=True)
     assert resumed.global_step == STEPS
     assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
-
-
-def test_a_run_that_max_steps_ends_amid_an_epoch_is_validated(tmp_path: Path) -> None:
-    runner = fit(tmp_path, max_steps=3)
-    assert runner.global_step == 3
-    assert [row[1] for row in logged(tmp_path) if row[3]] == ["2"]
 
 
 def test_the_best_validation_keeps_the_weights_that_were_validated(tmp_path: Path) -> None:
@@ -125,10 +93,3 @@ def test_the_best_validation_keeps_the_weights_that_were_validated(tmp_path: Pat
         other.read_best()
     with pytest.raises(ValueError, match=r"best\.mode must be min or max, got low"):
         KeepBest(tmp_path / "best.pt", "val/score", "low")
-
-
-def test_the_last_metrics_are_in_every_checkpoint() -> None:
-    last, other = LastMetrics(), LastMetrics()
-    last.metrics = {"val/loss": 1.5}
-    other.load_state_dict(last.state_dict())
-    assert other.metrics == {"val/loss": 1.5}
