@@ -33,6 +33,8 @@ PARTS: dict[str, type] = {
 }
 """What the checkpoint of a training run has, beside more."""
 
+USE = "resume takes a .ckpt that a run wrote, and model.checkpoint and detector.checkpoint take weights"
+
 WAY_OUT = "resume=null starts over, and another output_dir leaves this run as it is."
 
 
@@ -64,21 +66,20 @@ def require_resumable(path: Path, task: pl.LightningModule, max_steps: int | Non
 def _read(path: Path) -> dict[str, Any]:
     """Return the checkpoint of a training run, read without executing anything in it."""
     try:
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise ValueError(f"it is cut off, or no checkpoint of a training run; {USE}")
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch does not compare the checksums that it writes
     except Exception as error:  # a damaged file raises any of a dozen types, as in checkpoints.py
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"The checkpoint {path} can't be read: {reason} {WAY_OUT}") from error
+        raise ValueError(f"The checkpoint {path} can't be read: {reason.rstrip('.')}. {WAY_OUT}") from error
     if damaged is not None:
         raise ValueError(f"The checkpoint {path} is damaged: {damaged} has another checksum. {WAY_OUT}")
     known = checkpoint if isinstance(checkpoint, dict) else {}
     missing = [name for name, kind in PARTS.items() if not isinstance(known.get(name), kind)]
     if missing:
-        raise ValueError(
-            f"{path} is no checkpoint of a training run, it has no {', '.join(missing)}: resume takes a .ckpt that a "
-            "run wrote; model.checkpoint and detector.checkpoint take weights."
-        )
+        raise ValueError(f"{path} is no checkpoint of a training run, it has no {', '.join(missing)}; {USE}.")
     return known
 
 

@@ -147,8 +147,12 @@ class AfterRestoring(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.ensure_begun()
 
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.ensure_begun()  # a run that is resumed at its end does not start to train
+
     def ensure_begun(self) -> None:
-        """Call the function, unless it was called; a run that is resumed at its end does not start to train."""
+        """Call the function, unless it was called."""
         if not self.has_begun:
             self.has_begun = True
             self.begin()
@@ -187,7 +191,6 @@ def fit(
         raise ValueError(
             f"{resume} can't be resumed from: {str(error).strip() or type(error).__name__} resume=null starts over."
         ) from error
-    restored.ensure_begun()
     return time.monotonic() - start
 
 

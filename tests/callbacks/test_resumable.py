@@ -40,7 +40,7 @@ def other_moments(checkpoint: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c.pop("optimizer_states"), "is no checkpoint of a training run, it has no optimizer_states: resume"),
+        (lambda c: c.pop("optimizer_states"), "is no checkpoint of a training run, it has no optimizer_states; resume"),
         (lambda c: c.update(loops=None, callbacks=3), "is no checkpoint of a training run, it has no loops, callbacks"),
         (other_moments, "is of other parameters: exp_avg of the shape (7, 7). resume=null starts over"),
         (lambda c: c["optimizer_states"][0].update(state=None), "The optimizer's state in "),
@@ -71,12 +71,12 @@ def test_files_that_are_no_checkpoints_are_named(saved: Path, tmp_path: Path) ->
     torch.save([1, 2], tmp_path / "list.pt")
     for name, said in (
         ("flipped.ckpt", "is damaged: .* has another checksum"),
-        ("cut.ckpt", "can't be read"),
+        ("cut.ckpt", "can't be read: it is cut off, or no checkpoint of a training run; resume takes"),
         ("empty.ckpt", "can't be read"),
-        ("weights.safetensors", "can't be read"),
+        ("weights.safetensors", "can't be read: .*model.checkpoint and detector.checkpoint take weights"),
         (
             "weights.pt",
-            "is no checkpoint of a training run, it has no state_dict, .*: resume takes a .ckpt that a run wrote",
+            "is no checkpoint of a training run, it has no state_dict, .*; resume takes a .ckpt that a run wrote",
         ),
         ("list.pt", "is no checkpoint of a training run"),
     ):
