@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tar", type=Path, help="a tar of SA-1B; without one, synthetic scenes")
     args = parser.parse_args()
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"  # of the locks of killed programs
     SERVER.set_forkserver_preload(IMPORTED)
     draw, all_wrong = random.Random(args.seed), []
     todo = programs(args.tar and args.tar.absolute())
