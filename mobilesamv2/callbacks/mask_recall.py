@@ -28,9 +28,19 @@ class MaskRecallAtEnd(Callback):
     def __init__(self, sam: Sam, sampler: ObjectAware) -> None:
         self.segevery = SegEvery(sam, sampler)
         self.recall = AverageRecall()
+        self._is_done = False
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._measure(trainer, pl_module)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._is_done:  # a run that is resumed when no step is left does not train, and was killed amid this
+            self._measure(trainer, pl_module.to(trainer.strategy.root_device))
+
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._is_done = True
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         if not len(data.validation):
             return

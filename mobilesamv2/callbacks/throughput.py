@@ -1,58 +1,14 @@
-"""Loggers and throughput monitoring for training runs."""
+"""How fast a training run is."""
 
 from __future__ import annotations
 
-import csv
 import time
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.loggers.logger import rank_zero_experiment
 from typing_extensions import override
-
-from mobilesamv2.files import write_text_atomic
-
-
-class ResumableCSVLogger(CSVLogger):
-    """Lightning's CSV logger, except that a run that resumes in its folder keeps the rows of metrics.csv."""
-
-    @property
-    @override
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        if self._experiment is None:
-            path = Path(self.log_dir) / "metrics.csv"
-            previous = path.read_text() if path.is_file() else ""
-            writer: Any = super().experiment  # deletes the file
-            if previous:
-                path.write_text(previous)
-                writer.metrics_keys = next(csv.reader(previous.splitlines()))
-        return self._experiment
-
-
-def trim_metrics(path: Path, steps: int) -> None:
-    """Remove from a log the rows that a run will log again, and a last line that a killed run left incomplete.
-
-    Args:
-        path: of metrics.csv; it need not exist.
-        steps: optimizer steps of the checkpoint that the run resumes from.
-
-    Raises:
-        OSError: if the file can't be written.
-    """
-    if not path.is_file():
-        return
-    header, *lines = path.read_text().splitlines() or [""]
-    columns = header.split(",")
-    rows = [line for line in lines if line.count(",") == len(columns) - 1]
-    if "step" in columns:
-        at = columns.index("step")
-        rows = [line for line in rows if (step := line.split(",")[at]).isdigit() and int(step) < steps]
-    write_text_atomic(path, "".join(f"{line}\n" for line in (header, *rows)))
 
 
 class ThroughputMonitor(Callback):

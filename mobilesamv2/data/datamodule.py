@@ -102,6 +102,7 @@ class TrainingData(pl.LightningDataModule):
             drawn at random. More stop the run.
         embeddings: cache of the teacher's embeddings; a batch whose images are all cached when the epoch begins
             contains them as ``teacher_embedding``.
+        max_steps: optimizer steps after which the run ends, if its epochs do not end before; -1 for no limit.
 
     Raises:
         ValueError: if less than a batch is left to train on.
@@ -116,6 +117,7 @@ class TrainingData(pl.LightningDataModule):
         seed: int = 0,
         max_broken: float = 0.01,
         embeddings: EmbeddingCache | None = None,
+        max_steps: int = -1,
     ) -> None:
         super().__init__()
         last = len(samples) - validation_images
@@ -133,6 +135,7 @@ class TrainingData(pl.LightningDataModule):
         self.validation = range(last, len(samples))
         self.embeddings = embeddings
         self.num_workers = num_workers
+        self.max_steps = max_steps
         collate = samples.collate
         self.collate = collate if embeddings is None else partial(_with_embeddings, collate, embeddings)
 
@@ -141,6 +144,14 @@ class TrainingData(pl.LightningDataModule):
         """Return the number of images in an optimizer step, over all processes."""
         accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
         return self.batches.batch_size * _rank(self.trainer)[1] * accumulated
+
+    @property
+    def total_steps(self) -> int | None:
+        """Return the number of optimizer steps of the run; None if it has no end."""
+        assert self.trainer is not None
+        epochs = -1 if self.trainer.max_epochs is None else self.trainer.max_epochs
+        ends = (self.max_steps, self.trainer.max_steps, epochs * self.batches.steps_per_epoch)
+        return min((steps for steps in ends if steps >= 0), default=None)
 
     @property
     def _position_settings(self) -> dict[str, Any]:
@@ -270,14 +281,35 @@ class ShuffledBatches(Sampler[list[Key]]):
         """Optimizer steps that were finished before this run resumed."""
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
+        """Return the number of batches in the data, which ``trainer.limit_train_batches`` may cut an epoch to."""
         return self.num_samples // (self.batch_size * _rank(self.data.trainer)[1])
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Return the number of batches that an epoch trains on.
+
+        Raises:
+            ValueError: if ``trainer.limit_train_batches`` leaves none.
+        """
+        limit = 1.0 if self.data.trainer is None else self.data.trainer.limit_train_batches
+        batches = min(limit, len(self)) if isinstance(limit, int) else int(limit * len(self))
+        if batches < 1:
+            raise ValueError(
+                f"trainer.limit_train_batches must leave at least one of the {len(self)} batches, got {limit}."
+            )
+        return batches
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the number of optimizer steps of an epoch."""
+        accumulated = 1 if self.data.trainer is None else self.data.trainer.accumulate_grad_batches
+        return math.ceil(self.batches_per_epoch / accumulated)
 
     def __iter__(self) -> Iterator[list[Key]]:
         rank, world_size = _rank(self.data.trainer)
         epoch, first = self._position()
         order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples).tolist()
-        for batch in range(first, len(self)):
+        for batch in range(first, self.batches_per_epoch):
             begin = (batch * world_size + rank) * self.batch_size
             yield [(epoch, index) for index in order[begin : begin + self.batch_size]]
 
@@ -286,10 +318,9 @@ class ShuffledBatches(Sampler[list[Key]]):
         trainer = self.data.trainer
         if trainer is None:
             return 0, 0
-        accumulated = trainer.accumulate_grad_batches
         done = max(trainer.global_step, self.first_step)
-        epoch, step = divmod(done, math.ceil(len(self) / accumulated))
-        return epoch, step * accumulated
+        epoch, step = divmod(done, self.steps_per_epoch)
+        return epoch, step * trainer.accumulate_grad_batches
 
 
 class ResumableLoader(DataLoader[Sample]):

@@ -15,7 +15,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mobilesamv2.callbacks.checkpoint import SaveAndRequeue
+from mobilesamv2.callbacks.requeue import SaveAndRequeue
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.datamodule import EvaluationData
 from mobilesamv2.data.json_files import json_files_of

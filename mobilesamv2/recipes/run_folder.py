@@ -23,10 +23,10 @@ from mobilesamv2.identity import read_identity, require_same_identity
 from mobilesamv2.recipes.records import environment
 
 FREE_SETTINGS = (
-    "output_dir", "resume", "requeue", "objective", "num_workers", "checkpoint_minutes", "max_broken", "compile",
-    "logger.*", "paths.*", "cache.folder", "hydra.*", "dataset.index_folder", "dataset.max_broken",
+    "output_dir", "resume", "requeue", "objective", "best.*", "num_workers", "checkpoint_minutes", "max_broken",
+    "compile", "logger.*", "paths.*", "cache.folder", "hydra.*", "dataset.index_folder", "dataset.max_broken",
     "dataset.bad_annotations",
-    "trainer.accelerator", "trainer.strategy", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
+    "trainer.accelerator", "trainer.strategy", "trainer.max_epochs", "trainer.max_steps",
     "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches",  # images a step are compared instead
     "trainer.log_every_n_steps", "trainer.enable_*", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
     "trainer.limit_val_batches", "trainer.num_sanity_val_steps", "trainer.profiler", "trainer.detect_anomaly",
@@ -147,9 +147,9 @@ def finished_objective(folder: Path, name: str | None, total_steps: int | None) 
     return result["metrics"].get(name)
 
 
-def write_result(folder: Path, steps: int, metrics: dict[str, float]) -> None:
-    """Add to ``run.json`` the steps of a run that ended, and its last metrics."""
-    record = _read(folder / RECORD) | {"result": {"steps": steps, "metrics": metrics}}
+def write_result(folder: Path, steps: int, metrics: dict[str, float], best: dict[str, Any] | None) -> None:
+    """Add to ``run.json`` the steps of a run that ended, its last metrics, and its best validation if one is kept."""
+    record = _read(folder / RECORD) | {"result": {"steps": steps, "metrics": metrics, "best": best}}
     write_text_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 

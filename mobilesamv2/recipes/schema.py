@@ -4,7 +4,7 @@ import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import reduce
 from importlib import import_module
 from operator import or_
@@ -57,6 +57,14 @@ class EvaluateConfig:
 
 
 @dataclass
+class BestConfig:
+    """Keys of ``best``: the metric whose best validation has its weights kept, and ``min`` or ``max``."""
+
+    metric: str | None = None
+    mode: str = "min"
+
+
+@dataclass
 class TrainConfig:
     """Keys of conf/train.yaml; each group is checked against the signature of what it builds."""
 
@@ -84,6 +92,7 @@ class TrainConfig:
     compile: bool = False
     channels_last: bool = False
     objective: str | None = None
+    best: BestConfig = field(default_factory=BestConfig)
     checkpoint_minutes: Annotated[float, Range(above=0, most=MINUTES_OF_A_YEAR)] = 15.0
     resume: str | None = "auto"
     requeue: bool = True

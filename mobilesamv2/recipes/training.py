@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from typing_extensions import override
 
-from mobilesamv2.callbacks.checkpoint import (
-    EMA,
-    AtomicCheckpointIO,
-    SaveAndRequeue,
-    StepAlignedCheckpoint,
-    require_resumable,
-)
+from mobilesamv2.callbacks.checkpoint import EMA, AtomicCheckpointIO, StepAlignedCheckpoint
+from mobilesamv2.callbacks.csv_log import trim_metrics
 from mobilesamv2.callbacks.divergence import StopOnDivergence
-from mobilesamv2.callbacks.objective import CheckObjective, objective_value
+from mobilesamv2.callbacks.length import RunLength
+from mobilesamv2.callbacks.requeue import SaveAndRequeue
+from mobilesamv2.callbacks.resumable import Resumable, require_resumable
 from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
-from mobilesamv2.callbacks.throughput import ThroughputMonitor, trim_metrics
+from mobilesamv2.callbacks.throughput import ThroughputMonitor
+from mobilesamv2.callbacks.validation import KeepBest, LastMetrics, logged_value
 from mobilesamv2.checkpoints import save_mobile_sam, save_weights
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.datamodule import TrainingData
@@ -35,6 +36,9 @@ from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes import run_folder
 from mobilesamv2.recipes.build import cluster_plugins, loggers, own_callbacks, progress_bars
 from mobilesamv2.recipes.checks import output_dir_is_stable, require_objects
+
+BEST = "best"
+"""Folder, in that of a run, of the weights of the best validation."""
 
 
 class TrainingSetup(NamedTuple):
@@ -63,28 +67,39 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     if setup.samples.reads_objects:
         require_objects(setup.samples.images)
     data = TrainingData(
-        setup.samples, cfg.batch_size, cfg.validation_images, cfg.num_workers, cfg.seed, cfg.max_broken, setup.cache
+        setup.samples,
+        cfg.batch_size,
+        cfg.validation_images,
+        cfg.num_workers,
+        cfg.seed,
+        cfg.max_broken,
+        setup.cache,
+        cfg.trainer.max_steps,
     )
     run_id = run_folder.run_id(folder, resumed=resume is not None)
     trainer, identity = build_checked_trainer(cfg, setup, folder, run_id, resume)
-    steps_done = 0
+    checkpoint = None
     if resume is not None:
-        steps = run_length(cfg, len(data.batches) // trainer.accumulate_grad_batches)
-        steps_done = require_resumable(resume, setup.task, steps)
+        data.trainer = trainer  # which the length of an epoch depends on
+        steps = data.total_steps
+        checkpoint = require_resumable(resume, setup.task, steps)
         objective = run_folder.finished_objective(folder, cfg.objective, steps)
         if objective is not None:
             print(f"{folder} is done: {cfg.objective} is {objective:.6g}")
             return objective
-    if trainer.is_global_zero:  # from here on the folder is this run's
-        if resume is None:
-            archive_previous_run(folder)
-        elif resume.is_relative_to(folder):
-            trim_metrics(folder / "metrics.csv", steps_done)
+
+    def begin() -> None:  # from here on the folder is this run's
+        if not trainer.is_global_zero:
+            return
+        prepare_folder(folder, resume, checkpoint)
         ids = setup.samples.images.image_ids
         run_folder.write_run_record(cfg, folder, run_id, identity, ids, resumed=resume is not None)
         log_begin(trainer, setup.task, identity, folder)
+
     if setup.write_weights is not None:
-        return fit(cfg, trainer, setup.task, data, setup.write_weights, folder, resume)
+        seconds = fit(cfg, trainer, setup.task, data, resume, begin)
+        return finish(cfg, trainer, setup, folder, seconds) if trainer.is_global_zero else None
+    begin()
     trainer.predict(setup.task, datamodule=data, return_predictions=False)
     if setup.summary is not None:
         print(f"process {trainer.global_rank}: {setup.summary()}")
@@ -118,36 +133,91 @@ def log_begin(trainer: pl.Trainer, task: pl.LightningModule, identity: dict[str,
     print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
 
 
+class AfterRestoring(Callback):
+    """Calls a function once the states of a checkpoint are restored, before the first step.
+
+    Args:
+        begin: the function.
+    """
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self.begin = begin
+        self.has_begun = False
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.ensure_begun()
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.ensure_begun()  # a run that is resumed at its end does not start to train
+
+    def ensure_begun(self) -> None:
+        """Call the function, unless it was called."""
+        if not self.has_begun:
+            self.has_begun = True
+            self.begin()
+
+
 def fit(
     cfg: DictConfig,
     trainer: pl.Trainer,
     task: Any,
     data: TrainingData,
-    write_weights: Callable[[Path], list[Path]],
-    folder: Path,
     resume: Path | None,
-) -> float | None:
-    """Fit, write the weights, print a summary, and return the objective of a search."""
+    begin: Callable[[], None],
+) -> float:
+    """Fit, and return the seconds; ``begin`` is called before anything is written, once a checkpoint is restored.
+
+    Raises:
+        ValueError: if it can't, or Lightning refuses a setting of the trainer.
+    """
     if cfg.channels_last:
         task.backbone.to(memory_format=torch.channels_last)
     if cfg.compile:
         task.backbone.compile()
-    begin = time.monotonic()
-    # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
-    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.is_global_zero:
-        check_finite(task, folder)
-        print_summary(trainer, time.monotonic() - begin, write_weights(folder))
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        run_folder.write_result(folder, trainer.global_step, metrics)
-    return None if cfg.objective is None else objective_value(cfg.objective, trainer)
+    start = time.monotonic()
+    restored = AfterRestoring(begin)
+    if resume is None:
+        restored.ensure_begun()
+    trainer.callbacks.insert(0, restored)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
+        trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if restored.has_begun or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"{resume} can't be resumed from: {str(error).strip() or type(error).__name__} resume=null starts over."
+        ) from error
+    return time.monotonic() - start
 
 
-def print_summary(trainer: pl.Trainer, seconds: float, written: Sequence[Path]) -> None:
+def finish(cfg: DictConfig, trainer: pl.Trainer, setup: TrainingSetup, folder: Path, seconds: float) -> float | None:
+    """Write the weights, the last and the best; print a summary; and return the objective of a search."""
+    assert setup.write_weights is not None
+    check_finite(setup.task, folder)
+    callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    [last] = [callback for callback in callbacks if isinstance(callback, LastMetrics)]
+    metrics = last.latest(trainer)
+    shown = {name: metrics[name] for name in trainer.progress_bar_metrics if name.startswith("val/")}
+    print_summary(trainer.global_step, seconds, shown, setup.write_weights(folder))
+    best = None
+    for keeping in callbacks:
+        if isinstance(keeping, KeepBest) and (best := keeping.read_best()):
+            keeping.load_into(setup.task)
+            where = setup.write_weights(folder / BEST)[0]
+            print(f"best: {best.metric} {best.value:.4g} in epoch {best.epoch}, at step {best.step}: {where}")
+    run_folder.write_result(folder, trainer.global_step, metrics, best._asdict() if best else None)
+    return None if cfg.objective is None else logged_value("objective", cfg.objective, metrics)
+
+
+def print_summary(steps: int, seconds: float, shown: Mapping[str, float], written: Sequence[Path]) -> None:
     """Print the last validation, what was written, and what can be done with it."""
-    shown = {name: value for name, value in trainer.progress_bar_metrics.items() if name.startswith("val/")}
     figures = "".join(f", {name} {value:.4g}" for name, value in shown.items())
-    print(f"\n{trainer.global_step} steps, {timedelta(seconds=round(seconds))}{figures}")
+    print(f"\n{steps} steps, {timedelta(seconds=round(seconds))}{figures}")
     print(f"written: {', '.join(map(str, written))}")
     if written[0].suffix == ".safetensors":
         print(f"next: mobilesamv2 segment IMAGE -o masks --model {written[0]}")
@@ -155,39 +225,68 @@ def print_summary(trainer: pl.Trainer, seconds: float, written: Sequence[Path]) 
         print(f"next: mobilesamv2 evaluate task=evaluate_detector detector=yolov8n detector.checkpoint={written[0]}")
 
 
-def run_length(cfg: DictConfig, steps_per_epoch: int) -> int | None:
-    """Return the optimizer steps of a run; None where its epochs are shortened."""
-    epochs, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps
-    if cfg.trainer.get("limit_train_batches", 1.0) != 1.0:
-        return None if steps < 0 else steps
-    lengths = [*([epochs * steps_per_epoch] if epochs >= 0 else []), *([steps] if steps >= 0 else [])]
-    return min(lengths, default=None)
+UNSUPPORTED = {
+    "overfit_batches": "each epoch draws its batches anew, and dataset.limit=N trains on N images",
+    "fast_dev_run": "it writes neither log nor checkpoints; +trainer.limit_train_batches=2 trainer.max_epochs=1 does",
+    "max_time": "the run would end before its learning rate has fallen. Set trainer.max_steps, or send SIGTERM when "
+    "the time is over (timeout -s TERM 1h COMMAND), and the same command resumes",
+}
+"""Settings of Lightning's trainer that make no sense here, and why."""
 
 
 def build_trainer(cfg: DictConfig, folder: Path, run_id: str, more: Sequence[Callback]) -> pl.Trainer:
-    """Build the trainer with its loggers, checkpoints, signals and averages, and the task's own callbacks."""
+    """Build the trainer with its loggers, checkpoints, signals and averages, and the task's own callbacks.
+
+    Raises:
+        ValueError: if a setting is one of ``UNSUPPORTED``, or Lightning refuses it.
+    """
+    for name, reason in UNSUPPORTED.items():
+        if cfg.trainer.get(name):
+            raise ValueError(f"trainer.{name} can't be used: {reason}.")
     checkpoints = folder / "checkpoints"
+    average = None if cfg.ema is None else EMA(decay=cfg.ema)
     callbacks: list[Callback] = [
         StopOnDivergence(folder),
-        *([CheckObjective(cfg.objective)] if cfg.objective else []),
-        *([] if cfg.ema is None else [EMA(decay=cfg.ema)]),  # averages before the others save
-        # "=" would have to be quoted on the command line
-        ModelCheckpoint(checkpoints, "epoch{epoch}-step{step}", save_last=True, auto_insert_metric_name=False),
-        StepAlignedCheckpoint(checkpoints, "recent", train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)),
-        SaveAndRequeue(checkpoints / "stopped.ckpt", cfg.requeue and output_dir_is_stable()),
+        LastMetrics(cfg.objective),
+        *([] if average is None else [average]),  # averages before the others save
+        *([KeepBest(checkpoints / "best.pt", cfg.best.metric, cfg.best.mode, average)] if cfg.best.metric else []),
+        # "=" would have to be quoted on the command line; the counter would leave a file behind after each kill
+        ModelCheckpoint(
+            checkpoints,
+            "epoch{epoch}-step{step}",
+            save_last=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        ),
+        StepAlignedCheckpoint(
+            checkpoints,
+            "recent",
+            train_time_interval=timedelta(minutes=cfg.checkpoint_minutes),
+            enable_version_counter=False,
+        ),
+        RunLength(cfg.trainer.max_steps),
         ThroughputMonitor(),
         *progress_bars(cfg.trainer),
         *more,
         *own_callbacks(cfg.trainer),
+        SaveAndRequeue(checkpoints / "stopped.ckpt", cfg.requeue and output_dir_is_stable()),
     ]
-    return instantiate(
-        cfg.trainer,
-        logger=loggers(cfg.logger, folder, run_id),
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO(), *([SyncBatchNorms()] if cfg.trainer.sync_batchnorm else []), *cluster_plugins()],
-        default_root_dir=str(folder),
-        _convert_="all",
-    )
+    plugins = [AtomicCheckpointIO(), *([SyncBatchNorms()] if cfg.trainer.sync_batchnorm else []), *cluster_plugins()]
+    try:
+        return instantiate(
+            cfg.trainer,
+            max_epochs=-1 if cfg.trainer.max_epochs is None else cfg.trainer.max_epochs,  # null is 1,000 in Lightning
+            max_steps=-1,  # ``RunLength`` ends the run
+            logger=loggers(cfg.logger, folder, run_id),
+            callbacks=callbacks,
+            plugins=plugins,
+            default_root_dir=str(folder),
+            _convert_="all",
+        )
+    except InstantiationException as error:
+        if isinstance(error.__cause__, MisconfigurationException):
+            raise ValueError(f"trainer: {error.__cause__}") from error
+        raise
 
 
 def build_samples(cfg: DictConfig, image_size: int, needs_masks: bool = False, **frame: bool) -> EncoderSamples:
@@ -216,11 +315,14 @@ def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:
     return None if cfg.resume in (None, "auto") else Path(cfg.resume)
 
 
-def archive_previous_run(folder: Path) -> None:
-    """Keep the checkpoints and log of an earlier run in a folder from the one that starts over in it."""
-    for name in ("checkpoints", "metrics.csv"):
-        if (folder / name).exists():
-            (folder / name).rename(folder / f"{name}.{time.time_ns()}")
+def prepare_folder(folder: Path, resume: Path | None, checkpoint: Resumable | None) -> None:
+    """Keep the checkpoints and log of an earlier run from one that starts in its folder, or trim the log to resume."""
+    if resume is None or checkpoint is None or not resume.is_relative_to(folder):
+        for name in ("checkpoints", BEST, "metrics.csv"):
+            if (folder / name).exists():
+                (folder / name).rename(folder / f"{name}.{time.time_ns()}")
+    else:
+        trim_metrics(folder / "metrics.csv", checkpoint.steps, checkpoint.validates_first)
 
 
 def check_finite(task: pl.LightningModule, folder: Path) -> None:

@@ -103,7 +103,8 @@ class DetectObjects(pl.LightningModule):
         box_model = ultralytics_module("nn.tasks").DetectionModel
         self._loss = model.init_criterion() if self._masks else box_model.init_criterion(model)
         self.detector.train()  # Lightning keeps the modes that it finds
-        self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self._total_steps = max(1, data.total_steps)
 
     @override
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:

@@ -49,7 +49,7 @@ def cosine_schedule(
     """Build what ``configure_optimizers`` returns: linear warm-up, then a cosine to zero at the end of the run.
 
     Args:
-        trainer: has the run's number of steps; its datamodule is ``TrainingData``.
+        trainer: its datamodule is ``TrainingData``, which has the run's number of steps.
         module: the module whose trainable parameters are optimized.
         factory: builds the optimizer.
         warmup_images: images, over all processes, of the warm-up.
@@ -57,10 +57,10 @@ def cosine_schedule(
     Raises:
         ValueError: if the run has no end.
     """
-    if math.isinf(trainer.estimated_stepping_batches):
-        raise ValueError("The run must have an end for the cosine schedule: set trainer.max_epochs or max_steps.")
-    total = max(1, int(trainer.estimated_stepping_batches))
     data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    if data.total_steps is None:
+        raise ValueError("The run must have an end for the cosine schedule: set trainer.max_epochs or max_steps.")
+    total = max(1, data.total_steps)
     warmup_steps = math.ceil(warmup_images / data.images_per_step)
     if warmup_steps >= total:
         logger.warning("All %d steps lie in the warm-up of %d; lower task.warmup_images.", total, warmup_steps)

@@ -36,7 +36,7 @@ WIRED = {
     "mobilesamv2.tasks.train_prompted_masks.TrainPromptedMasks": {"sam", "optimizer"},
     "mobilesamv2.tasks.detect.DetectObjects": {"detector", "optimizer"},
     "torch.optim.AdamW": {"params"},
-    "mobilesamv2.callbacks.throughput.ResumableCSVLogger": {"save_dir"},
+    "mobilesamv2.callbacks.csv_log.ResumableCSVLogger": {"save_dir"},
     "pytorch_lightning.loggers.TensorBoardLogger": {"save_dir"},
     **{f"mobilesamv2.data.samples.{kind}Samples": {"images", "image_size"} for kind in ("Encoder", "Prompt")},
     "mobilesamv2.data.detection_samples.DetectionSamples": {"images", "image_size"},

@@ -15,7 +15,6 @@ from support.training import distilling, trainer
 
 from mobilesamv2 import build_sam
 from mobilesamv2.callbacks.divergence import StopOnDivergence
-from mobilesamv2.callbacks.throughput import trim_metrics
 from mobilesamv2.checkpoints import save_weights
 
 
@@ -43,6 +42,7 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path, capsys: pytest
         with pytest.raises(SystemExit, match=re.escape(said)):
             train(*given, "trainer.max_epochs=3", *others)
         assert contents(folder) == before, others
+    torch.manual_seed(7)  # a run that was refused before this test may have left the state that this one left too
     save_weights(build_sam("sam_vit_mini"), teacher)  # other random weights under the same name
     with pytest.raises(SystemExit, match=r"\(teacher.checkpoint \(SHA-256\) was "):
         train(*given, "trainer.max_epochs=3")
@@ -108,20 +108,6 @@ def test_an_objective_that_is_not_logged_is_found_at_the_first_validation(tmp_pa
     weights = (tmp_path / "mini.safetensors").stat().st_mtime_ns
     assert train(*given, "trainer.max_epochs=1", "objective=val/loss") == value  # from the folder
     assert (tmp_path / "mini.safetensors").stat().st_mtime_ns == weights
-
-
-def test_a_log_loses_what_a_run_logs_again_and_a_torn_line(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    trim_metrics(path, 3)
-    assert not path.exists()
-    path.write_text("epoch,step,train/loss\n0,0,1.5\n0,2,1.25\n0,3,1.0\n0,4,")
-    trim_metrics(path, 3)  # the next step is number 3
-    assert path.read_text() == "epoch,step,train/loss\n0,0,1.5\n0,2,1.25\n"
-    path.write_text("epoch,step,train/loss\n0,0,1.5\n0,")
-    trim_metrics(path, 3)
-    assert path.read_text() == "epoch,step,train/loss\n0,0,1.5\n"
-    path.write_text("")
-    trim_metrics(path, 3)
 
 
 def test_training_on_images_without_objects_is_an_error(tmp_path: Path) -> None:

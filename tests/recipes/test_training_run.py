@@ -23,6 +23,7 @@ from torch import nn
 
 from mobilesamv2 import build_sam
 from mobilesamv2.callbacks import checkpoint as checkpoints
+from mobilesamv2.callbacks import requeue
 from mobilesamv2.callbacks.checkpoint import EMA
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.samples import EncoderSamples
@@ -175,7 +176,7 @@ def test_a_signal_to_all_processes_of_a_job_leaves_the_workers_to_the_first(tmp_
 
     task, _ = distilling()
     data = TrainingData(EncoderSamples(SyntheticDataset(16, (64, 96)), 256), 2, num_workers=2)
-    callbacks = [checkpoints.SaveAndRequeue(tmp_path / "stopped.ckpt", requeue=False), ToldAll()]
+    callbacks = [requeue.SaveAndRequeue(tmp_path / "stopped.ckpt", requeue=False), ToldAll()]
     with pytest.raises(SystemExit) as stopped:
         trainer(tmp_path, callbacks=callbacks, max_epochs=2, plugins=[LightningEnvironment()]).fit(
             task, datamodule=data
@@ -198,11 +199,11 @@ def test_a_stopped_run_is_saved_after_the_step_and_queued_again_if_it_should(
     number: int, state: str, requeued: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(checkpoints, "_scontrol", lambda *args: asked.append(args) or state)
+    monkeypatch.setattr(requeue, "_scontrol", lambda *args: asked.append(args) or state)
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     earlier = signal.getsignal(signal.SIGTERM)
     task, data = distilling()
-    callbacks = [checkpoints.SaveAndRequeue(tmp_path / "stopped.ckpt"), Told(2, number)]
+    callbacks = [requeue.SaveAndRequeue(tmp_path / "stopped.ckpt"), Told(2, number)]
     settings = {"max_epochs": 2, "accumulate_grad_batches": 2, "plugins": [LightningEnvironment()]}
     runner = trainer(tmp_path, callbacks=callbacks, **settings)
     with pytest.raises(SystemExit) as stopped:
