@@ -27,7 +27,7 @@ class Prompt(NamedTuple):
 
 
 def check_graphs(
-    sam: Sam, encoder: str | Path, decoder: str | Path, tolerance: float | None = None, seed: int = 0
+    sam: Sam, encoder: str | Path, decoder: str | Path, *, tolerance: float | None = None, seed: int = 0
 ) -> dict[str, float]:
     """Compare two graphs with torch on random images and prompts.
 

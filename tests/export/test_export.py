@@ -1,7 +1,6 @@
 """Graphs of our signature agree with torch, for other numbers of images and prompts than they were traced with."""
 
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from support import ROOT, relative_difference
-from support.exports import WEIGHTS, Export
+from support.exports import WEIGHTS, Export, run_guide
 from support.random_weights import stir
 from support.runs import evaluate_here
 
@@ -42,7 +41,7 @@ def test_the_command_line(exported: Export, capsys: pytest.CaptureFixture[str]) 
     assert "has_mask_input: (1,), 1 or 0" in printed
 
 
-@pytest.mark.parametrize(("precision", "smallest", "largest"), [("fp32", 0.0, 2e-5), ("fp16", 1e-4, 1e-2)])
+@pytest.mark.parametrize(("precision", "smallest", "largest"), [("fp32", 0.0, 2e-5), ("fp16", 1e-4, 5e-3)])
 def test_each_precision_is_as_near_to_torch_as_is_stated(
     exported: Export, precision: str, smallest: float, largest: float
 ) -> None:
@@ -74,7 +73,7 @@ def test_large_weights_are_in_a_separate_file(signature: str, tmp_path: Path, mo
     files = {path.name: path.stat().st_size for path in (tmp_path / "first").iterdir()}
     assert files.keys() == {"encoder.onnx", "encoder.onnx.data", "decoder.onnx", "decoder.onnx.data"}
     for part in ("encoder.onnx", "decoder.onnx"):
-        assert files[part] < 600_000 < files[f"{part}.data"]
+        assert files[part] < 1_000_000 < files[f"{part}.data"]
     moved = (tmp_path / "first").rename(tmp_path / "moved")
     assert max(check_graphs(sam, moved / "encoder.onnx", moved / "decoder.onnx").values()) < 2e-5
     with pytest.raises(ValueError, match="GB for onnxruntime to quantize"):
@@ -163,17 +162,9 @@ def test_metadata_describe_the_inputs(exported: Export) -> None:
     assert axes == {"image_embedding": [1, 128, 16, 16], "points": ["N", "P", 2], "labels": ["N", "P"]}
 
 
-def test_the_guides_example_finds_what_segany_finds(
-    exported: Export, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
-    assert found
+def test_the_guides_example_finds_what_segany_finds(exported: Export, photo: np.ndarray, tmp_path: Path) -> None:
     enlarged = Image.fromarray(photo).resize((390, 270))
-    enlarged.save(tmp_path / "photo.png")
-    (tmp_path / "exported").symlink_to(exported.folder)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, np.ndarray] = {}
-    exec(found[1].replace("photo.jpg", "photo.png"), names)
+    names = run_guide(0, exported.folder, enlarged, tmp_path)
     segany = SegAny(exported.sam)
     segany.set_image(np.asarray(enlarged))
     masks, predicted_iou, logits = segany.predict(boxes=names["boxes"], multimask_output=False)

@@ -11,19 +11,23 @@ from segment_anything import SamPredictor
 from segment_anything.utils.onnx import SamOnnxModel
 from segment_anything.utils.transforms import ResizeLongestSide
 from support import relative_difference
+from support.exports import run_guide
 from support.official import official_mini, ours_from
 
+from mobilesamv2 import SegAny
 from mobilesamv2.cli.main import main as cli
 from mobilesamv2.export.graphs import decoder_graph
 from mobilesamv2.export.onnx import export_metadata, write_graph
 from mobilesamv2.export.quantize import calibration_images, quantize_encoder
 from mobilesamv2.export.runtime import open_session, read_export_metadata
+from mobilesamv2.models.sam import Sam
 
 NAMES = ["image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size"]
 
 
 class Exported(NamedTuple):
     official: Any
+    sam: Sam
     folder: Path
 
 
@@ -37,7 +41,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     cli(["export", "sam_vit_mini", "--checkpoint", weights, "--signature", "sam", "-o", str(folder)])
     single = decoder_graph(ours, "sam", return_single_mask=True)
     write_graph(single, folder / "single.onnx", export_metadata(ours))
-    return Exported(official, folder)
+    return Exported(official, ours, folder)
 
 
 def prompt(kind: str) -> tuple[list[list[float]], list[int]]:
@@ -85,7 +89,7 @@ def test_the_decoder_is_the_official_one(
 def test_the_encoder_takes_the_pixels_of_a_resized_image(
     exported: Exported, photo: np.ndarray, size: tuple[int, int]
 ) -> None:
-    image = np.asarray(Image.fromarray(photo).resize(size[::-1]))
+    image = np.asarray(Image.fromarray(photo).resize((size[1], size[0])))
     predictor = SamPredictor(exported.official)
     predictor.set_image(image)
     pixels = ResizeLongestSide(256).apply_image(image)
@@ -97,6 +101,21 @@ def test_the_metadata_name_the_signature(exported: Exported) -> None:
     for part in ("encoder", "decoder"):
         metadata = read_export_metadata(open_session(exported.folder / f"{part}.onnx"))
         assert (metadata["part"], metadata["signature"], metadata["precision"]) == (part, "sam", "fp32")
+
+
+def test_the_guides_example_finds_what_segany_finds(exported: Exported, photo: np.ndarray, tmp_path: Path) -> None:
+    enlarged = Image.fromarray(photo).resize((390, 270))
+    names = run_guide(1, exported.folder, enlarged, tmp_path)
+    segany = SegAny(exported.sam)
+    segany.set_image(np.asarray(enlarged))
+    boxes = np.array([[10, 20, 200, 250]])
+    masks, predicted_iou, logits = segany.predict(boxes=boxes, multimask_output=False)
+    np.testing.assert_allclose(names["predicted_iou"][:, :1], predicted_iou, atol=1e-4)
+    assert 0 < masks[0, 0].mean() < 1
+    assert (names["mask"] == masks[0, 0]).mean() > 0.9999
+    refined, _, _ = segany.predict(boxes=boxes, mask_input=logits[:, 0], multimask_output=False)
+    assert (refined[0, 0] != masks[0, 0]).any()
+    assert ((names["refined"][0, 0] > 0) == refined[0, 0]).mean() > 0.999
 
 
 def test_int8_of_this_encoder(exported: Exported, photo: np.ndarray, tmp_path: Path) -> None:
