@@ -41,8 +41,9 @@ def test_a_graph_that_differs_is_refused_and_earlier_ones_stay(
 
 def test_the_difference_is_named(exported: Export) -> None:
     other = build_sam("mini_conv", WEIGHTS)
+    last: Any = other.mask_decoder.iou_prediction_head.layers[-1]
     with torch.no_grad():
-        other.mask_decoder.iou_prediction_head.layers[-1].bias.add_(0.1)
+        last.bias.add_(0.1)
     message = r"decoder\.onnx differs from torch by more than 0\.001 .* predicted_iou by .*--no-check"
     with pytest.raises(ValueError, match=message):
         check_graphs(other, exported.folder / "encoder.onnx", exported.folder / "decoder.onnx")

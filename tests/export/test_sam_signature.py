@@ -51,13 +51,16 @@ def prompt(kind: str) -> tuple[list[list[float]], list[int]]:
         "padding only": ([[0, 0], [0, 0], [0, 0]], [-1, -1, -1]),
         "points": ([[60.5, 90], [30, 200], [200, 33], [5, 6], [0, 0]], [1, 0, 1, 0, -1]),
         "box": ([[20, 30], [150, 160.25]], [2, 3]),
+        "box and padding": ([[20, 30], [150, 160.25], [0, 0]], [2, 3, -1]),
         "box and points": ([[80, 90], [44, 120], [20, 30], [150, 160]], [1, 0, 2, 3]),
         "no padding": ([[60.5, 90]], [1]),
     }[kind]
 
 
 @pytest.mark.parametrize("decoder", ["decoder.onnx", "single.onnx"])
-@pytest.mark.parametrize("kind", ["point", "padding only", "points", "box", "box and points", "no padding"])
+@pytest.mark.parametrize(
+    "kind", ["point", "padding only", "points", "box", "box and padding", "box and points", "no padding"]
+)
 @pytest.mark.parametrize("size", [(90, 130), (300, 200), (256, 256), (31, 500)])
 @pytest.mark.parametrize("has_mask", [0, 1])
 def test_the_decoder_is_the_official_one(
