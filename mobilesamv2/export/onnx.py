@@ -190,7 +190,8 @@ def _trace(graph: Graph, opset: int | None) -> Any:
     written = program.model.opset_imports[""]
     if opset is not None and written != opset:
         raise ValueError(
-            f"The opset of this model must be {written} with torch {torch.__version__}, which can't write {opset}."
+            f"The opset can't be {opset}: torch {torch.__version__} can't write {opset}, and wrote {written}. "
+            "Leave it out for the one that torch recommends."
         )
     return program
 
