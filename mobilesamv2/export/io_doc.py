@@ -1,15 +1,34 @@
 """Inputs and outputs of the exported graphs: the text of ``mobilesamv2 export --help`` and of the files themselves."""
 
+_PREPROCESSING = (
+    "RGB, resized so that the longest side is S = image_size (Pillow's bilinear; the other side is "
+    "int(side * S / longest + 0.5))"
+)
 ENCODER_IO_DOC = (
-    "image: (1, 3, S, S) float32. RGB, resized so that the longest side is S = image_size (Pillow's bilinear; the "
-    "other side is int(side * S / longest + 0.5)), minus pixel_mean, over pixel_std (units of 0 to 255), then padded "
-    "with zeros at the right and the bottom. image_embedding: (1, C, S/16, S/16) float32."
+    f"image: (B, 3, S, S) float32, any number of images. {_PREPROCESSING}, minus pixel_mean, over pixel_std (units of "
+    "0 to 255), then padded with zeros at the right and the bottom. image_embedding: (B, C, S/16, S/16) float32."
+)
+_POINTS = (
+    "1 foreground, 0 background, -1 padding, 2 upper left and 3 lower right corner of a box; a prompt without a box "
+    "ends with a point (0, 0) labelled -1"
 )
 DECODER_IO_DOC = (
-    "image_embedding: (1, C, S/16, S/16), of the encoder. points: (N, P, 2) float32 xy in pixels of the resized "
-    "image. labels: (N, P) int64: 1 foreground, 0 background, -1 padding, 2 upper left and 3 lower right corner of a "
-    "box; a prompt without a box ends with a point (0, 0) labelled -1. N and P are any number; memory goes with N, "
-    "25 MB each at S = 1024, so batches of 16 to 64 work best. low_res_logits: (N, 4, S/4, S/4), and predicted_iou: "
+    "image_embedding: (1, C, S/16, S/16), of one image. points: (N, P, 2) float32 xy in pixels of the resized "
+    f"image. labels: (N, P) int64: {_POINTS}. N and P are any number; memory goes with N, 25 MB each at S = 1024, so "
+    "batches of 16 to 64 work best. It takes no mask inputs (the signature of sam does), and one image at a time. "
+    "low_res_logits: (N, 4, S/4, S/4), and predicted_iou: "
     "(N, 4): 0 is the single mask, 1 to 3 are the three of an ambiguous prompt. Resized bilinearly to S x S, cropped "
     "to the resized image and resized to the original size, a mask is where the logits are above mask_threshold."
+)
+SAM_ENCODER_IO_DOC = (
+    f"input_image: (height, width, 3) float32, 0 to 255. {_PREPROCESSING}; a smaller one is allowed, a side above S is "
+    "cut off. Normalisation and padding are part of the graph. image_embeddings: (1, C, S/16, S/16) float32."
+)
+SAM_DECODER_IO_DOC = (
+    "All float32. image_embeddings: (1, C, S/16, S/16). point_coords: (1, P, 2) xy in pixels of the resized image. "
+    f"point_labels: (1, P): {_POINTS}. mask_input: (1, 1, S/4, S/4), low_res_masks of an earlier run, or zeros. "
+    "has_mask_input: (1,), 1 or 0. orig_im_size: (2,), height and width of the original image. masks: (1, 4, H, W), "
+    "logits at the original size, above mask_threshold inside. iou_predictions: (1, 4). low_res_masks: (1, 4, S/4, "
+    "S/4). Mask 0 is the single mask, 1 to 3 are the three of an ambiguous prompt. With --return-single-mask there is "
+    "one instead of four: mask 0 for three points or more, padding included, else the best of 1 to 3."
 )

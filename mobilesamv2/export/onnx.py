@@ -3,106 +3,111 @@
 One decoder serves SegAny and SegEvery: for SegEvery its input is a batch of a grid's points or a detector's boxes, and
 one embedding. The postprocessing (filters, masks at the image's size, NMS) is a few lines in any language and not part
 of a graph: resize the logits bilinearly to S x S, crop to the resized image, resize to the original size, apply the
-mask threshold; the stability score is the number of pixels above 1 over the number above -1.
+mask threshold; the stability score is the number of pixels above 1 over the number above -1. With the signature of SAM
+the decoder takes one prompt, and the masks have the image's size.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from mobilesamv2.checkpoints import weights_sha256
-from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC
-from mobilesamv2.export.runtime import labelled_points, open_session, require_export_packages
-from mobilesamv2.files import atomic_write
+from mobilesamv2.export.check import check_graphs
+from mobilesamv2.export.graphs import PRECISIONS, SIGNATURES, Graph, decoder_graph, encoder_graph
+from mobilesamv2.export.runtime import open_session, require_export_packages
+from mobilesamv2.files import atomic_write, named_in_errors
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, preprocessing
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 
-TOLERANCE = 1e-3
-"""Largest accepted difference between a graph and torch, as a share of the largest value."""
+FIRST_OPSET = 18
+"""The opset that torch's exporter writes. It converts to later ones; conversions to earlier ones fail or are wrong."""
 
 MAX_GRAPH_BYTES = 1_900_000_000
 """Largest size of weights inside a graph: protobuf allows 2 GiB. Larger ones (SAM ViT-H) go to a separate file."""
 
 
-class DecoderGraph(nn.Module):
-    """Prompt encoder and mask decoder: prompts of all kinds and an image embedding to all four masks.
+class Exported(NamedTuple):
+    """What an export has written.
 
-    Args:
-        sam: the model.
+    Attributes:
+        paths: the files of the graphs, encoder first.
+        differences: name of each output -> its largest difference from torch in float32, as a share of the largest
+            value; empty if they were not compared.
     """
 
-    def __init__(self, sam: Sam) -> None:
-        super().__init__()
-        self.sam = sam
-
-    def forward(self, image_embedding: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return low-res logits (N, 4, S/4, S/4) and predicted IoU (N, 4) for points (N, P, 2) with labels (N, P)."""
-        sparse = self.sam.prompt_encoder.embed_labelled(points, labels)
-        return self.sam.mask_decoder.decode_all_masks(self.sam.image_context(image_embedding), sparse)
+    paths: list[Path]
+    differences: dict[str, float]
 
 
-def export_onnx(sam: Sam, folder: str | Path, opset: int | None = None) -> list[Path]:
-    """Write a model's ``encoder.onnx`` and ``decoder.onnx``, with a description of their inputs and outputs inside.
+def export_onnx(
+    sam: Sam,
+    folder: str | Path,
+    opset: int | None = None,
+    *,
+    signature: str = "mobilesamv2",
+    precision: str = "fp32",
+    return_single_mask: bool = False,
+    compare: bool = True,
+) -> Exported:
+    """Write a model's encoder and decoder, with a description of their inputs and outputs inside, and check them.
 
-    Their metadata contain the result of ``export_metadata`` as JSON, under ``mobilesamv2``.
+    The files are ``encoder.onnx`` and ``decoder.onnx``, or ``encoder.fp16.onnx`` and ``decoder.fp16.onnx``. Their
+    metadata contain the result of ``export_metadata`` as JSON, under ``mobilesamv2``. They appear in the folder once
+    both have passed; until then, and if one does not, earlier files of these names stay.
 
     Args:
         sam: the model, in eval mode on the CPU; batch norms are folded in a copy.
-        folder: created if missing; files of these names are overwritten.
+        folder: created if missing; files of these names are replaced.
         opset: ONNX opset; None is the one that the installed torch recommends.
+        signature: names of the inputs and outputs, one of ``SIGNATURES``.
+        precision: of weights and arithmetic, one of ``PRECISIONS``; inputs and outputs are float32 in any.
+        return_single_mask: with the signature of SAM, the best mask only instead of all four.
+        compare: compare with torch, beyond what onnx and onnxruntime check.
 
     Returns:
-        The two files. Weights of more than 1.9 GB are in a separate file, ``<graph>.data``.
+        The two files, and how far they are from torch. Weights of more than 1.9 GB are in a separate file,
+        ``<graph>.data``.
 
     Raises:
         ImportError: if a package of the extra ``export`` is not installed.
-        ValueError: if the model is in training mode, a copy for inference or not on the CPU, or torch can't write the
-            opset.
+        ValueError: if the model is in training mode, a copy for inference or not on the CPU, an argument is none of
+            its values, torch can't write the opset, or a graph is invalid or differs from torch.
         OSError: if a file can't be written.
     """
-    folder = Path(folder)
-    return [export_encoder(sam, folder / ENCODER_FILE, opset), export_decoder(sam, folder / DECODER_FILE, opset)]
-
-
-def export_encoder(sam: Sam, path: Path, opset: int | None = None) -> Path:
-    """Write the image encoder only; arguments and errors are those of ``export_onnx``."""
     _require_exportable(sam)
-    encoder, image = sam.for_inference().image_encoder, _image(sam)
-    module: Any
-    for module in encoder.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False  # timm's; when decomposed for ONNX, fused attention has other strides
-    with torch.no_grad():
-        encoder(image)  # TinyViT caches its attention biases in eval mode, which must not happen while tracing
-    program = _graph(encoder, {"image": image}, ["image_embedding"], {}, opset)
-    return _save(program, path, ENCODER_IO_DOC, sam, encoder)
-
-
-def export_decoder(sam: Sam, path: Path, opset: int | None = None) -> Path:
-    """Write prompt encoder and mask decoder only; arguments and errors are those of ``export_onnx``."""
-    _require_exportable(sam)
-    grid = sam.prompt_encoder.grid
-    inputs = {
-        "image_embedding": torch.zeros(1, sam.embedding_channels, grid, grid),
-        "points": torch.zeros(2, 3, 2),
-        "labels": torch.ones(2, 3, dtype=torch.int64),
+    _require_options(opset, signature, precision, return_single_mask)
+    graphs = {
+        graph_file(ENCODER_FILE, precision): lambda: encoder_graph(sam, signature, precision),
+        graph_file(DECODER_FILE, precision): lambda: decoder_graph(sam, signature, precision, return_single_mask),
     }
-    axes = {"points": {0: "N", 1: "P"}, "labels": {0: "N", 1: "P"}}
-    program = _graph(DecoderGraph(sam).eval(), inputs, ["low_res_logits", "predicted_iou"], axes, opset)
-    return _save(program, path, DECODER_IO_DOC, sam, sam.mask_decoder)
+    with _published_together(Path(folder)) as staging:
+        for name, build in graphs.items():
+            metadata = export_metadata(sam) | {
+                "part": name.split(".")[0],
+                "signature": signature,
+                "precision": precision,
+            }
+            with named_in_errors(Path(folder) / name):
+                write_graph(build(), staging / name, metadata, opset)
+        differences = check_graphs(sam, *(staging / name for name in graphs)) if compare else {}
+    return Exported([Path(folder) / name for name in graphs], differences)
+
+
+def graph_file(name: str, precision: str) -> str:
+    """Return the name of a graph's file: ``encoder.onnx`` in fp32, ``encoder.fp16.onnx`` in fp16."""
+    return name if precision == "fp32" else name.replace(".onnx", f".{precision}.onnx")
 
 
 def _require_exportable(sam: Sam) -> None:
@@ -113,6 +118,18 @@ def _require_exportable(sam: Sam) -> None:
         raise ValueError("The model must be in eval mode to be exported: call sam.eval() first.")
     if sam.device.type != "cpu":
         raise ValueError(f"The model must be on the CPU to be exported, got {sam.device}: call sam.cpu() first.")
+
+
+def _require_options(opset: int | None, signature: str, precision: str, return_single_mask: bool) -> None:
+    if opset is not None and opset < FIRST_OPSET:
+        raise ValueError(
+            f"The opset must be {FIRST_OPSET} or later, got {opset}: torch writes no earlier one correctly."
+        )
+    for name, value, known in (("signature", signature, SIGNATURES), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+    if return_single_mask and signature != "sam":
+        raise ValueError("return_single_mask is of the signature of SAM: set --signature sam, or take logits[:, 0].")
 
 
 def export_metadata(sam: Sam) -> dict[str, Any]:
@@ -129,13 +146,30 @@ def export_metadata(sam: Sam) -> dict[str, Any]:
     }
 
 
-def _image(sam: Sam) -> Tensor:
-    return torch.zeros(1, 3, sam.image_size, sam.image_size)
+def write_graph(graph: Graph, path: Path, metadata: dict[str, Any], opset: int | None = None) -> None:
+    """Write a graph, and check that it is valid and that onnxruntime reads it.
+
+    Args:
+        graph: from ``encoder_graph`` or ``decoder_graph``.
+        path: its file, in a folder that exists; weights of more than 1.9 GB go to a second, ``<path>.data``.
+        metadata: plain values, which the file contains.
+        opset: ONNX opset; None is the one that the installed torch recommends.
+
+    Raises:
+        ValueError: if torch can't write the opset, or the graph is invalid.
+        OSError: if the file can't be written.
+    """
+    from onnxscript import ir
+
+    program = _trace(graph, opset)
+    program.model.doc_string = graph.io_doc
+    program.model.metadata_props["mobilesamv2"] = json.dumps(metadata)
+    weights = sum(value.nbytes for value in graph.module.state_dict().values())
+    ir.save(program.model, path, external_data=f"{path.name}.data" if weights > MAX_GRAPH_BYTES else None)
+    _require_valid(path)
 
 
-def _graph(
-    module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], axes: dict[str, dict[int, str]], opset: int | None
-) -> Any:
+def _trace(graph: Graph, opset: int | None) -> Any:
     """Return a torch.onnx.ONNXProgram.
 
     The exporter is the one based on torch.export: the default since torch 2.9, and the only one that keeps N and P
@@ -143,12 +177,12 @@ def _graph(
     """
     with _silenced_exporter():
         program = torch.onnx.export(
-            module,
-            tuple(inputs.values()),
+            graph.module,
+            tuple(graph.inputs.values()),
             dynamo=True,
-            input_names=list(inputs),
-            output_names=outputs,
-            dynamic_shapes=tuple(axes.get(name, {}) for name in inputs),
+            input_names=list(graph.inputs),
+            output_names=graph.outputs,
+            dynamic_shapes=tuple(graph.axes.get(name, {}) for name in graph.inputs),
             opset_version=opset,
             verbose=False,
         )
@@ -156,25 +190,45 @@ def _graph(
     written = program.model.opset_imports[""]
     if opset is not None and written != opset:
         raise ValueError(
-            f"The opset of this model must be {written} with torch {torch.__version__}, which can't write {opset}."
+            f"The opset can't be {opset}: torch {torch.__version__} can't write {opset}, and wrote {written}. "
+            "Leave it out for the one that torch recommends."
         )
     return program
 
 
-def _save(program: Any, path: Path, io_doc: str, sam: Sam, module: nn.Module) -> Path:
-    from onnxscript import ir
+def _require_valid(path: Path) -> None:
+    """Check a graph with onnx's checker, shapes and types included, and open it in onnxruntime."""
+    import onnx
 
-    program.model.doc_string = io_doc
-    program.model.metadata_props["mobilesamv2"] = json.dumps(export_metadata(sam))
-    weights = sum(value.nbytes for value in module.state_dict().values())
-    data_file, is_large = path.with_name(f"{path.name}.data"), weights > MAX_GRAPH_BYTES
-    if is_large:
-        path.unlink(missing_ok=True)  # on failure, an older graph would be left beside the weights of this model
-    with atomic_write(path) as partial:
-        ir.save(program.model, partial, external_data=data_file.name if is_large else None)
-    if not is_large:
-        data_file.unlink(missing_ok=True)  # left by an earlier, larger model
-    return path
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # the checker's and shape inference's errors have no base class in common
+        raise ValueError(f"torch wrote an invalid graph for {path.name}: {error}. Try another opset.") from error
+    open_session(path)
+
+
+@contextmanager
+def _published_together(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder, whose files replace those of ``folder`` at the end; on failure they are removed."""
+    with named_in_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".partial") as name:
+        staging = Path(name)
+        yield staging
+        for graph in sorted(staging.glob("*.onnx")):
+            target, data_name = folder / graph.name, f"{graph.name}.data"
+            is_large = (staging / data_name).exists()
+            if is_large:
+                target.unlink(missing_ok=True)  # an older graph must never be read with the weights of this model
+                _publish(staging / data_name, folder / data_name)
+            _publish(graph, target)
+            if not is_large:
+                (folder / data_name).unlink(missing_ok=True)  # left by an earlier, larger model
+
+
+def _publish(path: Path, target: Path) -> None:
+    with atomic_write(target) as partial:
+        path.replace(partial)
 
 
 @contextmanager
@@ -191,73 +245,3 @@ def _silenced_exporter() -> Iterator[None]:
     finally:
         for log, level in zip(logs, levels, strict=True):
             log.setLevel(level)
-
-
-def check_export(sam: Sam, folder: str | Path, tolerance: float = TOLERANCE, seed: int = 0) -> dict[str, float]:
-    """Compare the graphs with torch on random images and prompts, of other numbers than they were traced with.
-
-    Args:
-        sam: the model that was exported.
-        folder: folder of its graphs.
-        tolerance: largest accepted difference, as a share of the largest value.
-        seed: seed of the images and prompts.
-
-    Returns:
-        Name of each output -> its largest difference, as a share of the largest value.
-
-    Raises:
-        FileNotFoundError: if a graph does not exist.
-        ImportError: if onnxruntime is not installed.
-        ValueError: if a difference is above the tolerance.
-    """
-    encoder, decoder = (open_session(Path(folder) / name) for name in (ENCODER_FILE, DECODER_FILE))
-    rng = torch.Generator().manual_seed(seed)
-    images = torch.randn(_image(sam).shape, generator=rng)
-    with torch.inference_mode():
-        embedding = sam.image_encoder(images)
-    found = {"image_embedding": _difference(encoder.run(None, {"image": images.numpy()})[0], embedding)}
-    for num_prompts, num_points, with_boxes in ((1, 1, False), (7, 3, False), (5, 0, True), (3, 2, True)):
-        prompts = _random_prompts(sam.image_size, num_prompts, num_points, with_boxes, rng)
-        for name, value in _compare_decoders(sam, decoder, embedding, prompts).items():
-            found[name] = max(found.get(name, 0.0), value)
-    # not (a <= b), so that NaN counts as a difference
-    exceeding = {name: value for name, value in found.items() if not value <= tolerance}
-    if exceeding:
-        details = ", ".join(f"{name} by {value:.1e}" for name, value in exceeding.items())
-        raise ValueError(
-            f"The graphs in {folder} differ from torch by more than {tolerance:g} of the largest value: {details}. "
-            "Try another opset or version of torch; --no-check skips the check."
-        )
-    return found
-
-
-def _random_prompts(
-    side: int, num_prompts: int, num_points: int, with_boxes: bool, rng: torch.Generator
-) -> dict[str, Tensor]:
-    """Return random arguments of ``Sam.decode``."""
-    prompts: dict[str, Tensor] = {}
-    if num_points:
-        prompts["points"] = torch.rand(num_prompts, num_points, 2, generator=rng) * side
-        prompts["labels"] = torch.randint(-1, 2, (num_prompts, num_points), generator=rng)
-    if with_boxes:
-        corners = torch.rand(num_prompts, 2, 2, generator=rng) * side
-        prompts["boxes_xyxy"] = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
-    return prompts
-
-
-def _compare_decoders(sam: Sam, decoder: Any, embedding: Tensor, prompts: dict[str, Tensor]) -> dict[str, float]:
-    """Return each output's difference from ``Sam.decode``, called once for one mask and once for three."""
-    points, labels = labelled_points(**{name: value.numpy() for name, value in prompts.items()})
-    inputs = {"image_embedding": embedding.numpy(), "points": points, "labels": labels}
-    theirs = dict(zip(("low_res_logits", "predicted_iou"), decoder.run(None, inputs), strict=True))
-    with torch.inference_mode():
-        parts = [
-            sam.decode(embedding, **prompts, multimask_output=multimask_output) for multimask_output in (False, True)
-        ]
-    ours = dict(zip(theirs, (torch.cat(both, dim=1) for both in zip(*parts, strict=True)), strict=True))
-    return {name: _difference(theirs[name], ours[name]) for name in theirs}
-
-
-def _difference(theirs: np.ndarray, ours: Tensor) -> float:
-    """Return the largest difference over the largest value."""
-    return float(np.abs(theirs - ours.numpy()).max() / np.abs(ours.numpy()).max())

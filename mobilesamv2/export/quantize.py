@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.export.onnx import ENCODER_FILE, MAX_GRAPH_BYTES
 from mobilesamv2.export.runtime import open_session, read_export_metadata
 from mobilesamv2.files import atomic_write
+from mobilesamv2.transforms import ModelFrame
 
 INT8_FILE = "encoder.int8.onnx"
 
@@ -74,7 +75,7 @@ def quantize_encoder(folder: str | Path, images: Sequence[Path] = ()) -> Quantiz
     convolutions are slow that way.
 
     Args:
-        folder: folder that ``export_onnx`` has written.
+        folder: folder that ``export_onnx`` has written, in fp32 and any signature.
         images: files to calibrate with, at least two; a few dozen that resemble the images the encoder will be used on.
 
     Returns:
@@ -91,20 +92,22 @@ def quantize_encoder(folder: str | Path, images: Sequence[Path] = ()) -> Quantiz
     if source.with_name(f"{ENCODER_FILE}.data").exists() or source.stat().st_size > MAX_GRAPH_BYTES:
         raise ValueError(f"{source} must have at most {MAX_GRAPH_BYTES / 1e9} GB for onnxruntime to quantize it.")
     held_out = list(images[::HOLD_OUT_EVERY])
-    with atomic_write(target) as partial:
-        _write_int8(source, partial, [path for path in images if path not in held_out], side)
     if held_out:
         tests = (read_rgb(path, str(path)) for path in held_out)
     else:
         scenes = SyntheticDataset(NUM_SYNTHETIC_SCENES, (side, side))
         tests = (scenes.load_image(i) for i in range(NUM_SYNTHETIC_SCENES))
-    int8 = open_session(target)
-    cosines = [_cosine(*(s.run(None, _encoder_input(image, side))[0] for s in (session, int8))) for image in tests]
+    as_input = PIXELS_OF_INPUT[session.get_inputs()[0].name]
+    with atomic_write(target) as partial:
+        calibration = (as_input(read_rgb(path, str(path)), side) for path in images if path not in held_out)
+        _write_int8(source, partial, calibration if images else None)
+        int8 = open_session(partial)
+        cosines = [_cosine(*(s.run(None, as_input(image, side))[0] for s in (session, int8))) for image in tests]
     measured_on = f"{len(cosines)} {'held-out images' if held_out else 'synthetic scenes'}"
     return Quantized(target, float(np.mean(cosines)), measured_on, target.stat().st_size, source.stat().st_size)
 
 
-def _write_int8(source: Path, target: Path, images: Sequence[Path], side: int) -> None:
+def _write_int8(source: Path, target: Path, calibration: Iterator[dict[str, np.ndarray]] | None) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -112,11 +115,11 @@ def _write_int8(source: Path, target: Path, images: Sequence[Path], side: int) -
         prepared = Path(folder) / "prepared.onnx"
         # the exporter has stored the shapes, and onnxruntime's symbolic inference fails on some graphs
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        if images:
+        if calibration is not None:
             quantize_static(
                 prepared,
                 target,
-                _calibration_reader(images, side),
+                _calibration_reader(calibration),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=QUANTIZED_OPS,
                 per_channel=True,
@@ -130,25 +133,30 @@ def _write_int8(source: Path, target: Path, images: Sequence[Path], side: int) -
             )
 
 
-def _calibration_reader(images: Sequence[Path], side: int) -> Any:
+def _calibration_reader(inputs: Iterator[dict[str, np.ndarray]]) -> Any:
     """Return onnxruntime's iterator over calibration inputs."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class ImageReader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.remaining = iter(images)
-
         @override
         def get_next(self) -> Any:
-            path = next(self.remaining, None)
-            return None if path is None else _encoder_input(read_rgb(path, str(path)), side)
+            return next(inputs, None)
 
     return ImageReader()
 
 
-def _encoder_input(image: np.ndarray, side: int) -> dict[str, np.ndarray]:
-    """Return the encoder's input for an image, RGB uint8 (H, W, 3): (1, 3, S, S)."""
+def _normalised_input(image: np.ndarray, side: int) -> dict[str, np.ndarray]:
+    """Return our encoder's input for an image, RGB uint8 (H, W, 3): (1, 3, S, S)."""
     return {"image": normalized_pixels(image, side)[None].numpy()}
+
+
+def _pixel_input(image: np.ndarray, side: int) -> dict[str, np.ndarray]:
+    """Return the encoder's input in the signature of SAM, pixels of the resized image."""
+    return {"input_image": ModelFrame((image.shape[0], image.shape[1]), side).resize(image).astype(np.float32)}
+
+
+PIXELS_OF_INPUT = {"image": _normalised_input, "input_image": _pixel_input}
+"""Name of an encoder's input -> what makes it from an image and S."""
 
 
 def _cosine(ours: np.ndarray, theirs: np.ndarray) -> float:

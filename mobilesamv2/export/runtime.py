@@ -103,7 +103,7 @@ class OnnxEncoder(nn.Module):
     """Exported image encoder that replaces a model's own, run by onnxruntime on the CPU.
 
     Args:
-        path: ``encoder.onnx`` or ``encoder.int8.onnx``.
+        path: ``encoder.onnx``, ``encoder.fp16.onnx`` or ``encoder.int8.onnx``, of our signature.
         sam: the model that it was exported from, not a copy for inference.
 
     Raises:
@@ -118,7 +118,8 @@ class OnnxEncoder(nn.Module):
         inputs = [node.name for node in self.session.get_inputs()]
         if inputs != ["image"]:
             raise ValueError(
-                f"{path} must be an exported image encoder, whose only input is 'image', got {', '.join(inputs)}."
+                f"{path} must be an exported image encoder, whose only input is 'image', got {', '.join(inputs)}. "
+                "Export it without --signature sam."
             )
         exported = read_export_metadata(self.session)
         expected = {"model": sam.name, "encoder": sam.encoder_name, "weights_sha256": weights_sha256(sam)}
@@ -134,7 +135,6 @@ class OnnxEncoder(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode normalised images (B, 3, S, S) to image embeddings (B, C, S/16, S/16), one at a time."""
-        pixels = images.detach().float().cpu().numpy()
-        embeddings = [self.session.run(None, {"image": pixels[i : i + 1]})[0] for i in range(len(pixels))]
-        return torch.from_numpy(np.concatenate(embeddings)).to(images)
+        """Encode normalised images (B, 3, S, S) to image embeddings (B, C, S/16, S/16)."""
+        (embeddings,) = self.session.run(None, {"image": images.detach().float().cpu().numpy()})
+        return torch.from_numpy(embeddings).to(images)

@@ -170,8 +170,9 @@ class ImageToTokenAttention(Attention):
         scores = self._scores(k, shared_queries, per_prompt_image, self.q_proj.weight)
         weights = scores.softmax(2)  # (N, heads, ., cells)
         # a head's weights sum to 1, so each head can add its share of the bias
-        bias_per_head = self.out_proj.bias * (1 / self.num_heads)  # torch 2.9 can't export the division
-        values = v @ self.out_proj.weight.T.unflatten(0, (self.num_heads, -1)) + bias_per_head  # (N, heads, ., C)
+        values = v @ self.out_proj.weight.T.unflatten(0, (self.num_heads, -1))  # (N, heads, ., C)
+        # torch 2.9 can't export a parameter over a number, nor in half precision times one
+        values = torch.add(values, self.out_proj.bias, alpha=1 / self.num_heads)
         return torch.baddbmm(image, weights.flatten(1, 2).mT, values.flatten(1, 2))
 
 

@@ -53,13 +53,25 @@ def objects_left(file: Path) -> list[int]:
         ({"ignore": 2}, "an ignore that is not 0 or 1, got 2"),
         ({"category_id": 1.5}, "a category_id that is no integer, got 1.5"),
         ({"segmentation": [], "bbox": None}, "neither a mask nor a box, got bbox null"),
-        ({"segmentation": [[1, 2, 3, 4]]}, "a broken segmentation (a segmentation must have at least one polygon of at "),
+        (
+            {"segmentation": [[1, 2, 3, 4]]},
+            "a broken segmentation (a segmentation must have at least one polygon of at ",
+        ),
         ({"segmentation": [[1.0, 1, float("nan"), 1, 3, 3]]}, "polygon coordinates that are not finite, or lie far "),
         ({"segmentation": [[1e30, 1.0, 2.0, 1.0, 3.0, 3.0]]}, "polygon coordinates that are not finite, or lie far "),
-        ({"segmentation": [["a", 1.0, 2.0, 1.0, 3.0, 3.0]]}, "a broken segmentation (a polygon must be a flat list of "),
+        (
+            {"segmentation": [["a", 1.0, 2.0, 1.0, 3.0, 3.0]]},
+            "a broken segmentation (a polygon must be a flat list of ",
+        ),
         ({"segmentation": [[[1, 1], [2, 1], [2, 2]]]}, "a broken segmentation (a polygon must be a flat list of "),
-        ({"segmentation": [[1, 1, 5, 1, 5, 5, 2]]}, "a broken segmentation (a polygon must be a flat list x, y, x, y, "),
-        ({"segmentation": {"size": [10, 8], "counts": "0"}}, "an RLE that is broken, or not of its image's size, got size"),
+        (
+            {"segmentation": [[1, 1, 5, 1, 5, 5, 2]]},
+            "a broken segmentation (a polygon must be a flat list x, y, x, y, ",
+        ),
+        (
+            {"segmentation": {"size": [10, 8], "counts": "0"}},
+            "an RLE that is broken, or not of its image's size, got size",
+        ),
         ({"segmentation": {"counts": "0"}}, "an RLE that is broken, or not of its image's size, got size null"),
         ({"segmentation": 3}, "a segmentation that is neither polygons nor an RLE, got 3"),
         *[

@@ -1,0 +1,238 @@
+"""What is exported: modules whose inputs and outputs are a graph's, float32 whatever the precision of the weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC, SAM_DECODER_IO_DOC, SAM_ENCODER_IO_DOC
+from mobilesamv2.models.sam import Sam
+
+SIGNATURES = ("mobilesamv2", "sam")
+"""Names of inputs and outputs: ours, or those of SAM's own ONNX decoder, which labelling programs feed."""
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+"""Precision of the weights and of the arithmetic."""
+
+POINTS_OF_ONE_MASK = 2.5
+"""Above this number of points, padding included, SAM's decoder for one mask returns the mask of unambiguous prompts."""
+
+
+class Graph(NamedTuple):
+    """A graph that can be written.
+
+    Attributes:
+        module: what is traced.
+        inputs: name of each input -> values to trace with.
+        outputs: names.
+        axes: name of an input -> its dynamic axes, by index.
+        io_doc: inputs and outputs in words.
+    """
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: list[str]
+    axes: dict[str, dict[int, str]]
+    io_doc: str
+
+
+def encoder_graph(sam: Sam, signature: str = "mobilesamv2", precision: str = "fp32") -> Graph:
+    """Return the graph of the image encoder, with batch norms folded.
+
+    Args:
+        sam: the model, which is not changed.
+        signature: one of ``SIGNATURES``.
+        precision: one of ``PRECISIONS``.
+    """
+    encoder, side = sam.for_inference().image_encoder, sam.image_size
+    with torch.no_grad():  # TinyViT caches its attention biases in eval mode, which must not happen while tracing
+        encoder(torch.zeros(1, 3, side, side))
+    encoder = encoder.to(PRECISIONS[precision])
+    module: Any
+    for module in encoder.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # timm's; when decomposed for ONNX, fused attention has other strides
+        if hasattr(module, "attention_bias_cache"):
+            cached = module.attention_bias_cache.items()
+            module.attention_bias_cache = {device: biases.to(PRECISIONS[precision]) for device, biases in cached}
+    if signature == "sam":
+        inputs = {"input_image": torch.zeros(side // 2, side // 4, 3)}
+        axes = {"input_image": {0: "height", 1: "width"}}
+        graph = PixelEncoderGraph(encoder, sam).eval()
+        return Graph(graph, inputs, ["image_embeddings"], axes, SAM_ENCODER_IO_DOC)
+    inputs = {"image": torch.zeros(2, 3, side, side)}
+    return Graph(EncoderGraph(encoder).eval(), inputs, ["image_embedding"], {"image": {0: "B"}}, ENCODER_IO_DOC)
+
+
+def decoder_graph(
+    sam: Sam, signature: str = "mobilesamv2", precision: str = "fp32", return_single_mask: bool = False
+) -> Graph:
+    """Return the graph of prompt encoder and mask decoder.
+
+    Args:
+        sam: the model, which is not changed.
+        signature: one of ``SIGNATURES``.
+        precision: one of ``PRECISIONS``.
+        return_single_mask: of SAM's signature: the best mask only.
+    """
+    if precision != "fp32":
+        sam = copy.deepcopy(sam).to(PRECISIONS[precision])
+    grid = sam.prompt_encoder.grid
+    embedding = torch.zeros(1, sam.embedding_channels, grid, grid)
+    if signature == "sam":
+        inputs = {
+            "image_embeddings": embedding,
+            "point_coords": torch.zeros(1, 5, 2),
+            "point_labels": torch.ones(1, 5),
+            "mask_input": torch.zeros(1, 1, 4 * grid, 4 * grid),
+            "has_mask_input": torch.ones(1),
+            "orig_im_size": torch.tensor([3.0 * grid, 5.0 * grid]),
+        }
+        axes = {"point_coords": {1: "num_points"}, "point_labels": {1: "num_points"}}
+        graph = SamDecoderGraph(sam, return_single_mask).eval()
+        return Graph(graph, inputs, ["masks", "iou_predictions", "low_res_masks"], axes, SAM_DECODER_IO_DOC)
+    inputs = {
+        "image_embedding": embedding,
+        "points": torch.zeros(2, 3, 2),
+        "labels": torch.ones(2, 3, dtype=torch.int64),
+    }
+    axes = {"points": {0: "N", 1: "P"}, "labels": {0: "N", 1: "P"}}
+    return Graph(DecoderGraph(sam).eval(), inputs, ["low_res_logits", "predicted_iou"], axes, DECODER_IO_DOC)
+
+
+class EncoderGraph(nn.Module):
+    """Image encoder.
+
+    Args:
+        encoder: for inference, of any precision.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dtype = next(encoder.parameters()).dtype
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode normalised images (B, 3, S, S) as image embeddings (B, C, S/16, S/16)."""
+        return self.encoder(image.to(self.dtype)).float()
+
+
+class PixelEncoderGraph(nn.Module):
+    """Image encoder that normalises and pads its image.
+
+    Args:
+        encoder: for inference, of any precision.
+        sam: the model that it is of.
+
+    Source: the encoder that samexporter writes with ``--use-preprocess``, which AnyLabeling reads.
+    """
+
+    def __init__(self, encoder: nn.Module, sam: Sam) -> None:
+        super().__init__()
+        self.normalised = EncoderGraph(encoder)
+        self.side = sam.image_size
+        self.mean, self.std = sam.pixel_mean, sam.pixel_std
+
+    def forward(self, input_image: Tensor) -> Tensor:
+        """Encode the pixels (H, W, 3), 0 to 255, of a resized image as an image embedding (1, C, S/16, S/16)."""
+        height, width, _ = input_image.shape
+        image = (input_image.permute(2, 0, 1) - self.mean) / self.std
+        return self.normalised(F.pad(image, (0, self.side - width, 0, self.side - height))[None])
+
+
+class DecoderGraph(nn.Module):
+    """Prompt encoder and mask decoder: prompts of all kinds and an image embedding to all four masks.
+
+    Args:
+        sam: the model, of any precision.
+    """
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.sam = sam
+
+    def forward(self, image_embedding: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return low-res logits (N, 4, S/4, S/4) and predicted IoU (N, 4) for points (N, P, 2) with labels (N, P)."""
+        sparse = self.sam.prompt_encoder.embed_labelled(points, labels)
+        context = self.sam.image_context(image_embedding.to(sparse.dtype))
+        logits, predicted_iou = self.sam.mask_decoder.decode_all_masks(context, sparse)
+        return logits.float(), predicted_iou.float()
+
+
+class SamDecoderGraph(nn.Module):
+    """Prompt encoder, mask decoder and upscaling of the masks, for one prompt.
+
+    Args:
+        sam: the model, of any precision.
+        return_single_mask: return the mask that SAM takes for the best instead of all four.
+
+    Source: ``SamOnnxModel`` of segment-anything, whose inputs and outputs these are. Deviation: ``has_mask_input``
+    chooses (above .5) where SAM's blends.
+    """
+
+    def __init__(self, sam: Sam, return_single_mask: bool) -> None:
+        super().__init__()
+        self.sam = sam
+        self.return_single_mask = return_single_mask
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        orig_im_size: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode one prompt.
+
+        Args:
+            image_embeddings: (1, C, S/16, S/16).
+            point_coords: (1, P, 2) xy, pixels of the resized image.
+            point_labels: (1, P) float32, as ``DecoderGraph``'s.
+            mask_input: (1, 1, S/4, S/4) logits.
+            has_mask_input: (1,), 1 or 0.
+            orig_im_size: (2,), height and width of the original image, pixels.
+
+        Returns:
+            Logits (1, M, H, W), predicted IoU (1, M) and low-res logits (1, M, S/4, S/4), M 4 or 1.
+        """
+        encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
+        sparse = encoder.embed_labelled(point_coords, point_labels)
+        dense = torch.where(has_mask_input > 0.5, encoder(mask_input=mask_input)[1], encoder()[1])
+        image = image_embeddings.to(sparse.dtype)
+        context = decoder.precompute_image(image, encoder.image_positions(), dense)
+        low_res_masks, iou_predictions = (output.float() for output in decoder.decode_all_masks(context, sparse))
+        if self.return_single_mask:
+            best = _best_mask(iou_predictions, point_labels)
+            low_res_masks, iou_predictions = low_res_masks.index_select(1, best), iou_predictions.index_select(1, best)
+        return _upscaled(low_res_masks, orig_im_size, self.sam.image_size), iou_predictions, low_res_masks
+
+
+def _best_mask(iou_predictions: Tensor, point_labels: Tensor) -> Tensor:
+    """Return the index (1,) of the mask for one prompt: 0 for unambiguous ones, else that of the highest IoU."""
+    num_points = torch.ones_like(point_labels).sum(1, keepdim=True)  # as a tensor, so that it stays dynamic
+    preference = iou_predictions.new_tensor([[1000.0, 0.0, 0.0, 0.0]])
+    return (iou_predictions + (num_points - POINTS_OF_ONE_MASK) * preference).argmax(1)
+
+
+def _upscaled(low_res: Tensor, original_size: Tensor, side: int) -> Tensor:
+    """Upscale logits by SAM's two bilinear steps, to S x S and, without the padding, to the original size."""
+    masks = F.interpolate(low_res, size=(side, side), mode="bilinear", align_corners=False)
+    resized = torch.floor(original_size * (side / original_size.max()) + 0.5)
+    height, width = (_as_size(resized[i], side) for i in range(2))
+    original = [_as_size(original_size[i]) for i in range(2)]
+    return F.interpolate(masks[..., :height, :width], size=original, mode="bilinear", align_corners=False)
+
+
+def _as_size(value: Tensor, largest: int | None = None) -> int:
+    """Return a length as a number, and tell the exporter what it may assume of it."""
+    size: Any = value.to(torch.int64).item()
+    torch._check(size >= 1)
+    if largest is not None:
+        torch._check(size <= largest)
+    return size
