@@ -56,14 +56,15 @@ class SegAny:
         self._frame: ModelFrame | None = None
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, weights: str | Path = "weights") -> SegAny:
+    def from_pretrained(cls, name: str | Path, weights: str | Path = "weights", download: bool | None = None) -> SegAny:
         """Load a model by name, optimised for inference, on the CPU.
 
         Args:
             name: as in ``load_pretrained``, with its errors.
             weights: folder of published weight files.
+            download: whether a published file that is missing is downloaded, as in ``load_pretrained``.
         """
-        return cls(load_pretrained(name, weights).for_inference())
+        return cls(load_pretrained(name, weights, download).for_inference())
 
     @torch.inference_mode()
     def encode(self, images: Sequence[np.ndarray]) -> Tensor:

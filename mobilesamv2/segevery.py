@@ -81,7 +81,11 @@ class SegEvery:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, sampler: PromptSampler | None = None, weights: str | Path = "weights"
+        cls,
+        name: str | Path,
+        sampler: PromptSampler | None = None,
+        weights: str | Path = "weights",
+        download: bool | None = None,
     ) -> SegEvery:
         """Load a model by name, optimised for inference, on the CPU.
 
@@ -90,8 +94,9 @@ class SegEvery:
                 owner/repository.
             sampler: None uses SAM's grid of points (``pretrained.default_grid``).
             weights: folder of published weight files.
+            download: whether a published file that is missing is downloaded, as in ``load_pretrained``.
         """
-        sam = load_pretrained(name, weights)
+        sam = load_pretrained(name, weights, download)
         return cls(sam.for_inference(), sampler or default_grid(sam))
 
     def __call__(self, image: np.ndarray) -> Masks:

@@ -12,6 +12,7 @@ import pytest
 from support import ROOT, SHARED
 
 os.environ["MOBILESAMV2_WEIGHTS"] = str(ROOT / "tests" / "weights")  # not there: no weights of the user
+os.environ["MOBILESAMV2_DOWNLOAD"] = "0"
 sys.path.insert(0, str(ROOT))  # evaluate.py and train.py stand beside the package
 
 

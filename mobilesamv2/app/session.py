@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from mobilesamv2.metrics.stage_time import STAGES, StageTimer
 from mobilesamv2.model_zoo import find_weights
 from mobilesamv2.models.object_detector import build_detector
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.pretrained import default_grid, load_pretrained
+from mobilesamv2.pretrained import default_grid, load_model
 from mobilesamv2.prompts.grid import Grid
 from mobilesamv2.prompts.object_aware import Detector, ObjectAware
 from mobilesamv2.prompts.sampler import PromptSampler
@@ -257,7 +257,13 @@ class DemoApp:
 
 
 def open_demo(
-    model: str | None, weights: Path, detector: Path | None, detector_size: int = 1024, device: str = "cpu"
+    model: str | None,
+    weights: Path,
+    detector: Path | None,
+    detector_size: int = 1024,
+    device: str = "cpu",
+    checkpoint: Sequence[Path] = (),
+    download: bool | None = None,
 ) -> DemoApp:
     """Load the demo's models and run them once, so that the first measured times are not longer than later ones.
 
@@ -269,14 +275,16 @@ def open_demo(
             not exist.
         detector_size: longest side of the detector's input, pixels.
         device: device of model and detector.
+        checkpoint: weight files of the model, as in ``load_model``.
+        download: whether weights of ``model`` that are missing are downloaded; see ``load_pretrained``.
 
     Raises:
         FileNotFoundError: if a file that was named does not exist.
         ValueError: if there are no weights under this name, or a file does not fit.
     """
-    name, note = (model, "") if model else default_model(weights)
-    sam = load_pretrained(name, weights).for_inference().to(device)
-    about = f"{name}: image encoder {sam.encoder_name}, input of {sam.image_size} pixels, on {device}. {note}".strip()
+    name, note = (model, "") if model or checkpoint else default_model(weights)
+    sam = load_model(name, checkpoint, weights, download).for_inference().to(device)
+    about = f"{name or sam.name}: image encoder {sam.encoder_name}, input of {sam.image_size} pixels, on {device}."
     no_detector = ""
     if detector is None:
         try:
@@ -289,7 +297,7 @@ def open_demo(
     built = None
     if detector is not None:
         built = build_detector(checkpoint=detector, image_size=detector_size).to(device)
-    demo = DemoApp(sam, built, about, no_detector, default_grid(sam).filters)
+    demo = DemoApp(sam, built, f"{about} {note}".strip(), no_detector, default_grid(sam).filters)
     scene = synthetic_scene(0)
     demo.by_grid(scene, points_per_side=8)
     if built is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mobilesamv2.cli.options import add_weights
+from mobilesamv2.cli.options import add_download, add_weights, may_download
 from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC
 
 
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", nargs="+", help="weight files that hold the model")
     parser.add_argument("--random", action="store_true", help="random weights, to test a program that loads the graphs")
     add_weights(parser)
+    add_download(parser)
     parser.add_argument("--int8", action="store_true", help="also encoder.int8.onnx, and its accuracy")
     calibration_help = "with --int8: a folder of images to calibrate with; its first 64 are used"
     parser.add_argument("--calibration", type=Path, help=calibration_help)
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     if args.checkpoint or args.random:
         sam = build_sam(args.model, args.checkpoint, allow_partial=False)
     else:
-        sam = load_pretrained(args.model, args.weights)
+        sam = load_pretrained(args.model, args.weights, may_download(args.model, args.weights, args.download))
     for path in export_onnx(sam, args.output, args.opset):
         print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if not args.no_check:

@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from mobilesamv2.cli.options import add_detector, add_device, add_weights, available_device
+from mobilesamv2.cli.options import (
+    add_checkpoint,
+    add_detector,
+    add_device,
+    add_download,
+    add_weights,
+    available_device,
+    may_download,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,11 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")
     parser.add_argument(
         "--model",
-        default="mobile_sam",
         help="name of a model with weights, a safetensors file, a folder, or owner/repository of the Hugging Face Hub; "
-        "mini_conv is in this package but was trained on synthetic scenes only (default: %(default)s)",
+        "mini_conv is in this package but was trained on synthetic scenes only (default: mobile_sam)",
     )
+    add_checkpoint(parser)
     add_weights(parser)
+    add_download(parser)
     sampler_help = "what chooses the prompts (default: %(default)s)"
     parser.add_argument("--sampler", choices=list(SAMPLERS), default="grid", help=sampler_help)
     points_help = "points per side of a grid (default: the sampler's own, 32 or 64)"
@@ -81,13 +90,15 @@ def run(args: argparse.Namespace) -> None:
     """
     from mobilesamv2.checkpoints import weights_sha256
     from mobilesamv2.data.images import find_images
-    from mobilesamv2.pretrained import load_pretrained
+    from mobilesamv2.pretrained import load_model
     from mobilesamv2.prompts import ObjectAware
     from mobilesamv2.segevery import SegEvery
 
     images = find_images(args.images)
     device = available_device(args.device)
-    sam = load_pretrained(args.model, args.weights)
+    model = args.model if args.model or args.checkpoint else "mobile_sam"
+    download = not args.checkpoint and may_download(model, args.weights, args.download)
+    sam = load_model(model, args.checkpoint, args.weights, download)
     sampler = build_sampler(args, sam, device)
     made_by = {"model": sam.name, "weights_sha256": weights_sha256(sam)} | sampler.settings
     if isinstance(sampler, ObjectAware):
