@@ -34,7 +34,7 @@ def read_identity(path: Path, way_out: str) -> dict[str, Any]:
     """
     try:
         return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} can't be read ({error}). {way_out}") from error
 
 

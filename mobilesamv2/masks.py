@@ -17,6 +17,12 @@ from mobilesamv2.structures import RLE
 # Typed as Any: its stubs accept only bytes as counts, its functions read text too.
 coco_mask: Any = pycocotools.mask
 
+MIN_OUTLINE = 100_000
+"""Pixels; a polygon's outline may always be this long."""
+
+POLYGONS_PER_UNION = 8
+"""Masks merged at a time; pycocotools' time for all at once grows with the square of their number."""
+
 MASK_THRESHOLD = 0.0
 """A pixel belongs to a mask if its logit is above this. Source: SAM."""
 
@@ -80,8 +86,8 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
     try:
         if isinstance(segmentation, list):
             _check_polygons(segmentation, size)
-            polygons = coco_mask.frPyObjects(segmentation, height, width)
-            return _with_text_counts(coco_mask.merge(polygons))
+            _check_outline(segmentation, size)
+            return union(coco_mask.frPyObjects(segmentation, height, width))
         rle_size = list(segmentation["size"])
         rle = dict(segmentation)
         if isinstance(rle["counts"], list):
@@ -118,6 +124,23 @@ def _check_polygons(polygons: list[Any], size: tuple[int, int]) -> None:
                 f"a polygon's coordinates must be finite and within {bound} pixels, "
                 f"got {points.min()} to {points.max()}"
             )
+
+
+def _check_outline(polygons: Sequence[Any], size: tuple[int, int]) -> None:
+    """Check the length of the outline, which pycocotools walks in fifths of a pixel, outside the image too.
+
+    So one segmentation takes no longer than a few passes over the pixels of its image.
+    """
+    outline = 0.0
+    for polygon in polygons:
+        points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+        outline += float(np.abs(points - np.roll(points, 1, axis=0)).max(1, initial=0).sum())
+    limit = max(MIN_OUTLINE, size[0] * size[1])
+    if outline > limit:
+        raise ValueError(
+            f"a segmentation's outline must have at most as many pixels as its image, {limit:,}, got {outline:,.0f}: "
+            "it zigzags, or reaches far out of the image"
+        )
 
 
 def to_rles(segmentations: Sequence[Any], size: tuple[int, int], name: Callable[[int], str]) -> list[RLE]:
@@ -218,6 +241,8 @@ def clip(rles: list[RLE], box: tuple[int, int, int, int]) -> list[RLE]:
 
 def union(rles: list[RLE]) -> RLE:
     """Return the union of masks of one size."""
+    while len(rles) > POLYGONS_PER_UNION:
+        rles = [coco_mask.merge(rles[i : i + POLYGONS_PER_UNION]) for i in range(0, len(rles), POLYGONS_PER_UNION)]
     return _with_text_counts(coco_mask.merge(rles))
 
 

@@ -10,7 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata
-from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
+from mobilesamv2.models.image_encoder import (
+    ImageEncoder,
+    efficientvit_sam,
+    require_timm_model,
+    sam_vit,
+    timm_encoder,
+    tiny_vit,
+)
 from mobilesamv2.models.sam import Sam
 
 TIMM_PREFIX = "timm/"
@@ -153,9 +160,14 @@ def load_sam(path: str | Path) -> Sam:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file's metadata do not name its model.
+        ValueError: if the file's metadata do not name its model, or name one that is not known.
     """
     metadata = read_metadata(path)
+    try:
+        _spec(metadata["name"])
+        _require_encoder(metadata["encoder"])
+    except ValueError as error:
+        raise ValueError(f"The metadata of {path} must name a model of this version of mobilesamv2. {error}") from error
     return build_sam(metadata["name"], path, encoder=metadata["encoder"], allow_partial=False)
 
 
@@ -170,11 +182,17 @@ def build_encoder(name: str, image_size: int, out_channels: int) -> ImageEncoder
     Raises:
         ValueError: if the name is unknown.
     """
+    _require_encoder(name)
     if name.startswith(TIMM_PREFIX):
         return timm_encoder(name.removeprefix(TIMM_PREFIX), image_size=image_size, out_channels=out_channels)
-    if name not in ENCODERS:
-        raise ValueError(_unknown("image encoder", name, list(ENCODERS)))
     return ENCODERS[name](image_size=image_size, out_channels=out_channels)
+
+
+def _require_encoder(name: str) -> None:
+    if name.startswith(TIMM_PREFIX):
+        require_timm_model(name.removeprefix(TIMM_PREFIX))
+    elif name not in ENCODERS:
+        raise ValueError(_unknown("image encoder", name, list(ENCODERS)))
 
 
 def _spec(name: str) -> SamSpec:

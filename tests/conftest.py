@@ -16,6 +16,12 @@ os.environ["MOBILESAMV2_DOWNLOAD"] = "0"
 sys.path.insert(0, str(ROOT))  # evaluate.py and train.py stand beside the package
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of robustness/test_mutations.py."""
+    parser.addoption("--mutation-seed", type=int, default=0, help="seed of the mutated files (default: 0)")
+    parser.addoption("--mutation-rounds", type=int, default=1, help="times as many mutated files (default: 1)")
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """Real photos and annotations, which are not part of the repository."""

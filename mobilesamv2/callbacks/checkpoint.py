@@ -18,7 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from typing_extensions import override
 
-from mobilesamv2.files import torch_save_atomic
+from mobilesamv2.files import check_archive, torch_save_atomic
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -46,6 +46,7 @@ def require_resumable(path: Path, task: pl.LightningModule, max_steps: int | Non
     """
     way_out = "resume=null starts over, and another output_dir leaves this run as it is."
     try:
+        check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         shapes = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
         steps = int(checkpoint["global_step"])

@@ -226,11 +226,13 @@ def _segment_image(
 
 
 def _count_annotations(record: Path, made_by: Mapping[str, Any]) -> int | None:
-    """Return the number of masks in an image's JSON file; None if it is of another image or other settings."""
+    """Return the number of masks in an image's JSON file; None if it is of another image or settings, or damaged."""
     try:
         content = json.loads(record.read_text())
-        return len(content["annotations"]) if content["made_by"] == json.loads(json.dumps(made_by)) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        annotations, image = content["annotations"], content["image"]
+        is_sound = isinstance(annotations, list) and all(isinstance(each, dict) for each in [image, *annotations])
+        return len(annotations) if is_sound and content["made_by"] == json.loads(json.dumps(made_by)) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -61,6 +61,8 @@ class CocoDataset(ImageDataset):
                 found = type(entries).__name__
                 raise ValueError(f"{self.annotations} is not in COCO's layout: '{key}' must be a list, got {found}.")
         records = self._checked_images(content["images"])
+        if not records:
+            raise ValueError(f"{self.annotations} lists no image: the data set is empty.")
         self.records = [records[i] for i in choose_images([r["id"] for r in records], limit, subset_seed, image_list)]
         self._frequencies = self._checked_categories(lists["categories"])
         self.category_ids = set(self._frequencies)

@@ -24,6 +24,9 @@ Parts = dict[str, Tensor]
 """An embedding as a shard stores it: its values under "" and, optionally, each channel's scale under ".scale" and the
 fingerprint of the image under ".look"."""
 
+FINGERPRINT_SIZE = 48
+"""Numbers of a fingerprint: 4 x 4 means of 3 channels."""
+
 FINGERPRINT_TOLERANCE = 0.1
 """Largest difference between the fingerprints of one JPEG from two decoders, in units of the model's input, where
 images have a standard deviation of about 1."""
@@ -66,6 +69,7 @@ class EmbeddingCache:
         self.shard_size = shard_size
         self.folder.mkdir(parents=True, exist_ok=True)
         self._shards: dict[str, Path] = {}
+        self._checksums: dict[str, int] = {}
         self._pending: dict[str, Parts] = {}
         self._grid: int | None = None  # side of an embedding with its padding, cells
         self.refresh()
@@ -152,13 +156,15 @@ class EmbeddingCache:
             return
         path = self.folder / f"{uuid.uuid4().hex}.safetensors"
         tensors = {f"{key}{name}": part for key in keys for name, part in self._pending[key].items()}
+        checksums = {key: crc32(self._pending[key]) for key in keys}
         metadata = {
             "identity": json.dumps(self.identity),
             "grid": str(self._grid),
-            "crc32": json.dumps({key: crc32(self._pending[key]) for key in keys}),
+            "crc32": json.dumps(checksums),
         }
         with atomic_write(path) as partial:
             save_file(tensors, partial, metadata)
+        self._checksums |= checksums
         for key in keys:
             self._shards[key] = path
             del self._pending[key]
@@ -185,20 +191,36 @@ class EmbeddingCache:
                 stored = file.keys()
                 names = [name for name in ("", ".scale", ".look") if f"{key}{name}" in stored]
                 parts = {name: file.get_tensor(f"{key}{name}") for name in names}
-                expected = json.loads(file.metadata()["crc32"])[key]
         except (SafetensorError, OSError) as error:
             raise ValueError(f"The embeddings in {path} can't be read ({error}); delete that file.") from error
-        if crc32(parts) != expected:
+        if crc32(parts) != self._checksums[key]:
             raise ValueError(f"The embedding of image {key} in {path} fails its checksum; delete that file.")
+        if not self._is_sound(parts):
+            raise ValueError(f"The embedding of image {key} in {path} has other types or shapes; delete that file.")
         return parts
+
+    def _is_sound(self, parts: Parts) -> bool:
+        """Return whether the parts have the types and shapes that were written, which no checksum covers."""
+        types = {"": torch.int8, ".scale": torch.float32} if self.dtype == "int8" else {"": torch.float16}
+        if ".look" in parts:
+            types[".look"] = torch.float16
+        if {name: part.dtype for name, part in parts.items()} != types or parts[""].ndim != 3:
+            return False
+        channels, *cells = parts[""].shape
+        grid = self._grid or 0
+        fits = all(side == grid if self.store_padding else side <= grid for side in cells)
+        vectors = {".scale": (channels,), ".look": (FINGERPRINT_SIZE,)}
+        return fits and all(tuple(parts[name].shape) == vectors[name] for name in parts if name)
 
     def _keys_of(self, path: Path) -> list[str]:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-        except SafetensorError as error:
+            stored, grid, checksums = (json.loads(metadata.get(key, "{}")) for key in ("identity", "grid", "crc32"))
+            if not isinstance(stored, dict) or not isinstance(checksums, dict):
+                raise ValueError("its metadata are no JSON objects")
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
             raise ValueError(f"The embeddings in {path} can't be read ({error}); delete that file.") from error
-        stored = json.loads(metadata.get("identity", "{}"))
         if stored != self.identity:
             theirs, ours = _as_settings(stored), _as_settings(self.identity)
             differences = [
@@ -207,11 +229,14 @@ class EmbeddingCache:
                 if theirs.get(name) != ours.get(name)
             ]
             raise ValueError(
-                f"The embeddings in {self.folder} differ from this run's: {'; '.join(differences)}. "
-                "Set cache.folder=FOLDER to another folder, or delete this one."
+                f"The embeddings in {path} differ from this run's: {'; '.join(differences)}. "
+                f"Set cache.folder=FOLDER to another folder, or delete {self.folder}."
             )
-        self._grid = int(metadata["grid"])
-        return list(json.loads(metadata["crc32"]))
+        if not isinstance(grid, int) or self._grid not in (None, grid):
+            raise ValueError(f"The embeddings in {path} are {grid} cells wide, not {self._grid}; delete that file.")
+        self._grid = grid
+        self._checksums |= checksums
+        return list(checksums)
 
 
 def _as_settings(identity: Mapping[str, str]) -> dict[str, str]:

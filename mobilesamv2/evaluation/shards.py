@@ -78,6 +78,10 @@ class ResultShards:
         """Environments of those runs, as far as they differ from this one's."""
         for path in shards:
             results, environment_then = _read(path)
+            if self.done and results and _layout(results[0]) != _layout(self.done[0]):
+                raise ValueError(
+                    f"{path} can't be read (its values are not those of the other files); delete that file."
+                )
             self.done += results
             known = [self._environment, *(json.dumps(e, sort_keys=True) for e in self.earlier_environments)]
             if environment_then not in known:
@@ -154,10 +158,26 @@ def _time_arrays(kind: str, times: Sequence[dict[str, float] | None]) -> dict[st
 def _read(path: Path) -> tuple[list[ImageResult], str]:
     """Return the images of a file, and the environment that it was written in."""
     arrays = read_arrays(path)
+    try:
+        return _results(arrays)
+    except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} can't be read ({error!r}); delete that file.") from error
+
+
+def _layout(result: ImageResult) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in result.values.items()}
+
+
+def _results(arrays: Mapping[str, np.ndarray]) -> tuple[list[ImageResult], str]:
     values, ms, cpu_ms = (
         {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
         for kind in ("value/", "ms/", "cpu_ms/")
     )
+    environment = str(arrays["environment"])
+    if not isinstance(json.loads(environment), dict):
+        raise ValueError("its environment is no JSON object")
+    if any(len(array) != len(arrays["image_id"]) for array in (*values.values(), *ms.values(), *cpu_ms.values())):
+        raise ValueError("its arrays are of different numbers of images")
     results = [
         ImageResult(
             int(image_id),
@@ -168,4 +188,4 @@ def _read(path: Path) -> tuple[list[ImageResult], str]:
         )
         for i, (image_id, num_prompts) in enumerate(zip(arrays["image_id"], arrays["num_prompts"], strict=True))
     ]
-    return results, str(arrays["environment"])
+    return results, environment

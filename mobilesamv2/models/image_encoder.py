@@ -232,11 +232,7 @@ class TimmBackbone(nn.Module):
         coarsest_stride: int | None = None,
     ) -> None:
         super().__init__()
-        if not timm.is_model(variant):
-            raise ValueError(
-                f"variant must be the name of a timm model, got '{variant}'. "
-                f"timm.list_models('*{variant[:5]}*') lists similar names."
-            )
+        require_timm_model(variant)
         self.variant = variant
         config = timm.get_pretrained_cfg(variant)
         settings: dict[str, Any] = {"features_only": True}
@@ -298,6 +294,24 @@ def residual_neck(in_channels: int, out_channels: int, width: int, depth: int) -
             output_norm=LayerNorm2d(out_channels, eps=1e-6),
         )
     )
+
+
+def require_timm_model(variant: str) -> None:
+    """Check that timm has a model of this name and, where it has a tag of weights after a dot, this tag.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    known = timm.is_model(variant)
+    try:
+        timm.get_pretrained_cfg(variant)
+    except RuntimeError:  # timm's error for an unknown tag
+        known = False
+    if not known:
+        raise ValueError(
+            f"variant must be the name of a timm model, got '{variant}'. "
+            f"timm.list_models('*{variant[:5]}*') lists similar names."
+        )
 
 
 def timm_encoder(
