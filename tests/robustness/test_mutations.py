@@ -314,7 +314,7 @@ READERS = {
     },
     "results.json in reports": Reader(make_run, read_reports, JSON, unfinished=True),
     "per_image.npz in reports": Reader(
-        make_per_image, lambda p: compare_results(p.parents[1] / "b", p.parent), NPZ, names="mutated"
+        make_per_image, lambda p: compare_results(p.parents[1] / "b", p.parent), NPZ, names="mutated", unfinished=True
     ),
     "record of segment": Reader(make_record, segment_again, JSON),
     **{
