@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mobilesamv2.files import atomic_write, torch_save_atomic
+from mobilesamv2.files import atomic_write, check_archive, torch_save_atomic
 from mobilesamv2.model_zoo import require_weights
 from mobilesamv2.models.image_encoder import ImageEncoder
 from mobilesamv2.models.sam import Sam
@@ -35,6 +35,11 @@ logger = logging.getLogger(__name__)
 
 PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
 """The three parts of a SAM; a file contains some or all of them."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of the weights in a file; torch would load any other type as well, with other values."""
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 StateDict = dict[str, Tensor]
 Rule = tuple[str, str]
@@ -95,22 +100,22 @@ def load_weights(sam: Sam, path: str | Path) -> tuple[str, ...]:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file can't be read safely, contains no part of a SAM or values that are not finite, or if its
-            keys or shapes differ from the model's.
+        ValueError: if the file can't be read safely, has a changed byte where it has checksums, contains no part of a
+            SAM, tensors of another kind than weights or values that are not finite, or if its keys or shapes differ
+            from the model's.
     """
     path = Path(path)
     parts = _split(_read(path), path)
     modules = {part: getattr(sam, part) for part in parts}
     mismatches: list[str] = []
-    non_finite: list[str] = []
     for part, state in parts.items():
-        mismatches += _mismatches(part, modules[part].state_dict(), state)
-        non_finite += [f"{part}.{key}" for key, value in state.items() if not torch.isfinite(value).all()]
+        ours = modules[part].state_dict()
+        _check_kinds(path, ours, state, f"{part}.")
+        mismatches += _mismatches(part, ours, state)
     if mismatches:
         raise ValueError(f"{path} does not fit {sam.name or 'this model'}: {'; '.join(mismatches)}.")
-    if non_finite:
-        keys = _first_few(non_finite)
-        raise ValueError(f"{path} contains NaN or infinity in {keys}: the run that wrote it had diverged.")
+    for part, state in parts.items():
+        _check_finite(path, modules[part].state_dict(), state, f"{part}.")
     modes = {module: module.training for module in sam.modules()}
     for part, state in parts.items():
         modules[part].load_state_dict(state)
@@ -133,7 +138,8 @@ def load_backbone(encoder: ImageEncoder, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the encoder has no timm backbone, or the file's tensors differ from the backbone's.
+        ValueError: if the encoder has no timm backbone, or the file's tensors differ from the backbone's, or are not
+            finite.
     """
     path = Path(path)
     backbone = encoder.backbone
@@ -142,6 +148,7 @@ def load_backbone(encoder: ImageEncoder, path: str | Path) -> None:
     with torch.device("meta"):
         reference = timm.create_model(backbone.variant).state_dict()
     state = {str(key): value for key, value in _read(path).items() if isinstance(value, Tensor)}
+    _check_kinds(path, {}, state)
     if state.keys() != reference.keys():
         same = [value.shape for value in state.values()] == [value.shape for value in reference.values()]
         if not same:
@@ -149,6 +156,8 @@ def load_backbone(encoder: ImageEncoder, path: str | Path) -> None:
                 f"The tensors of {path} must be those of timm's {backbone.variant}, by name or by order and shape."
             )
         state = dict(zip(reference, state.values(), strict=True))
+    _check_kinds(path, reference, state)
+    _check_finite(path, reference, state)
     body: nn.Module = backbone.body
     inner = getattr(body, "model", body)
     if not isinstance(inner, nn.Module):
@@ -176,7 +185,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     try:
         content = _model_record(path)
         return {"name": str(content["name"]), "encoder": str(content["encoder"])}
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} must be a safetensors file written by mobilesamv2, got one without its metadata. "
             "For any other file, pass the model's name: build_sam(name, checkpoint=path)."
@@ -195,7 +204,7 @@ def read_thresholds(path: str | Path) -> Thresholds | None:
     try:
         content = _model_record(path)
         values = {name: content[name] for name in asdict(SAM_THRESHOLDS)}
-    except (KeyError, TypeError, json.JSONDecodeError):  # another program's file, or one of an earlier version
+    except (KeyError, TypeError, ValueError, RecursionError):  # another program's file, or one of an earlier version
         return None
     try:
         return Thresholds(**values)
@@ -276,6 +285,7 @@ def _read(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch looks bytes up in tables unchecked: a damaged file raises any of a dozen types
         reason = str(error).strip().splitlines()
@@ -329,6 +339,33 @@ def _rename(key: str, rules: Iterable[Rule]) -> str:
     for pattern, replacement in rules:
         key = re.sub(pattern, replacement, key, count=1)
     return key
+
+
+def _check_kinds(path: Path, ours: StateDict, theirs: StateDict, prefix: str = "") -> None:
+    """Check that a file's tensors hold numbers of the model's kind: ``copy_`` converts any type without a word."""
+    for key, value in theirs.items():
+        if value.is_nested or value.is_quantized or value.layout != torch.strided:
+            kind = "nested" if value.is_nested else "quantized" if value.is_quantized else "sparse"
+        elif value.is_meta:
+            kind = "a meta tensor, which holds no values"
+        elif key in ours and value.dtype not in (FLOATS if ours[key].is_floating_point() else FLOATS + INTEGERS):
+            kind = str(value.dtype)
+        else:
+            continue
+        raise ValueError(
+            f"{path} must hold plain tensors, of 16-, 32- or 64-bit floats where the model has floats, but "
+            f"{prefix}{key} is {kind}."
+        )
+
+
+def _check_finite(path: Path, ours: StateDict, theirs: StateDict, prefix: str = "") -> None:
+    """Check that no weight is NaN or infinite in the model's own type."""
+    non_finite = [
+        f"{prefix}{key}" for key, value in theirs.items() if not torch.isfinite(value.to(ours[key].dtype)).all()
+    ]
+    if non_finite:
+        keys = _first_few(non_finite)
+        raise ValueError(f"{path} contains NaN or infinity in {keys}: the run that wrote it had diverged.")
 
 
 def _mismatches(part: str, ours: StateDict, theirs: StateDict) -> list[str]:

@@ -33,8 +33,11 @@ def read_identity(path: Path, way_out: str) -> dict[str, Any]:
         ValueError: if the file can't be read.
     """
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise TypeError(f"it must be a JSON object, got {type(content).__name__}")
+        return content
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} can't be read ({error}). {way_out}") from error
 
 

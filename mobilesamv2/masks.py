@@ -14,6 +14,12 @@ from torchvision.ops import batched_nms
 from mobilesamv2.rle_validation import counts_are_valid
 from mobilesamv2.structures import RLE, coco_mask, decode
 
+MIN_OUTLINE = 100_000
+"""Pixels; a polygon's outline may always be this long."""
+
+POLYGONS_PER_UNION = 8
+"""Masks merged at a time; pycocotools' time for all at once grows with the square of their number."""
+
 MASK_THRESHOLD = 0.0
 """A pixel belongs to a mask if its logit is above this. Source: SAM."""
 
@@ -76,6 +82,7 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
         if isinstance(segmentation, list):
             pieces = polygon_pieces(segmentation)
             _check_coordinates(pieces, size)
+            _check_outline(pieces, size)
             return rle_from_polygons(pieces, size)
         rle_size = list(segmentation["size"])
         if rle_size == [height, width]:
@@ -145,10 +152,33 @@ def rle_from_polygons(pieces: list[np.ndarray], size: tuple[int, int]) -> RLE:
     """Return the union of polygons as compressed RLE.
 
     Args:
-        pieces: of ``polygon_pieces``, with coordinates within ``coordinate_bound``.
+        pieces: of ``polygon_pieces``, with coordinates within ``coordinate_bound`` and an outline within
+            ``outline_bound``.
         size: (H, W) of the image, pixels.
     """
-    return _with_text_counts(coco_mask.merge(coco_mask.frPyObjects(pieces, *size)))
+    return union(coco_mask.frPyObjects(pieces, *size))
+
+
+def outline_bound(size: tuple[int, int]) -> int:
+    """Return how long the outline of a segmentation of an image (H, W) may be, pixels.
+
+    Pycocotools walks outlines in fifths of a pixel, outside the image too. Within this bound a segmentation takes no
+    longer than a few passes over the pixels of its image.
+    """
+    return max(MIN_OUTLINE, size[0] * size[1])
+
+
+def _check_outline(pieces: Sequence[np.ndarray], size: tuple[int, int]) -> None:
+    """Check the length of the outline of a segmentation."""
+    outline = 0.0
+    for piece in pieces:
+        points = piece.reshape(-1, 2)
+        outline += float(np.abs(points - np.roll(points, 1, axis=0)).max(1, initial=0).sum())
+    if outline > outline_bound(size):
+        raise ValueError(
+            f"a segmentation's outline must have at most as many pixels as its image, {outline_bound(size):,}, "
+            f"got {outline:,.0f}: it zigzags, or reaches far out of the image"
+        )
 
 
 def to_rles(segmentations: Sequence[Any], size: tuple[int, int], name: Callable[[int], str]) -> list[RLE]:
@@ -249,6 +279,8 @@ def clip(rles: list[RLE], box: tuple[int, int, int, int]) -> list[RLE]:
 
 def union(rles: list[RLE]) -> RLE:
     """Return the union of masks of one size."""
+    while len(rles) > POLYGONS_PER_UNION:
+        rles = [coco_mask.merge(rles[i : i + POLYGONS_PER_UNION]) for i in range(0, len(rles), POLYGONS_PER_UNION)]
     return _with_text_counts(coco_mask.merge(rles))
 
 

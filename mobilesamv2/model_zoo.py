@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.client
 import os
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +25,12 @@ PACKAGE_WEIGHTS = Path(__file__).parent / "weights"
 
 WEIGHTS_VARIABLE = "MOBILESAMV2_WEIGHTS"
 """Environment variable that names the user's folder of weights; without it, it is in the user's cache folder."""
+
+DOWNLOAD_VARIABLE = "MOBILESAMV2_DOWNLOAD"
+"""Environment variable: 1 downloads missing weights without a question, 0 never does."""
+
+NO_DOWNLOAD_VARIABLES = ("CI", "HF_HUB_OFFLINE")
+"""Environment variables that mean 0 where ``MOBILESAMV2_DOWNLOAD`` is not set."""
 
 CHUNK_BYTES = 1 << 20
 """Bytes read from the network at a time."""
@@ -47,16 +54,25 @@ class PublishedFile:
         url: address that a program can download it from; None if there is none.
         sha256: checksum of the file, if several parties report the same one; None otherwise.
         licence: SPDX identifier, if the publisher states one for these weights; None otherwise.
+        nbytes: size of the file; None if it is not recorded.
     """
 
     homepage: str
     url: str | None = None
     sha256: str | None = None
     licence: str | None = None
+    nbytes: int | None = None
+
+    def __str__(self) -> str:
+        """Return size, licence and address, for people."""
+        size = "size unknown" if self.nbytes is None else f"{self.nbytes / 1e6:,.0f} MB"
+        return f"{size}, {self.licence or 'licence unknown'}, from {self.url or self.homepage}"
 
 
-def _direct(url: str, sha256: str | None = None, licence: str | None = None) -> PublishedFile:
-    return PublishedFile(url, url, sha256, licence)
+def _direct(
+    url: str, sha256: str | None = None, licence: str | None = None, nbytes: int | None = None
+) -> PublishedFile:
+    return PublishedFile(url, url, sha256, licence, nbytes)
 
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -77,22 +93,26 @@ WEIGHT_FILES = {
         f"{_SAM}/sam_vit_b_01ec64.pth",
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
         "Apache-2.0",
+        375_042_383,
     ),
     "sam_vit_l_0b3195.pth": _direct(
         f"{_SAM}/sam_vit_l_0b3195.pth",
         "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
         "Apache-2.0",
+        1_249_524_607,
     ),
     "sam_vit_h_4b8939.pth": _direct(
         f"{_SAM}/sam_vit_h_4b8939.pth",
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         "Apache-2.0",
+        2_564_550_879,
     ),
     "mobile_sam.pt": PublishedFile(
         f"{_MOBILE_SAM}/blob/master/weights/mobile_sam.pt",
         f"{_MOBILE_SAM}/raw/master/weights/mobile_sam.pt",
         "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
         "Apache-2.0",
+        40_728_226,
     ),
     **{f"{name}.pt": _direct(f"{_SAM_2}/{path}/{name}.pt", licence="Apache-2.0") for name, path in SAM_2_FILES.items()},
     "l2.pt": _MOBILE_SAM_V2,
@@ -144,7 +164,76 @@ def find_weights(name: str, folder: str | Path = "weights") -> Path:
         if (candidate / name).is_file():
             return candidate / name
     places = ", ".join(map(str, folders))
-    raise FileNotFoundError(f"There is no weight file {name} in {places}.{_published_hint(folders[0] / name)}")
+    hint = f"{_published_hint(folders[0] / name)}{_offline_hint(name)}"
+    raise FileNotFoundError(f"There is no weight file {name} in {places}.{hint}")
+
+
+def find_or_download(name: str, folder: str | Path = "weights", download: bool | None = None) -> Path:
+    """Return the path of a weight file as ``find_weights`` does, or download it where no folder has it.
+
+    It is downloaded into ``folder`` if that exists, else into the user's folder, and printed before, with its size and
+    licence.
+
+    Args:
+        name: file name, ``mobile_sam.pt`` for example.
+        folder: the folder to search first; relative to the working directory.
+        download: None does what ``download_setting`` returns, or downloads where that is None.
+
+    Raises:
+        FileNotFoundError: if no folder has it, and it may not be downloaded or has no address for programs.
+        ConnectionError: if the network fails; the message says what works without one.
+        ValueError: if the downloaded file is a different one, or ``MOBILESAMV2_DOWNLOAD`` is set to something odd.
+    """
+    try:
+        return find_weights(name, folder)
+    except FileNotFoundError:
+        allowed = download_setting() if download is None else download
+        published = WEIGHT_FILES.get(name)
+        if allowed is False or published is None or published.url is None:
+            raise
+    target = download_folder(folder)
+    print(f"downloading {name} ({published}) into {target}", file=sys.stderr)
+    try:
+        return download_published(name, target)
+    except ConnectionError as error:
+        raise ConnectionError(f"{error}{_offline_hint(name)}") from error
+
+
+def missing_downloads(model: str, folder: str | Path = "weights") -> dict[str, PublishedFile]:
+    """Return the files of a model that ``find_or_download`` would download, by name; empty for a model without any.
+
+    A model of several files, one of which has no address for programs, has none.
+    """
+    files = MODEL_FILES.get(model, ())
+    missing = {file: WEIGHT_FILES[file] for file in files if not _is_found(file, folder)}
+    return {} if any(published.url is None for published in missing.values()) else missing
+
+
+def _is_found(name: str, folder: str | Path) -> bool:
+    return any((candidate / name).is_file() for candidate in weight_folders(folder))
+
+
+def download_setting() -> bool | None:
+    """Return what the environment says about downloads: None where it says nothing.
+
+    ``MOBILESAMV2_DOWNLOAD`` decides; without it, CI and ``HF_HUB_OFFLINE`` forbid them.
+
+    Raises:
+        ValueError: if ``MOBILESAMV2_DOWNLOAD`` is neither 0 nor 1.
+    """
+    value = os.environ.get(DOWNLOAD_VARIABLE, "")
+    if value not in ("", "0", "1"):
+        raise ValueError(f"The environment variable {DOWNLOAD_VARIABLE} must be 0 or 1, got {value!r}.")
+    if value:
+        return value == "1"
+    forbidden = any(os.environ.get(name, "").lower() not in ("", "0", "false", "no") for name in NO_DOWNLOAD_VARIABLES)
+    return False if forbidden else None
+
+
+def download_folder(folder: str | Path = "weights") -> Path:
+    """Return where ``find_or_download`` puts a file: ``folder`` if it exists, else the user's folder of weights."""
+    first, users, _ = weight_folders(folder)
+    return first if first.is_dir() else users
 
 
 def require_weights(path: str | Path) -> None:
@@ -165,6 +254,14 @@ def _published_hint(path: Path) -> str:
         return ""
     command = f", or run: mobilesamv2 download {path.name} -o {path.parent}" if published.url else ""
     return f" It is published at {published.homepage}; put it at {path}{command}."
+
+
+def _offline_hint(name: str) -> str:
+    """Say what works without this file, and without a network; empty for a file that is not published."""
+    if any(name in files for files in MODEL_FILES.values()):
+        return f" Without a network: {', '.join(shipped_models())}, whose weights ship with this package."
+    detectors = [str(path) for path in sorted(PACKAGE_WEIGHTS.glob("*.pt"))]
+    return f" Without a network: the detector {', '.join(detectors)}, which ships." if name in WEIGHT_FILES else ""
 
 
 def files_of(names: Sequence[str]) -> list[str]:

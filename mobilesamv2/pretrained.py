@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mobilesamv2.checkpoints import save_weights
-from mobilesamv2.model_zoo import MODEL_FILES, PACKAGE_WEIGHTS, find_weights, shipped_models
+from mobilesamv2.model_zoo import MODEL_FILES, PACKAGE_WEIGHTS, find_or_download, require_weights, shipped_models
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.names import did_you_mean
 from mobilesamv2.registry import build_sam, list_models, load_sam
@@ -17,8 +18,8 @@ MINIATURE_SIDE = 256
 """Pixels; models of an input of this side and less are too small for photographs."""
 
 
-def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
-    """Build a model with its weights, in eval mode on the CPU.
+def load_pretrained(name: str | Path, weights: str | Path = "weights", download: bool | None = None) -> Sam:
+    """Build a model with its weights, in eval mode on the CPU; published weights that are missing are downloaded.
 
     Args:
         name: a model whose weights ship with the package (``mini_conv``); a model with published weights
@@ -28,11 +29,14 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
         weights: folder of published files, which ``mobilesamv2 download NAME`` fills; relative to the working
             directory. A file that it lacks is looked up in the folder named by the environment variable
             ``MOBILESAMV2_WEIGHTS`` or, if that is not set, in ``mobilesamv2/weights`` of the user's cache folder.
+        download: whether a published file that no folder has is downloaded, into ``weights`` if that folder exists,
+            else into the second one. None downloads it, unless the environment has ``MOBILESAMV2_DOWNLOAD=0``,
+            ``HF_HUB_OFFLINE=1`` or ``CI=true``; ``MOBILESAMV2_DOWNLOAD=1`` overrides the last two.
 
     Raises:
-        FileNotFoundError: if a file does not exist; the message says where it is published.
-        ValueError: if there are no weights under this name.
-        ConnectionError: if the Hub can't be reached, or has no such repository.
+        FileNotFoundError: if a file does not exist and is not downloaded; the message says where it is published.
+        ValueError: if there are no weights under this name, or the downloaded file has another SHA-256.
+        ConnectionError: if the file or the Hub can't be reached, or the Hub has no such repository.
 
     Example:
         >>> sam = load_pretrained("mini_conv")
@@ -43,7 +47,9 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
     if name in shipped_models():
         return load_sam(PACKAGE_WEIGHTS / f"{name}.safetensors")
     if name in MODEL_FILES:
-        return build_sam(name, [find_weights(file, weights) for file in MODEL_FILES[name]], allow_partial=False)
+        return build_sam(
+            name, [find_or_download(file, weights, download) for file in MODEL_FILES[name]], allow_partial=False
+        )
     if path.suffix == ".safetensors":
         return load_sam(path)
     if path.suffix in (".pt", ".pth"):
@@ -61,12 +67,43 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights") -> Sam:
     )
 
 
+def load_model(
+    name: str | None, checkpoint: Sequence[str | Path], weights: str | Path = "weights", download: bool | None = None
+) -> Sam:
+    """Build the model that ``--model`` and ``--checkpoint`` of the command line describe, in eval mode on the CPU.
+
+    Args:
+        name: as in ``load_pretrained``, or, with weight files, as in ``build_sam``; None where the only weight file
+            says what model it is of.
+        checkpoint: weight files that together contain the model; empty for those of the name.
+        weights: as in ``load_pretrained``.
+        download: as in ``load_pretrained``.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ValueError: if there are no weights under this name, or the files do not fit or do not tell the model.
+        ConnectionError: as in ``load_pretrained``.
+    """
+    if name is not None and checkpoint:
+        return build_sam(name, checkpoint, allow_partial=False)
+    if name is not None:
+        return load_pretrained(name, weights, download)
+    if len(checkpoint) != 1:
+        raise ValueError(f"--model must name the model of {len(checkpoint)} weight files, got none.")
+    path = Path(checkpoint[0])
+    require_weights(path)
+    return load_sam(path) if path.suffix == ".safetensors" else _load_published_file(path)
+
+
 def _load_published_file(path: Path) -> Sam:
     """Load the model that is published as a single file of this name."""
     for name, files in MODEL_FILES.items():
         if files == (path.name,):
             return build_sam(name, path, allow_partial=False)
-    raise ValueError(f"The file name {path} does not identify a model; load it with build_sam(NAME, {str(path)!r}).")
+    raise ValueError(
+        f"The file name {path} does not identify a model; load it with build_sam(NAME, {str(path)!r}), or on the "
+        f"command line with --model NAME --checkpoint {path}."
+    )
 
 
 def toy_note(sam: Sam, weights: str | Path = "weights") -> str:

@@ -16,6 +16,7 @@ from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam
 from mobilesamv2.models.pyramid import sam2_hiera
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
+from mobilesamv2.models.timm_backbone import require_timm_model
 from mobilesamv2.names import did_you_mean
 from mobilesamv2.structures import SAM_2_THRESHOLDS, SAM_THRESHOLDS, Thresholds
 
@@ -200,9 +201,14 @@ def load_sam(path: str | Path) -> Sam:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file's metadata do not name its model.
+        ValueError: if the file's metadata do not name its model, or name one that is not known.
     """
     metadata = read_metadata(path)
+    try:
+        _spec(metadata["name"])
+        _require_encoder(metadata["encoder"])
+    except ValueError as error:
+        raise ValueError(f"The metadata of {path} must name a model of this version of mobilesamv2. {error}") from error
     return build_sam(metadata["name"], path, encoder=metadata["encoder"], allow_partial=False)
 
 
@@ -217,11 +223,17 @@ def build_encoder(name: str, image_size: int, out_channels: int) -> ImageEncoder
     Raises:
         ValueError: if the name is unknown, or the backbone does not fit (see ``TimmBackbone``).
     """
+    _require_encoder(name)
     if name.startswith(TIMM_PREFIX):
         return timm_encoder(name.removeprefix(TIMM_PREFIX), image_size=image_size, out_channels=out_channels)
-    if name not in ENCODERS:
-        raise ValueError(_unknown("image encoder", name, list(ENCODERS)))
     return ENCODERS[name](image_size=image_size, out_channels=out_channels)
+
+
+def _require_encoder(name: str) -> None:
+    if name.startswith(TIMM_PREFIX):
+        require_timm_model(name.removeprefix(TIMM_PREFIX))
+    elif name not in ENCODERS:
+        raise ValueError(_unknown("image encoder", name, list(ENCODERS)))
 
 
 def _spec(name: str) -> SamSpec:

@@ -68,7 +68,11 @@ class SegAny:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, weights: str | Path = "weights", device: str | torch.device = "cpu"
+        cls,
+        name: str | Path,
+        weights: str | Path = "weights",
+        device: str | torch.device = "cpu",
+        download: bool | None = None,
     ) -> SegAny:
         """Load a model by name, optimised for inference.
 
@@ -76,8 +80,9 @@ class SegAny:
             name: as in ``load_pretrained``, with its errors.
             weights: folder of published weight files.
             device: of the model, ``"cuda"`` for example.
+            download: whether a published file that is missing is downloaded, as in ``load_pretrained``.
         """
-        return cls(load_pretrained(name, weights).for_inference().to(device))
+        return cls(load_pretrained(name, weights, download).for_inference().to(device))
 
     @torch.inference_mode()
     def encode(self, images: Sequence[np.ndarray]) -> Tensor:

@@ -121,6 +121,7 @@ class SegEvery:
         sampler: PromptSampler | None = None,
         weights: str | Path = "weights",
         device: str | torch.device = "cpu",
+        download: bool | None = None,
     ) -> SegEvery:
         """Load a model by name, optimised for inference.
 
@@ -130,8 +131,9 @@ class SegEvery:
             sampler: None is SAM's grid of points.
             weights: folder of published weight files.
             device: of the model, ``"cuda"`` for example.
+            download: whether a published file that is missing is downloaded, as in ``load_pretrained``.
         """
-        return cls(load_pretrained(name, weights).for_inference().to(device), sampler)
+        return cls(load_pretrained(name, weights, download).for_inference().to(device), sampler)
 
     def __call__(self, image: np.ndarray) -> Masks:
         """Return all masks of an image, sorted by predicted IoU if the sampler uses NMS, else in the prompts' order.

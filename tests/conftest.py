@@ -12,7 +12,14 @@ import pytest
 from support import ROOT, SHARED
 
 os.environ["MOBILESAMV2_WEIGHTS"] = str(ROOT / "tests" / "weights")  # not there: no weights of the user
+os.environ["MOBILESAMV2_DOWNLOAD"] = "0"
 sys.path.insert(0, str(ROOT))  # evaluate.py and train.py stand beside the package
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of robustness/test_mutations.py."""
+    parser.addoption("--mutation-seed", type=int, default=0, help="seed of the mutated files (default: 0)")
+    parser.addoption("--mutation-rounds", type=int, default=1, help="times as many mutated files (default: 1)")
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """Published weights: looked up in folders, and downloaded from a local server: complete, resumed, broken, refused."""
 
-import hashlib
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
+from support.file_server import CONTENT, SHA256, Server, serving
 
 from mobilesamv2.cli.main import main
 from mobilesamv2.model_zoo import (
@@ -22,67 +19,11 @@ from mobilesamv2.model_zoo import (
     weight_folders,
 )
 
-CONTENT = np.random.default_rng(0).bytes(300_000)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Server(ThreadingHTTPServer):
-    """Serves CONTENT from the requested offset; first loses ``to_lose`` connections halfway."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.to_lose = 0
-        self.busy = 0
-        self.kind = "application/octet-stream"
-        self.takes_ranges = True
-        self.requested: list[str | None] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/weights.pt"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        server = self.server
-        assert isinstance(server, Server)
-        requested = self.headers.get("Range")
-        server.requested.append(requested)
-        if "missing" in self.path:
-            self.send_error(404)
-            return
-        if server.busy:
-            server.busy -= 1
-            self.send_error(503)
-            return
-        start = int(re.findall(r"\d+", requested)[0]) if requested and server.takes_ranges else 0
-        if start >= len(CONTENT):
-            self.send_error(416)
-            return
-        rest = CONTENT[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(rest)))
-        self.send_header("Content-Type", server.kind)
-        self.end_headers()
-        if server.to_lose:
-            server.to_lose -= 1
-            self.wfile.write(rest[: len(rest) // 2])
-            self.close_connection = True
-        else:
-            self.wfile.write(rest)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_a_file_comes_whole_and_once(server: Server, tmp_path: Path) -> None:
@@ -129,10 +70,11 @@ def test_other_bytes_are_refused(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_server_that_refuses_or_is_not_there(server: Server, tmp_path: Path) -> None:
+    server.missing = True
     with pytest.raises(
         ConnectionError, match=r"returned HTTP status 404, Not Found. If you download the file by other means, put"
     ):
-        download(server.url.replace("weights", "missing"), tmp_path / "weights.pt")
+        download(server.url, tmp_path / "weights.pt")
     with pytest.raises(ConnectionError, match=r"can't be downloaded: \[Errno 111\] Connection refused"):
         download("http://127.0.0.1:9/weights.pt", tmp_path / "weights.pt", attempts=2, pause_s=0)
 
@@ -201,9 +143,12 @@ def test_missing_weights_name_all_folders(tmp_path: Path, monkeypatch: pytest.Mo
         f"There is no weight file mobile_sam.pt in {tmp_path / 'w'}, {tmp_path / 'user'}, {PACKAGE_WEIGHTS}. ",
         "It is published at https://github.com/ChaoningZhang/MobileSAM/",
         f"put it at {tmp_path / 'w' / 'mobile_sam.pt'}, ",
-        f"or run: mobilesamv2 download mobile_sam.pt -o {tmp_path / 'w'}.",
+        f"or run: mobilesamv2 download mobile_sam.pt -o {tmp_path / 'w'}. ",
+        "Without a network: mini_conv, whose weights ship with this package.",
     ):
         assert phrase in str(error.value)
+    with pytest.raises(FileNotFoundError, match=r"Without a network: the detector .*mini_detector\.pt, which ships\.$"):
+        find_weights("ObjectAwareModel.pt", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"There is no weight file .*mine\.pt\.$"):
         require_weights(tmp_path / "mine.pt")
 

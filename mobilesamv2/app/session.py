@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from mobilesamv2.metrics.stage_time import STAGES, StageTimer
 from mobilesamv2.model_zoo import find_weights
 from mobilesamv2.models.object_detector import build_detector
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.pretrained import load_pretrained, toy_note
+from mobilesamv2.pretrained import load_model, toy_note
 from mobilesamv2.prompts.grid import Grid
 from mobilesamv2.prompts.object_aware import Detector, ObjectAware
 from mobilesamv2.prompts.sampler import PromptSampler
@@ -278,6 +278,8 @@ def open_demo(
     detector_size: int = 1024,
     device: str = "cpu",
     value_range: ValueRange | None = None,
+    checkpoint: Sequence[Path] = (),
+    download: bool | None = None,
 ) -> DemoApp:
     """Load the demo's models and run them once, so that the first measured times are not longer than later ones.
 
@@ -290,14 +292,16 @@ def open_demo(
         detector_size: longest side of the detector's input, pixels.
         device: device of model and detector.
         value_range: see ``DemoApp``.
+        checkpoint: weight files of the model, as in ``load_model``.
+        download: whether weights of ``model`` that are missing are downloaded; see ``load_pretrained``.
 
     Raises:
         FileNotFoundError: if a file that was named does not exist.
         ValueError: if there are no weights under this name, a file does not fit, or ``value_range`` is none.
     """
-    name = model or default_model(weights)
-    sam = load_pretrained(name, weights).for_inference().to(device)
-    about = f"{name}: image encoder {sam.encoder_name}, input of {sam.image_size} pixels, on {device}."
+    name = model or (None if checkpoint else default_model(weights))
+    sam = load_model(name, checkpoint, weights, download).for_inference().to(device)
+    about = f"{name or sam.name}: image encoder {sam.encoder_name}, input of {sam.image_size} pixels, on {device}."
     about = f"{about} {toy_note(sam, weights)}".strip()
     no_detector = ""
     if detector is None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from mobilesamv2.cli.options import add_detector, add_device, add_value_range, add_weights, available_device
+from mobilesamv2.cli.options import (
+    add_checkpoint,
+    add_detector,
+    add_device,
+    add_download,
+    add_value_range,
+    add_weights,
+    available_device,
+    may_download,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Serve an interactive demo: points, boxes and everything, on images of your own."
     model_help = "as of segment (default: mobile_sam if its file is in --weights, else mini_conv)"
     parser.add_argument("--model", help=model_help)
+    add_checkpoint(parser)
     add_weights(parser)
+    add_download(parser)
     add_detector(parser, confidence=0.4, detector_size=1024)
     add_device(parser)
     add_value_range(parser)
@@ -35,7 +46,16 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("The demo requires Gradio, which isn't installed: pip install 'mobilesamv2[app]'") from error
     from mobilesamv2.app.session import open_demo
 
-    device = available_device(args.device)
-    demo = open_demo(args.model, args.weights, args.detector, args.detector_size, device, args.value_range)
+    download = bool(args.model and not args.checkpoint) and may_download(args.model, args.weights, args.download)
+    demo = open_demo(
+        args.model,
+        args.weights,
+        args.detector,
+        args.detector_size,
+        available_device(args.device),
+        args.value_range,
+        args.checkpoint,
+        download,
+    )
     print(*filter(None, (demo.about, demo.no_detector)), sep="\n")
     serve(build_page(demo, args.confidence), args.port, args.share)

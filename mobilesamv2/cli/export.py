@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mobilesamv2.cli.options import add_weights
+from mobilesamv2.cli.options import add_download, add_weights, may_download
 from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC, SAM_DECODER_IO_DOC, SAM_ENCODER_IO_DOC
 
 
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", nargs="+", help="weight files that hold the model")
     parser.add_argument("--random", action="store_true", help="random weights, to test a program that loads the graphs")
     add_weights(parser)
+    add_download(parser)
     signature_help = (
         "names of inputs and outputs: ours, for any number of prompts, or those of SAM's own ONNX decoder, for one "
         "prompt, which labelling programs read (default: %(default)s)"
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     if args.checkpoint or args.random:
         sam = build_sam(args.model, args.checkpoint, allow_partial=False)
     else:
-        sam = load_pretrained(args.model, args.weights)
+        sam = load_pretrained(args.model, args.weights, may_download(args.model, args.weights, args.download))
     for precision in ("fp32", "fp16") if args.fp16 else ("fp32",):
         written = export_onnx(
             sam,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,6 +32,50 @@ def one_of(kind: str, known: Sequence[str]) -> Callable[[str], str]:
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Add ``--weights``."""
     parser.add_argument("--weights", type=Path, default=Path("weights"), help=WEIGHTS_HELP)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint``."""
+    checkpoint_help = (
+        "weight file of the model, instead of those of its name; given once for each file of a model in several; a "
+        "file of this project, or one under its published name, needs no --model"
+    )
+    parser.add_argument("--checkpoint", action="append", type=Path, default=[], metavar="FILE", help=checkpoint_help)
+
+
+def add_download(parser: argparse.ArgumentParser) -> None:
+    """Add ``--download`` and ``--no-download``."""
+    download_help = (
+        "download published weights that are missing (default: as $MOBILESAMV2_DOWNLOAD, 1 or 0, says; else ask in a "
+        "terminal, and never elsewhere, in CI or with HF_HUB_OFFLINE=1)"
+    )
+    parser.add_argument("--download", action=argparse.BooleanOptionalAction, default=None, help=download_help)
+
+
+def may_download(model: str, weights: Path, download: bool | None) -> bool:
+    """Return whether missing weights of a model are to be downloaded; where nothing says so, ask in a terminal.
+
+    Args:
+        model: as in ``load_pretrained``.
+        weights: folder of published files.
+        download: of ``--download``.
+
+    Raises:
+        ValueError: if ``MOBILESAMV2_DOWNLOAD`` is neither 0 nor 1.
+    """
+    from mobilesamv2.model_zoo import download_folder, download_setting, missing_downloads
+
+    chosen = download_setting() if download is None else download
+    if chosen is not None:
+        return chosen
+    missing = missing_downloads(model, weights)
+    if not missing or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    for name, published in missing.items():
+        print(f"There is no {name} yet: {published}.", file=sys.stderr)
+    print(f"Download into {download_folder(weights)}? [Y/n] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()  # empty at the end of the input, which is no consent
+    return bool(answer) and answer.strip().lower() in ("", "y", "yes")
 
 
 def add_detector(

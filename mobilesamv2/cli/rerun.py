@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +48,27 @@ def recorded_command(folder: Path) -> tuple[str, list[str]]:
         FileNotFoundError: if the folder does not have them.
         ValueError: if they can't be read.
     """
-    import yaml
-
     paths = folder / ".hydra" / "hydra.yaml", folder / ".hydra" / "overrides.yaml"
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(
                 f"There is no {path}, so that {folder} is no folder of a training or an evaluation."
             )
-    try:
-        program = yaml.safe_load(paths[0].read_text())["hydra"]["job"]["config_name"]
-        overrides = [str(each) for each in yaml.safe_load(paths[1].read_text())]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"{paths[0].parent} can't be read: {error}") from error
+    program = _from_yaml(paths[0], lambda record: record["hydra"]["job"]["config_name"])
+    overrides = _from_yaml(paths[1], lambda record: [str(each) for each in record])
     if program not in ("train", "evaluate"):
         raise ValueError(f"{paths[0]} must name the program train or evaluate, got {program}.")
     return program, overrides
+
+
+def _from_yaml(path: Path, find: Callable[[Any], Any]) -> Any:
+    """Return what is found in a YAML file, a ValueError if it is not there."""
+    import yaml
+
+    try:
+        return find(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} can't be read: {error!r}") from error
 
 
 def recorded_environment(folder: Path) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def recorded_environment(folder: Path) -> dict[str, Any]:
     for name, find in (("run.json", lambda record: record["environments"][-1]), ("results.json", lambda r: r["run"])):
         try:
             return dict(find(json.loads((folder / name).read_text())))
-        except (OSError, ValueError, KeyError, IndexError, TypeError):
+        except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
             continue
     return {}
 

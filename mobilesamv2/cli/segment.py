@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from mobilesamv2.cli.options import (
+    add_checkpoint,
     add_detector,
     add_device,
+    add_download,
     add_value_range,
     add_weights,
     available_device,
+    may_download,
     one_of,
 )
 
@@ -66,11 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")
     parser.add_argument(
         "--model",
-        default="mobile_sam",
         help="name of a model with weights, a safetensors file, a folder, or owner/repository of the Hugging Face Hub; "
-        "mini_conv is in this package but was trained on synthetic scenes only (default: %(default)s)",
+        "mini_conv is in this package but was trained on synthetic scenes only (default: mobile_sam)",
     )
+    add_checkpoint(parser)
     add_weights(parser)
+    add_download(parser)
     sampler_help = f"what chooses the prompts: {', '.join(SAMPLERS)} (default: %(default)s)"
     sampler_type = one_of("prompt sampler", list(SAMPLERS))
     parser.add_argument("--sampler", type=sampler_type, default="grid", metavar="NAME", help=sampler_help)
@@ -98,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from mobilesamv2.checkpoints import weights_sha256
     from mobilesamv2.data.images import MAX_DECODED_PIXELS, check_decoding, find_images, read_rgb
-    from mobilesamv2.pretrained import load_pretrained, toy_note
+    from mobilesamv2.pretrained import load_model, toy_note
     from mobilesamv2.prompts import ObjectAware
     from mobilesamv2.segevery import SegEvery
 
@@ -106,7 +110,9 @@ def run(args: argparse.Namespace) -> None:
     check_decoding("always", args.value_range, max_pixels)
     images = find_images(args.images)
     device = available_device(args.device)
-    sam = load_pretrained(args.model, args.weights)
+    model = args.model if args.model or args.checkpoint else "mobile_sam"
+    download = not args.checkpoint and may_download(model, args.weights, args.download)
+    sam = load_model(model, args.checkpoint, args.weights, download)
     if note := toy_note(sam, args.weights):
         print(note, file=sys.stderr)
     sampler = build_sampler(args, device)
@@ -241,11 +247,13 @@ def _segment_image(
 
 
 def _count_annotations(record: Path, made_by: Mapping[str, Any]) -> int | None:
-    """Return the number of masks in an image's JSON file; None if it is of another image or other settings."""
+    """Return the number of masks in an image's JSON file; None if it is of another image or settings, or damaged."""
     try:
         content = json.loads(record.read_text())
-        return len(content["annotations"]) if content["made_by"] == json.loads(json.dumps(made_by)) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        annotations, image = content["annotations"], content["image"]
+        is_sound = isinstance(annotations, list) and all(isinstance(each, dict) for each in [image, *annotations])
+        return len(annotations) if is_sound and content["made_by"] == json.loads(json.dumps(made_by)) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -13,7 +13,7 @@ from mobilesamv2.data.annotation_faults import Faults
 from mobilesamv2.data.coco_images import CocoImages
 from mobilesamv2.data.json_files import is_finite_number, shown, whole_number
 from mobilesamv2.data.packed import PackedMasks, Segmentation, starts_of
-from mobilesamv2.masks import areas, coordinate_bound, polygon_pieces, to_rle
+from mobilesamv2.masks import areas, coordinate_bound, outline_bound, polygon_pieces, to_rle
 from mobilesamv2.rle_validation import counts_are_valid
 from mobilesamv2.structures import RLE
 
@@ -21,6 +21,7 @@ NO_NUMBER = np.iinfo(np.int64).min
 """Stands for an id that an annotation does not have."""
 
 COORDINATES_FAULT = "polygon coordinates that are not finite, or lie far outside the image"
+OUTLINE_FAULT = "polygons whose outline is longer than the pixels of the image"
 RLE_FAULT = "an RLE that is broken, or not of its image's size"
 BOX_FAULT = "a box and no mask"
 
@@ -102,6 +103,10 @@ class CocoAnnotations:
         extents = self._masks.extents()
         far = ~(extents <= bounds[self._rows])
         self._drop(far, COORDINATES_FAULT, ", ".join(f"{extent:g}" for extent in extents[far][:1]))
+        bounds = np.array([outline_bound(images.size(row)) for row in range(len(images))], dtype=np.float64)
+        outlines = self._masks.outlines()
+        long = ~far & (outlines > bounds[self._rows])
+        self._drop(long, OUTLINE_FAULT, ", ".join(f"{outline:,.0f}" for outline in outlines[long][:1]))
         self._drop(self._broken_rles(images), RLE_FAULT, "run lengths that do not add up to the image's pixels")
         self._num_images = len(images)
         self._sort()

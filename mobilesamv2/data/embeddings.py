@@ -32,6 +32,9 @@ Parts = dict[str, Tensor]
 """An embedding as a shard stores it: its values under "" and, optionally, each channel's scale under ".scale" and the
 fingerprint of the image under ".look"."""
 
+FINGERPRINT_SIZE = 48
+"""Numbers of a fingerprint: 4 x 4 means of 3 channels."""
+
 FINGERPRINT_TOLERANCE = 0.1
 """Largest difference between the fingerprints of one JPEG from two decoders, in units of the model's input, where
 images have a standard deviation of about 1."""
@@ -231,6 +234,7 @@ class EmbeddingCache:
             and (all(side == grid for side in sides) if self.store_padding else max(sides) <= grid)
             and shape in (None, list(values.shape))
             and (".scale" not in parts or parts[".scale"].shape == values.shape[:1])
+            and (".look" not in parts or parts[".look"].shape == (FINGERPRINT_SIZE,))
         )
 
     def _keys_of(self, path: Path) -> list[str]:
@@ -248,15 +252,15 @@ class EmbeddingCache:
                 if theirs.get(name) != ours.get(name)
             ]
             raise ValueError(
-                f"The embeddings in {self.folder} differ from this run's: {'; '.join(differences)}. "
-                "Set cache.folder=FOLDER to another folder, or delete this one."
+                f"The embeddings in {path} differ from this run's: {'; '.join(differences)}. "
+                f"Set cache.folder=FOLDER to another folder, or delete {self.folder}."
             )
         try:
             keys, grid = list(dict(json.loads(metadata["crc32"]))), int(metadata["grid"])
         except UNREADABLE as error:
             raise ValueError(f"The embeddings in {path} can't be read ({error!r}); delete that file.") from error
         if self._grid not in (None, grid):
-            raise ValueError(f"The embeddings in {path} are of another size than the others; delete that file.")
+            raise ValueError(f"The embeddings in {path} are {grid} cells wide, not {self._grid}; delete that file.")
         self._grid = grid
         return keys
 

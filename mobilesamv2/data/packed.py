@@ -71,6 +71,19 @@ class PackedMasks:
             )
         return extents
 
+    def outlines(self) -> np.ndarray:
+        """Return the length of the outline of each object's polygons, (N,) pixels, each edge by its longer axis."""
+        outlines = np.zeros(len(self))
+        filled = np.flatnonzero(np.diff(self._first_piece))
+        if len(filled):
+            points = self._coordinates.reshape(-1, 2)
+            last = self._piece_starts[1:] // 2 - 1
+            before = np.concatenate([points[:1], points[:-1]])
+            before[self._piece_starts[:-1] // 2] = points[last]  # a polygon is closed
+            edges = np.abs(points - before).max(1)
+            outlines[filled] = np.add.reduceat(edges, self._piece_starts[self._first_piece[filled]] // 2)
+        return outlines
+
     def are_rles(self) -> np.ndarray:
         """Return which objects are RLEs, (N,) bool; the others are polygons."""
         return np.diff(self._first_piece) == 0

@@ -24,6 +24,9 @@ VERSION = 2
 KINDS = {".jpg": "image", ".jpeg": "image", ".json": "annotations"}
 """What a file of SA-1B is, by its suffix in lower case."""
 
+HEADERS_CHECKED = 16
+"""Images of a cached index that are compared with the tar."""
+
 COLUMNS = ("image id", "image offset", "image length", "annotations offset", "annotations length")
 
 
@@ -43,7 +46,7 @@ class TarIndex(NamedTuple):
 
 
 def cached_index(path: Path, folder: Path | None) -> TarIndex:
-    """Return the index of a tar, from the cache when size and mtime match, else built and cached.
+    """Return the index of a tar, from the cache when size, mtime and some headers match, else built and cached.
 
     Args:
         path: the tar.
@@ -60,9 +63,10 @@ def cached_index(path: Path, folder: Path | None) -> TarIndex:
     try:
         arrays = read_arrays(cached)
         notes = json.loads(str(arrays["notes"]))
-        if notes["stamp"] == stamp:
-            return TarIndex(arrays["entries"], notes["alone"], notes["truncated"])
-    except (ValueError, KeyError, TypeError):
+        kept = TarIndex(arrays["entries"], notes["alone"], notes["truncated"])
+        if notes["stamp"] == stamp and _is_sound(kept) and _describes(kept, path):
+            return kept
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass  # missing, or damaged by a killed run or another program: rebuilt
     index = index_tar(path)
     notes = json.dumps({"stamp": stamp, "alone": index.unpaired, "truncated": index.truncated})
@@ -73,6 +77,41 @@ def cached_index(path: Path, folder: Path | None) -> TarIndex:
     except OSError as error:
         logger.warning("The index of %s can't be kept and is rebuilt in each run: %s", path, error)
     return index
+
+
+def _is_sound(index: TarIndex) -> bool:
+    """Return whether a cached index is of the types that ``index_tar`` gives."""
+    entries, unpaired, truncated = index
+    return (
+        entries.dtype == np.int64
+        and entries.ndim == 2
+        and entries.shape[1] == len(COLUMNS)
+        and len(entries) > 0
+        and isinstance(unpaired, list)
+        and all(isinstance(name, str) for name in unpaired)
+        and isinstance(truncated, str | None)
+    )
+
+
+def _describes(index: TarIndex, path: Path) -> bool:
+    """Return whether headers are where an index has them; a tar may have been replaced at the same size and mtime.
+
+    The last one moves with the length of every file before it.
+    """
+    rows = np.unique(np.linspace(0, len(index.entries) - 1, HEADERS_CHECKED).round().astype(np.int64))
+    with path.open("rb") as file:
+        for image_id, *parts in index.entries[rows].tolist():
+            for offset, length in (parts[:2], parts[2:]):
+                file.seek(max(0, offset - tarfile.BLOCKSIZE))
+                try:
+                    header = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
+                except tarfile.HeaderError:
+                    return False
+                stem = os.path.splitext(os.path.basename(header.name))[0].removeprefix("sa_")
+                is_cut = len(header.name) >= tarfile.LENGTH_NAME  # a longer name is written elsewhere
+                if header.size != length or not (is_cut or (stem.isdecimal() and int(stem) == image_id)):
+                    return False
+    return True
 
 
 def index_tar(path: Path) -> TarIndex:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mobilesamv2.data.json_files import read_json
 from mobilesamv2.evaluation.shards import ImageResult
 from mobilesamv2.files import atomic_write
 from mobilesamv2.metrics.bootstrap import RESAMPLES
@@ -104,8 +105,18 @@ def stack_values(images: Sequence[ImageResult]) -> dict[str, np.ndarray]:
 
 
 def read_masks(folder: Path) -> list[dict[str, Any]]:
-    """Return all entries of the COCO-results files in a folder."""
-    return [entry for path in sorted(folder.glob("*.json")) for entry in json.loads(path.read_bytes())]
+    """Return all entries of the COCO-results files in a folder.
+
+    Raises:
+        ValueError: if one is not a JSON list of objects.
+    """
+    entries: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*.json")):
+        content = read_json(path)
+        if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+            raise ValueError(f"{path} must contain a list of objects, COCO results.")
+        entries += content
+    return entries
 
 
 def write_record(results: Results, folder: Path, **per_image: np.ndarray) -> list[Path]:

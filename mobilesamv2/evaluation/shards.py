@@ -103,7 +103,7 @@ class ResultShards:
         """Environments of those runs, as far as they differ from this one's."""
         for path in shards:
             arrays = self._drop_outdated(path, _read(path), recorded_sha256, folder)
-            results, environment_then = _results(arrays), str(arrays["environment"])
+            results, environment_then = _results(arrays), _environment(arrays)
             self.done += results
             if results:
                 _require_same_arrays(path, self.done[0], results)
@@ -216,11 +216,19 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a file, after a check that they are what ``_arrays`` makes."""
     arrays = read_arrays(path)
     try:
-        json.loads(str(arrays["environment"]))
+        _environment(arrays)
         _results(arrays)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read ({error!r}); delete that file.") from error
     return arrays
+
+
+def _environment(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the environment that a file was written in, as JSON."""
+    environment = str(arrays["environment"])
+    if not isinstance(json.loads(environment), dict):
+        raise ValueError("its environment is no JSON object")
+    return environment
 
 
 def _results(arrays: Mapping[str, np.ndarray]) -> list[ImageResult]:
@@ -230,6 +238,8 @@ def _results(arrays: Mapping[str, np.ndarray]) -> list[ImageResult]:
         {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
         for kind in ("value/", "ms/", "cpu_ms/")
     )
+    if any(len(array) != len(arrays["image_id"]) for array in (*values.values(), *ms.values(), *cpu_ms.values())):
+        raise ValueError("its arrays are of different numbers of images")
     return [
         ImageResult(
             int(image_id),

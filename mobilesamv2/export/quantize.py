@@ -88,7 +88,9 @@ def quantize_encoder(folder: str | Path, images: Sequence[Path] = ()) -> Quantiz
     """
     source, target = Path(folder) / ENCODER_FILE, Path(folder) / INT8_FILE
     session = open_session(source)
-    side: int = read_export_metadata(session)["image_size"]
+    side = read_export_metadata(session, source).get("image_size")
+    if not isinstance(side, int):
+        raise ValueError(f"The metadata of {source} must have the image_size, got {side}; export it again.")
     if source.with_name(f"{ENCODER_FILE}.data").exists() or source.stat().st_size > MAX_GRAPH_BYTES:
         raise ValueError(f"{source} must have at most {MAX_GRAPH_BYTES / 1e9} GB for onnxruntime to quantize it.")
     held_out = list(images[::HOLD_OUT_EVERY])

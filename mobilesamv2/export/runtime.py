@@ -55,16 +55,30 @@ def open_session(path: str | Path) -> Any:
         raise ValueError(f"onnxruntime can't read {path}: {error}") from error
 
 
-def read_export_metadata(session: Any) -> dict[str, Any]:
+def read_export_metadata(session: Any, name: str | Path = "the graph") -> dict[str, Any]:
     """Return the metadata of an exported graph: ``model``, ``image_size``, ``weights_sha256`` and others.
 
+    Args:
+        session: of the graph.
+        name: of the graph in error messages, its path for example.
+
     Raises:
-        ValueError: if the graph was not written by this project.
+        ValueError: if the graph was not written by this project, or its metadata are no JSON object.
     """
-    metadata = session.get_modelmeta().custom_metadata_map
-    if "mobilesamv2" not in metadata:
-        raise ValueError("The graph must have metadata of mobilesamv2, got none; write it with mobilesamv2 export.")
-    return json.loads(metadata["mobilesamv2"])
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+        content = json.loads(metadata["mobilesamv2"])
+    except KeyError as error:
+        raise ValueError(
+            f"{name} must have metadata of mobilesamv2, got none; write it with mobilesamv2 export."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The metadata of {name} are not valid JSON: {error}; export it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"The metadata of {name} must be a JSON object, got {type(content).__name__}; export it again."
+        )
+    return content
 
 
 def labelled_points(
@@ -121,7 +135,7 @@ class OnnxEncoder(nn.Module):
                 f"{path} must be an exported image encoder, whose only input is 'image', got {', '.join(inputs)}. "
                 "Export it without --signature sam."
             )
-        exported = read_export_metadata(self.session)
+        exported = read_export_metadata(self.session, path)
         expected = {"model": sam.name, "encoder": sam.encoder_name, "weights_sha256": weights_sha256(sam)}
         differing = [
             f"{key} must be {value}, got {exported.get(key)}"

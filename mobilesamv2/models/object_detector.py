@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilesamv2.files import torch_save_atomic
+from mobilesamv2.files import check_archive, torch_save_atomic
 from mobilesamv2.model_zoo import require_weights
 from mobilesamv2.models.yolo_architectures import HEADS, require_object_detector, unknown_architecture
 from mobilesamv2.ranges import Count
@@ -324,6 +324,7 @@ def _load(path: Path) -> nn.Module:
     require_weights(path)  # ultralytics would try to download a missing file
     tasks = ultralytics_module("nn.tasks")
     try:
+        check_archive(path)
         content, _ = tasks.torch_safe_load(str(path), safe_only=True)
     except Exception as error:  # a damaged file raises any of a dozen types, as in checkpoints.py
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -52,12 +52,7 @@ class TimmBackbone(nn.Module):
         coarsest_stride: int | None = None,
     ) -> None:
         super().__init__()
-        if not timm.is_model(variant):
-            similar = did_you_mean(variant, timm.list_models())
-            raise ValueError(
-                f"variant must be the name of a timm model, got '{variant}'.{similar} "
-                f"timm.list_models('*{variant[:5]}*') lists some."
-            )
+        require_timm_model(variant)
         self.variant = variant
         plan = _plan(variant, image_size)
         finest = max(i for i, stride in enumerate(plan.strides) if stride <= max(finest_stride, min(plan.strides)))
@@ -89,6 +84,24 @@ class TimmBackbone(nn.Module):
         size = (self.grid, self.grid)
         return torch.cat(
             [m if m.shape[-2:] == size else F.interpolate(m, size=size, mode="bilinear") for m in maps], dim=1
+        )
+
+
+def require_timm_model(variant: str) -> None:
+    """Check that timm has a model of this name and, where it has a tag of weights after a dot, this tag.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    known = timm.is_model(variant)
+    try:
+        timm.get_pretrained_cfg(variant)
+    except RuntimeError:  # timm's error for an unknown tag
+        known = False
+    if not known:
+        raise ValueError(
+            f"variant must be the name of a timm model, got '{variant}'.{did_you_mean(variant, timm.list_models())} "
+            f"timm.list_models('*{variant[:5]}*') lists some."
         )
 
 

@@ -1,6 +1,8 @@
 """Indices of tars are cached, and rebuilt when the tar changes."""
 
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from mobilesamv2.data import tar_index
 from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.data.tar_index import cached_index, index_tar
 from mobilesamv2.data.writers import write_sa1b_tar
+from mobilesamv2.files import read_arrays
 
 
 def write_tar(path: Path, ids: range) -> Path:
@@ -38,6 +42,44 @@ def test_a_kept_index_is_read_instead_of_the_tar(tmp_path: Path, monkeypatch: py
     assert len(walked) == 4
     assert SA1BDataset(tar).image_ids == [2, 3]
     assert len(walked) == 5
+
+
+def test_a_tar_replaced_at_the_same_size_and_time_is_indexed_anew(tmp_path: Path) -> None:
+    tar, folder = write_tar(tmp_path / "a.tar", range(3)), tmp_path / "index"
+    sizes, stat = [1000, 3000, 2000], tar.stat()
+
+    def write(order: list[int]) -> None:
+        with tarfile.open(tar, "w") as file:
+            for i, size in zip(order, (sizes[i] for i in order), strict=True):
+                for name in (f"sa_{i}.jpg", f"sa_{i}.json"):
+                    member = tarfile.TarInfo(name)
+                    member.size = size
+                    file.addfile(member, io.BytesIO(bytes([i]) * size))
+        os.utime(tar, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+
+    for order in ([0, 1, 2], [0, 2, 1], [2, 1, 0]):
+        write(order)
+        assert cached_index(tar, folder).entries.tolist() == index_tar(tar).entries.tolist()
+        assert cached_index(tar, folder).entries[:, 0].tolist() == order
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"entries": np.zeros((2, 5))},
+        {"entries": np.zeros((0, 5), np.int64)},
+        {"entries": np.full((2, 5), -7)},
+        {"entries": np.zeros(3, np.int64)},
+        {"notes": np.array("[]")},
+        {"notes": np.array("[" * 9999)},
+    ],
+)
+def test_an_index_of_other_content_is_made_anew(tmp_path: Path, changed: dict[str, np.ndarray]) -> None:
+    tar, folder = write_tar(tmp_path / "a.tar", range(3)), tmp_path / "index"
+    expected = cached_index(tar, folder).entries
+    [kept] = folder.iterdir()
+    np.savez(kept, **(read_arrays(kept) | changed))  # pyright: ignore
+    assert np.array_equal(cached_index(tar, folder).entries, expected)
 
 
 def test_a_folder_that_cant_be_written_to_keeps_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

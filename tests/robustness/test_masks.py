@@ -1,5 +1,6 @@
 """Masks, boxes and frames of any kind, against NumPy, pycocotools and a few lines that can be read at a glance."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,32 @@ def test_any_text_is_a_mask_or_refused(text: str, height: int, width: int) -> No
 def test_polygons_are_pycocotools(polygon: list[float]) -> None:
     expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon], 30, 20)))
     assert (masks.decode(masks.to_rle([polygon], (30, 20))) == expected).all()
+
+
+@pytest.mark.parametrize("reach", [500, 4000])
+def test_a_polygon_that_zigzags_is_refused_at_once(reach: int) -> None:
+    """Pycocotools walks its outline in fifths of a pixel: 2.5 s for the longer of these."""
+    x = np.where(np.arange(2000) % 2, reach, -reach)
+    zigzag = np.stack([x, np.linspace(0, 400, 2000)], axis=1).ravel().tolist()
+    begun = time.perf_counter()
+    with pytest.raises(
+        ValueError, match=r"outline must have at most as many pixels as its image, 200,000, got [0-9,]+:"
+    ):
+        masks.to_rle([zigzag], (400, 500))
+    assert time.perf_counter() - begun < 1
+
+
+def test_thousands_of_polygons_are_pycocotools_and_quick() -> None:
+    """The union of all at once takes pycocotools 5 s for these."""
+    corners = np.random.default_rng(0).uniform(0, 990, (16_000, 2))
+    squares = (np.tile(corners, 4) + np.array([0, 0, 4, 0, 4, 4, 0, 4])).tolist()
+    begun = time.perf_counter()
+    found = masks.to_rle(squares, (1000, 1000))
+    assert time.perf_counter() - begun < 2
+    few = squares[:900]
+    expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(few, 1000, 1000)))
+    assert (masks.decode(masks.to_rle(few, (1000, 1000))) == expected).all()
+    assert masks.areas([found]) > masks.areas([masks.to_rle(few, (1000, 1000))])
 
 
 def test_a_polygon_of_two_points_is_refused() -> None:

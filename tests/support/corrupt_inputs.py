@@ -32,7 +32,8 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, str]:
 SQUARE = [[2, 2, 6, 2, 6, 6, 2, 6]]
 BROKEN_RLES = [{"size": [8, 10], "counts": [81]}, {"size": 8, "counts": ""}, {"size": [1e9, 1e9], "counts": [1e18]}]
 NUMBERS = [True, -1, 0, 2**40, 10**400, 0.5, float("nan"), float("inf"), -1e308, 1.7e308]
-JUNK = st.sampled_from([*NUMBERS, *BROKEN_RLES, None, "", "ä\x00", [], [[]], [None], [[1, 2]], {}])
+JUNK_VALUES = [*NUMBERS, *BROKEN_RLES, None, "", "ä\x00", [], [[]], [None], [[1, 2]], {}]
+JUNK = st.sampled_from(JUNK_VALUES)
 
 
 def coco_content() -> dict[str, Any]:
