@@ -85,6 +85,8 @@ class CocoDataset(ImageDataset):
                 found = type(entries).__name__
                 raise ValueError(f"{self.annotations} is not in COCO's layout: '{key}' must be a list, got {found}.")
         self._listed = CocoImages(content["images"], self.annotations)
+        if not self._listed.ids:
+            raise ValueError(f"{self.annotations} lists no image: the data set is empty.")
         self._rows = choose_images(self._listed.ids, limit, subset_seed, image_list)
         self._ids = [self._listed.ids[row] for row in self._rows]
         self._frequencies = self._checked_categories(lists["categories"])

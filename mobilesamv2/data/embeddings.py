@@ -25,7 +25,7 @@ REGIONS = {True: "full", False: "valid"}
 INT8 = {"": torch.int8, ".scale": torch.float32}
 """Types of the parts of an embedding with ``int8`` that differ from those with ``fp16``."""
 
-UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError)
+UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError)
 """Errors of a shard whose header is not as it was written."""
 
 Parts = dict[str, Tensor]
@@ -211,7 +211,7 @@ class EmbeddingCache:
                 parts = {name: file.get_tensor(f"{key}{name}") for name in names}
                 metadata = file.metadata()
                 expected = json.loads(metadata["crc32"])[key]
-                shape = json.loads(metadata.get("shape", "{}")).get(key)  # older shards have none
+                shape = dict(json.loads(metadata.get("shape", "{}"))).get(key)  # older shards have none
         except UNREADABLE as error:
             raise ValueError(f"The embeddings in {path} can't be read ({error!r}); delete that file.") from error
         if crc32(parts) != expected or not self._has_kind(parts, shape):

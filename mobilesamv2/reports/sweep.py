@@ -86,11 +86,13 @@ def failed_jobs(folder: str | Path) -> dict[str, str]:
 
 def _read_record(folder: Path) -> tuple[str, list[str]]:
     """Return the program of a job, and its overrides, from its .hydra."""
+    file = folder / "hydra.yaml"
     try:
-        program = str(yaml.safe_load((folder / "hydra.yaml").read_bytes())["hydra"]["job"]["name"])
-        return program, [str(each) for each in yaml.safe_load((folder / "overrides.yaml").read_bytes())]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}, the record of a job, can't be read: {error!r}. Delete that folder.") from error
+        program = str(yaml.safe_load(file.read_bytes())["hydra"]["job"]["name"])
+        file = folder / "overrides.yaml"
+        return program, [str(each) for each in yaml.safe_load(file.read_bytes())]
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}, the record of a job, can't be read: {error!r}. Delete its folder.") from error
 
 
 def sweep_rows(runs: Sequence[Run], baseline: str | None = None) -> list[dict[str, Any]]:

@@ -67,7 +67,8 @@ def check_comparable(results: dict[str, dict[str, Any]]) -> None:
         moved = key == "annotations" and next(iter(results.values()))["protocol"].get("annotations_sha256") is not None
         for name, value in values.items():
             if value != first and not moved:
-                raise ValueError(f"{name} can't be compared with {first_name}: its {key} must be {first}, got {value}.")
+                place = f"{key} in its results.json"
+                raise ValueError(f"{name} can't be compared with {first_name}: {place} must be {first}, got {value}.")
 
 
 def _tabulate(table: Sequence[Sequence[str]], tablefmt: str) -> str:

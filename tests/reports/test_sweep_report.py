@@ -87,7 +87,7 @@ def test_unlike_runs_are_not_mixed(sweep: Path, key: str, value: object) -> None
     result = json.loads(file.read_text())
     result["protocol"][key] = value
     file.write_text(json.dumps(result))
-    with pytest.raises(SystemExit, match=f"error: 10 can't be compared with 0: its {key} must be"):
+    with pytest.raises(SystemExit, match=f"error: 10 can't be compared with 0: {key} in its results.json must be"):
         main(["report", str(sweep)])
 
 
