@@ -81,7 +81,8 @@ class PackedMasks:
             before = np.concatenate([points[:1], points[:-1]])
             before[self._piece_starts[:-1] // 2] = points[last]  # a polygon is closed
             edges = np.abs(points - before).max(1)
-            outlines[filled] = np.add.reduceat(edges, self._piece_starts[self._first_piece[filled]] // 2)
+            with np.errstate(over="ignore"):  # coordinates beyond all bounds are a fault of their own
+                outlines[filled] = np.add.reduceat(edges, self._piece_starts[self._first_piece[filled]] // 2)
         return outlines
 
     def are_rles(self) -> np.ndarray:

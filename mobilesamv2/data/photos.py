@@ -25,6 +25,7 @@ from mobilesamv2.data.images import (
 )
 from mobilesamv2.data.orientation import Upright
 from mobilesamv2.data.pixel_values import ValueRange
+from mobilesamv2.ranges import Count, NonNegativeInt, Positive
 from mobilesamv2.structures import GroundTruth
 
 logger = logging.getLogger(__name__)
@@ -53,12 +54,12 @@ class PhotosDataset(ImageDataset):
     def __init__(
         self,
         folder: str | Path,
-        limit: float | None = None,
-        subset_seed: int | None = None,
+        limit: Positive | None = None,
+        subset_seed: NonNegativeInt | None = None,
         image_list: str | Path | None = None,
         upright: Upright = "auto",
         value_range: ValueRange | None = None,
-        max_pixels: int = MAX_DECODED_PIXELS,
+        max_pixels: Count = MAX_DECODED_PIXELS,
     ) -> None:
         check_decoding(upright, value_range, max_pixels)
         self.upright: Upright = upright

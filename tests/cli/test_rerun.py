@@ -43,7 +43,7 @@ def test_folders_that_record_no_run(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"must name the program train or evaluate, got mine"):
         main(["rerun", str(tmp_path / "other")])
     (tmp_path / "other" / ".hydra" / "hydra.yaml").write_text("[")
-    with pytest.raises(SystemExit, match=r"\.hydra can't be read: "):
+    with pytest.raises(SystemExit, match=r"\.hydra/hydra\.yaml can't be read: "):
         main(["rerun", str(tmp_path / "other")])
     assert rerun.recorded_environment(tmp_path) == {}
 

@@ -166,7 +166,7 @@ def test_thresholds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counts = []
     for options in (
         [],
-        ["--pred-iou-thresh", "1.5", "--stability-score-thresh", "0.95"],
+        ["--pred-iou-thresh", "1", "--stability-score-thresh", "0.95"],
         ["--pred-iou-thresh", "0", "--stability-score-thresh", "0"],
     ):
         for sampler in ("grid", "hierarchical"):

@@ -22,7 +22,7 @@ schema.register()
         ("model=mini_con", "There is no model=mini_con in conf/model. Did you mean model=mini_conv?"),
         ("model@teacher=sam_vit_g", "Did you mean model@teacher=sam_vit_"),
         ("model@techer=mini", "Did you mean model@teacher=NAME?"),
-        ("dataset=coc", "Did you mean dataset=coco? Available: coco, lvis, sa1b, synthetic."),
+        ("dataset=coc", "Did you mean dataset=coco? Available: coco, lvis, photos, sa1b, synthetic."),
         ("detector=yolo8n", "Did you mean detector=yolov8n?"),
         ("prompt_sampler=gird", "Did you mean prompt_sampler=grid?"),
         ("logger=[csv,wand]", "Did you mean logger=wandb?"),

@@ -45,7 +45,7 @@ def test_table_has_a_row_for_each_run(tmp_path: Path, scenes: LvisDataset, capsy
     other = write_run(scenes, tmp_path / "other", 1.0, image_list_sha256="c")
     with pytest.raises(
         SystemExit,
-        match="error: other can't be compared with all: image_list_sha256 in its results.json must be a, got c",
+        match=r"other can't be compared with all: image_list_sha256 in its results\.json must be a, got c",
     ):
         main(["report", "table", str(all_of_them), str(other)])
     with pytest.raises(SystemExit, match=r"error: There is no result .*gone"):
