@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from typing_extensions import override
@@ -67,14 +69,49 @@ def _run_job(run: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 class NameFailedJobs(Callback):
     """Lists the jobs of a sweep that failed when it ends, and ends the program with status 1 if there are any."""
 
+    def __init__(self) -> None:
+        self._lost: dict[int, str] = {}
+
+    @override
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if "submitit" in config.hydra.launcher._target_:
+            _outlive_lost_jobs(self._lost, "BasicSweeper" in config.hydra.sweeper._target_)
+
     @override
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        failed = sorted(folder.glob(f"*/{ERROR_FILE}"))
+        failed = {str(path.parent): path.read_text().strip() for path in sorted(folder.glob(f"*/{ERROR_FILE}"))}
+        failed |= {f"job {number}": sentence for number, sentence in self._lost.items()}
         if not failed:
             return
         jobs = len([path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")])
         print(f"\n{len(failed)} of {jobs} jobs failed:", file=sys.stderr)
-        for path in failed:
-            print(f"  {path.parent}: {path.read_text().strip()}", file=sys.stderr)
+        for name, sentence in failed.items():
+            print(f"  {name}: {sentence}", file=sys.stderr)
         raise SystemExit(1)
+
+
+def _outlive_lost_jobs(lost: dict[int, str], is_sweep: bool) -> None:
+    """Have a job of submitit that ends without a word, killed for its memory for example, count as one that failed.
+
+    Hydra's launcher asks the jobs for their results in turn, and would end at the first that has none.
+
+    Args:
+        lost: filled with the numbers of these jobs in the sweep, and why.
+        is_sweep: whether nobody reads the results; a search is told that the job failed.
+    """
+    from submitit import Job
+    from submitit.core.utils import UncompletedJobError
+
+    results, numbers = Job.results, itertools.count()
+
+    def results_or_failure(self: Job[Any]) -> list[Any]:
+        number = next(numbers)
+        try:
+            return results(self)
+        except UncompletedJobError as error:
+            lost[number] = f"{str(error).splitlines()[0].strip()}; its output is {self.paths.stderr}"
+            status = JobStatus.COMPLETED if is_sweep else JobStatus.FAILED
+            return [JobReturn(status=status, _return_value=None if is_sweep else JobFailedError(lost[number]))]
+
+    Job.results = results_or_failure

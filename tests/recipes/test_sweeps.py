@@ -21,7 +21,7 @@ def sweep(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     ]
     small += ["batch_size=2", "num_workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=1", "objective=val/loss"]
     command = [sys.executable, "train.py", "-m", *small, "+trainer.enable_progress_bar=false", f"output_dir={folder}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
     return subprocess.run(
         [*command, *overrides], capture_output=True, text=True, check=False, cwd=ROOT, env=environment, timeout=300
     )
@@ -42,6 +42,18 @@ def test_a_sweep_goes_on_past_a_job_that_fails_and_resumes(tmp_path: Path) -> No
     other = sweep(tmp_path, "optimizer.lr=3e-2,5e-4", "task.warmup_images=0", "trainer.log_every_n_steps=1")
     assert other.returncode == 1
     assert f"{tmp_path / '0'}: {tmp_path / '0'} holds another run (optimizer.lr was 0.001 and is 0.03)" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_of_submitit_goes_on_past_a_job_that_is_killed(tmp_path: Path) -> None:
+    """Such a job leaves no result and no reason, of which submitit makes an error of its own."""
+    killed = ["hydra/launcher=submitit_local", "dataset._target_=support.killed_run.KilledRun", "dataset.seed=0,1,2"]
+    done = sweep(tmp_path, *killed, "task.warmup_images=0")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "1 of 3 jobs failed:\n  job 1: Job " in done.stderr
+    assert "; its output is " in done.stderr
+    assert [(tmp_path / str(i) / "mini.safetensors").is_file() for i in range(3)] == [True, False, True]
 
 
 @pytest.mark.slow
