@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Make tables, figures and comparisons of evaluations; report DIR is report sweep DIR."
     reports = parser.add_subparsers(required=True, metavar="REPORT")
 
-    sweep_help = "all evaluations below a folder: CSV, Markdown, LaTeX and figures"
+    sweep_help = "all evaluations below a folder: a page, CSV, Markdown, LaTeX and figures"
     sweep = reports.add_parser("sweep", help=sweep_help)
     sweep.add_argument("folder", type=Path, help="the sweep's output_dir, or any folder of evaluations")
     sweep.add_argument("-o", "--output", type=Path, help="folder to write into (default: report in the sweep's)")
@@ -63,25 +63,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report_sweep(args: argparse.Namespace) -> None:
-    """Write the tables and figures of a sweep, print the table, and list the jobs without a result."""
-    from mobilesamv2.files import write_text_atomic
-    from mobilesamv2.reports.figures import write_figures
-    from mobilesamv2.reports.sweep import failed_jobs, load_runs, sweep_rows, table_cells, write_csv
-    from mobilesamv2.reports.table import as_latex, as_markdown
+    """Write the page, tables and figures of a sweep, print the table, and list the jobs without a result."""
+    from mobilesamv2.reports.sweep_report import write_sweep
+    from mobilesamv2.reports.table import as_markdown
 
-    for name, command in failed_jobs(args.folder).items():
+    report = write_sweep(args.folder, args.output or args.folder / "report", args.baseline)
+    for name, command in report.failed.items():
         print(f"{name} has no result. To run it alone: {command}\n")
-    runs = load_runs(args.folder)
-    rows = sweep_rows(runs, args.baseline)
-    cells = table_cells(rows)
-    output = args.output or args.folder / "report"
-    output.mkdir(parents=True, exist_ok=True)
-    write_csv(rows, output / "runs.csv")
-    write_text_atomic(output / "table.md", as_markdown(cells) + "\n")
-    write_text_atomic(output / "table.tex", as_latex(cells) + "\n")
-    figures = write_figures(runs, output)
-    print(as_markdown(cells))
-    print(f"\nwritten: {output}/runs.csv, table.md, table.tex, {', '.join(path.name for path in figures)}")
+    print(as_markdown(report.cells))
+    print(f"\nwritten: {', '.join(map(str, report.written))}")
 
 
 def report_table(args: argparse.Namespace) -> None:

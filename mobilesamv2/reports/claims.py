@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader
-
 from mobilesamv2.evaluation.results import percent, percent_range
 from mobilesamv2.files import write_text_atomic
 from mobilesamv2.reports.compare import mean_ar_change
-from mobilesamv2.reports.figures import write_figures
-from mobilesamv2.reports.picture import result_picture
+from mobilesamv2.reports.figures import CAPTIONS, Change, write_figures
+from mobilesamv2.reports.labels import role_label, unique
+from mobilesamv2.reports.page import Page, mask_panels, write_page
+from mobilesamv2.reports.picture import result_panels, result_picture
 from mobilesamv2.reports.stated import DemoFigures
-from mobilesamv2.reports.sweep import Run, load_runs
+from mobilesamv2.reports.sweep import Run, load_runs, stage_times
 from mobilesamv2.reports.table import as_markdown
 
 SPEEDUP = 16.0
@@ -60,12 +59,19 @@ class ClaimRuns:
         dense: of these, the 64 x 64 points with three masks each that the paper compares AR with.
         boxes: the teacher's, by the detector's boxes.
         student: the student's, by the same boxes.
+        labels: what a reader calls each, by the name of its folder.
     """
 
     grids: list[Run]
     dense: Run
     boxes: Run
     student: Run
+    labels: dict[str, str]
+
+    @property
+    def in_order(self) -> list[Run]:
+        """Return all of them, in the order of the tables."""
+        return [*self.grids, self.boxes, self.student]
 
     @property
     def best_grid(self) -> Run:
@@ -105,7 +111,9 @@ def select_runs(runs: Sequence[Run], teacher: str, student: str) -> ClaimRuns:
             raise ValueError(f"The claims require one evaluation of {name}, got {len(found)}.")
     for run in (*grids, *boxes, *students):
         _require_measured(run)
-    return ClaimRuns(grids, dense[0], boxes[0], students[0])
+    roles = {teacher: "teacher", student: "student"}
+    labels = unique({run.name: role_label(run, roles) for run in (*grids, *boxes, *students)})
+    return ClaimRuns(grids, dense[0], boxes[0], students[0], labels)
 
 
 def evaluate_claims(runs: ClaimRuns) -> list[Claim]:
@@ -114,10 +122,11 @@ def evaluate_claims(runs: ClaimRuns) -> list[Claim]:
     The second one is about a difference: it is held where the interval's lower bound is above 0, failed where its upper
     bound is below 0, and unresolved where the interval contains 0.
     """
-    unit, times = _decoder_times([runs.dense, runs.boxes, *(run for run in runs.grids if run is not runs.dense)])
-    dense, boxes, *others = times
+    unit, times = stage_times([*runs.grids, runs.boxes])
+    decoder = {name: stages["mask_decoder"] for name, stages in times.items()}
+    dense, boxes = decoder[runs.dense.name], decoder[runs.boxes.name]
     prompts = [run.result["protocol"]["mean_prompts_decoded"] for run in (runs.dense, runs.boxes)]
-    names = [run.name for run in runs.grids if run is not runs.dense]
+    others = [run.name for run in runs.grids if run is not runs.dense]
     best = runs.best_grid
     change, low, high = mean_ar_change(best.folder, runs.boxes.folder)
     teacher_ar, student_ar = (run.result["metrics"]["mAR"] or 0.0 for run in (runs.boxes, runs.student))
@@ -129,12 +138,13 @@ def evaluate_claims(runs: ClaimRuns) -> list[Claim]:
             "held" if dense >= SPEEDUP * boxes else "failed",
             f"{dense / boxes:.1f} times less, by the same code: {boxes:.0f} {unit} for {prompts[1]:.0f} boxes with one "
             f"mask each, {dense:.0f} {unit} for {prompts[0]:.0f} points with three"
-            + "".join(f"; {ms / boxes:.1f} times less than {name}" for name, ms in zip(names, others, strict=True)),
+            + "".join(f"; {decoder[name] / boxes:.1f} times less than {runs.labels[name]}" for name in others),
         ),
         Claim(
             "Object-aware boxes have a higher mean AR over K than any grid.",
             "held" if low > 0 else "failed" if high < 0 else "unresolved",
-            f"{100 * change:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points against the best grid, {best.name}",
+            f"{100 * change:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points against the best one, "
+            f"{runs.labels[best.name]}",
         ),
         Claim(
             f"The distilled student keeps {KEPT_SHARE:.0%} of its teacher's mean AR.",
@@ -152,7 +162,8 @@ def demo_figures(runs: ClaimRuns, seed: int) -> DemoFigures:
         runs: the evaluations of a demo.
         seed: of its test scenes.
     """
-    _, (dense, boxes) = _decoder_times([runs.dense, runs.boxes])
+    _, times = stage_times([runs.dense, runs.boxes])
+    dense, boxes = (times[run.name]["mask_decoder"] for run in (runs.dense, runs.boxes))
     best, protocol, metrics = runs.best_grid, runs.boxes.result["protocol"], runs.boxes.result["metrics"]
     gain, low, high = mean_ar_change(best.folder, runs.boxes.folder)
     mean_ar, student = metrics["mAR"] or 0.0, runs.student.result["metrics"]["mAR"] or 0.0
@@ -175,36 +186,29 @@ def demo_figures(runs: ClaimRuns, seed: int) -> DemoFigures:
 def claim_tables(runs: ClaimRuns) -> dict[str, list[list[str]]]:
     """Return the paper's tables 2, 4 and 5 in miniature, by their titles, as cells."""
     ks = runs.boxes.result["protocol"]["ks"]
-    time = [["sampler", "prompts", "masks per prompt", "mask decoder ms", "postprocessing ms", "total ms"]]
-    recall = [["sampler", *(f"AR@{k}" for k in ks), "mean AR [95%]", "masks counted"]]
+    unit, times = stage_times([*runs.grids, runs.boxes])
+    stages = ("mask_decoder", "postprocessing", "total")
+    time = [["prompts of", "prompts", "masks per prompt", *(f"{stage.replace('_', ' ')}, {unit}" for stage in stages)]]
+    recall = [["prompts of", *(f"AR@{k}" for k in ks), "mean AR [95%]", "masks counted"]]
     for run in (*runs.grids, runs.boxes):
-        protocol, ms = run.result["protocol"], run.result["ms"]
-        numbers = [ms["mask_decoder"], ms["postprocessing"], ms["total"]]
+        protocol, label = run.result["protocol"], runs.labels[run.name]
+        numbers = [times[run.name][stage] for stage in stages]
         masks = "3" if protocol["multimask"] else "1"
-        time.append([run.name, f"{protocol['mean_prompts_decoded']:.0f}", masks, *(f"{n:.0f}" for n in numbers)])
-        recall.append([run.name, *_recalls(run), f"{protocol['mean_proposals']:.0f}"])
-    encoders = [["model", "M parameters", "G MACs", "encoder ms", *(f"AR@{k}" for k in ks), "mean AR [95%]"]]
+        time.append([label, f"{protocol['mean_prompts_decoded']:.0f}", masks, *(f"{n:.0f}" for n in numbers)])
+        recall.append([label, *_recalls(run), f"{protocol['mean_proposals']:.0f}"])
+    unit, times = stage_times([runs.boxes, runs.student])
+    recalls = [*(f"AR@{k}" for k in ks), "mean AR [95%]"]
+    encoders = [["run", "model", "M parameters", "G MACs", f"encoder, {unit}", *recalls]]
     for run in (runs.boxes, runs.student):
         cost = run.result["run"]["encoder_cost"]
         sizes = [f"{cost['parameters'] / 1e6:.2f}", f"{cost['macs'] / 1e9:.3f}"]
-        name = run.result["run"]["model"]["name"]
-        encoders.append([name, *sizes, f"{run.result['ms']['image_encoder']:.1f}", *_recalls(run)])
+        names = [runs.labels[run.name], run.result["run"]["model"]["name"]]
+        encoders.append([*names, *sizes, f"{times[run.name]['image_encoder']:.1f}", *_recalls(run)])
     return {
         "Time of each stage, as MobileSAMv2's table 2": time,
         "AR against K, as its table 4": recall,
         "Image encoders prompted with boxes, as its table 5": encoders,
     }
-
-
-def _decoder_times(runs: Sequence[Run]) -> tuple[str, list[float]]:
-    """Return the unit and the median mask-decoder times of runs: of the processor, if all of them have it.
-
-    Times on the clock grow where other programs run, and the ratio of two with them.
-    """
-    cpu = [run.result.get("cpu_ms") for run in runs]
-    if all(cpu):
-        return "ms of CPU time", [times["mask_decoder"] for times in cpu if times]
-    return "ms", [run.result["ms"]["mask_decoder"] for run in runs]
 
 
 def write_claims(folder: str | Path, teacher: str, student: str) -> tuple[list[Claim], dict[str, list[list[str]]]]:
@@ -224,15 +228,40 @@ def write_claims(folder: str | Path, teacher: str, student: str) -> tuple[list[C
     """
     folder = Path(folder)
     runs = select_runs(load_runs(folder), teacher, student)
-    claims, tables = evaluate_claims(runs), claim_tables(runs)
-    picture = folder / "masks.png"
-    result_picture({run.name: run.folder for run in (runs.best_grid, runs.boxes, runs.student)}).save(picture)
-    figures = [picture, *write_figures([*runs.grids, runs.boxes, runs.student], folder)]
+    claims, tables, labels = evaluate_claims(runs), claim_tables(runs), runs.labels
+    shown = {labels[run.name]: run.folder for run in (runs.best_grid, runs.boxes, runs.student)}
+    result_picture(shown).save(folder / "masks.png")
+    figures = write_figures(runs.in_order, folder, labels, _changes(runs))
     protocol, num_objects = runs.boxes.result["protocol"], runs.boxes.result["n_gt"]["all"]
-    summary = f"{protocol['num_images']} images, {num_objects} objects, on {runs.boxes.result['run']['device']}."
-    write_text_atomic(folder / "report.md", _markdown(claims, tables, summary, figures))
-    write_text_atomic(folder / "report.html", _html(claims, tables, summary, figures))
+    page = Page(
+        title="MobileSAMv2's claims in miniature",
+        summary=f"{protocol['num_images']} images, {num_objects} objects, on {runs.boxes.result['run']['device']}. "
+        f"Teacher: {teacher}. Student: {student}.",
+        claims=claims,
+        tables=tables,
+        notes=dict.fromkeys(tables, NOTE),
+        figures=figures,
+        runs=runs.in_order,
+        labels=labels,
+        masks=mask_panels(*result_panels(shown)),
+    )
+    write_text_atomic(folder / "report.md", _markdown(page, [folder / "masks.png", *figures]))
+    write_page(page, folder / "report.html")
     return claims, tables
+
+
+NOTE = "Times are medians over images; AR in percent, with 95% intervals from a bootstrap over images."
+
+
+def _changes(runs: ClaimRuns) -> list[Change]:
+    """Return the differences that the claims are about: of the boxes from each grid, and of the student."""
+    pairs = [*((grid, runs.boxes) for grid in runs.grids), (runs.boxes, runs.student)]
+    return [
+        Change(
+            f"{runs.labels[second.name]} minus {runs.labels[first.name]}", *mean_ar_change(first.folder, second.folder)
+        )
+        for first, second in pairs
+    ]
 
 
 def format_claims(claims: Sequence[Claim]) -> str:
@@ -269,22 +298,11 @@ def _recalls(run: Run) -> list[str]:
     return [*values, f"{percent(metrics['mAR'])} {percent_range(interval['mAR'])}".rstrip()]
 
 
-def _markdown(
-    claims: Sequence[Claim], tables: dict[str, list[list[str]]], summary: str, figures: Sequence[Path]
-) -> str:
-    lines = ["# MobileSAMv2's claims in miniature", "", summary, ""]
-    lines += [f"- **{claim.outcome}**: {claim.text} {claim.measured}." for claim in claims]
-    for title, cells in tables.items():
+def _markdown(page: Page, pictures: Sequence[Path]) -> str:
+    lines = [f"# {page.title}", "", page.summary, ""]
+    lines += [f"- **{claim.outcome}**: {claim.text} {claim.measured}." for claim in page.claims]
+    for title, cells in page.tables.items():
         lines += ["", f"## {title}", "", as_markdown(cells)]
-    lines += ["", *(f"![{path.stem}]({path.name})" for path in figures)]
+    for path in pictures:
+        lines += ["", f"![{CAPTIONS[path.stem]}]({path.name})"]
     return "\n".join(lines) + "\n"
-
-
-def _html(claims: Sequence[Claim], tables: dict[str, list[list[str]]], summary: str, figures: Sequence[Path]) -> str:
-    """Render one page, with its figures inside."""
-    environment = Environment(
-        loader=PackageLoader("mobilesamv2.reports"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    images = {path.stem: base64.b64encode(path.read_bytes()).decode() for path in figures}
-    template = environment.get_template("claims.html")
-    return template.render(claims=claims, tables=tables, summary=summary, figures=images) + "\n"

@@ -23,7 +23,22 @@ SMALLEST_SIDE = 512
 
 
 def result_picture(runs: dict[str, Path], num_images: int = 4) -> Image.Image:
-    """Draw one row per image, the first ones by id: the image, its objects, and each run's best mask of every object.
+    """Draw the panels of ``result_panels`` in one picture; small images are enlarged.
+
+    Args:
+        runs: folders of evaluations on one data set with ``task.save_masks=true``, by the name of their column.
+        num_images: number of rows.
+
+    Raises:
+        FileNotFoundError: if a folder has no result or no masks, or the data set has moved.
+        ValueError: if the data set is not in COCO's layout, or the runs are on different images.
+    """
+    titles, rows = result_panels(runs, num_images)
+    return panels([[_enlarged(image) for image in row] for row in rows], titles)
+
+
+def result_panels(runs: dict[str, Path], num_images: int = 4) -> tuple[list[str], list[list[np.ndarray]]]:
+    """Return one row per image, the first ones by id: the image, its objects, and each run's best mask of every object.
 
     An object has one colour in all columns. It is left out where no mask has an IoU of .5 with it; masks of no object
     are left out too.
@@ -31,6 +46,9 @@ def result_picture(runs: dict[str, Path], num_images: int = 4) -> Image.Image:
     Args:
         runs: folders of evaluations on one data set with ``task.save_masks=true``, by the name of their column.
         num_images: number of rows.
+
+    Returns:
+        The names of the columns, and the rows of RGB uint8 (H, W, 3).
 
     Raises:
         FileNotFoundError: if a folder has no result or no masks, or the data set has moved.
@@ -53,9 +71,8 @@ def result_picture(runs: dict[str, Path], num_images: int = 4) -> Image.Image:
     for i in (dataset.image_ids.index(image_id) for image_id in image_ids):
         image, truth = dataset[i]
         objects = overlay(image, truth.rles, objects=range(len(truth.rles)))
-        drawn = [_draw_found(image, masks.get(i), truth.rles) for masks in columns]
-        rows.append([_enlarged(each) for each in (image, objects, *drawn)])
-    return panels(rows, ["image", "objects", *runs])
+        rows.append([image, objects, *(_draw_found(image, masks.get(i), truth.rles) for masks in columns)])
+    return ["image", "objects", *runs], rows
 
 
 def _draw_found(image: np.ndarray, scored: Scored | None, objects: list[RLE]) -> np.ndarray:

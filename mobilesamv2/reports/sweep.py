@@ -63,6 +63,19 @@ def load_runs(folder: str | Path) -> list[Run]:
     ]
 
 
+def stage_times(runs: Sequence[Run]) -> tuple[str, dict[str, dict[str, float]]]:
+    """Return the unit and the median times of each stage by run: of the processor, if all of them have it.
+
+    Times on the clock grow where other programs run, and the ratio of two with them.
+
+    Args:
+        runs: of ``load_runs``; one in which no model ran has no times.
+    """
+    if all(run.result["cpu_ms"] for run in runs):
+        return "ms of CPU time", {run.name: run.result["cpu_ms"] for run in runs}
+    return "ms", {run.name: run.result["ms"] or {} for run in runs}
+
+
 def failed_jobs(folder: str | Path) -> dict[str, str]:
     """Return the jobs of a sweep without a result: the command that runs each alone, by the name of its folder.
 
@@ -82,6 +95,18 @@ def failed_jobs(folder: str | Path) -> dict[str, str]:
                 ["python", f"{program}.py", *overrides, f"output_dir={job}"]
             )
     return failed
+
+
+def run_command(folder: Path) -> str | None:
+    """Return the command that made a run, from its .hydra; None if it has none.
+
+    Raises:
+        ValueError: if the record can't be read.
+    """
+    if not (folder / ".hydra" / "overrides.yaml").is_file():
+        return None
+    program, overrides = _read_record(folder / ".hydra")
+    return shlex.join(["mobilesamv2", program, *overrides])
 
 
 def _read_record(folder: Path) -> tuple[str, list[str]]:

@@ -60,22 +60,35 @@ def test_each_claim_is_evaluated(folder: Path, capsys: pytest.CaptureFixture[str
     assert (
         "160.0 times less, by the same code: 20 ms for 40 boxes with one mask each, 3200 ms for 4096 points" in printed
     )
-    assert "with three; 10.0 times less than grid_16" in printed
+    assert "with three; 10.0 times less than grid 16 x 16, teacher" in printed
     assert "HELD Object-aware boxes have a higher mean AR" in printed
-    assert "points against the best grid, grid_64" in printed
+    assert "points against the best one, grid 64 x 64, teacher" in printed
     assert "FAILED The distilled student keeps 86%" in printed
-    assert "| grid_16 | 256 | 3 | 200 | 1 | 206 |" in printed
-    assert "| micro_conv | 0.41 | 0.100 | 5.0 |" in printed
+    assert "| grid 16 x 16, teacher | 256 | 3 | 200 | 1 | 206 |" in printed
+    assert "| boxes, student | micro_conv | 0.41 | 0.100 | 5.0 |" in printed
     markdown, page = ((folder / f"report.{kind}").read_text() for kind in ("md", "html"))
-    assert markdown.count("**held**") == page.count('class="held">') == 2
-    assert markdown.count("**failed**") == page.count('class="failed">') == 1
-    assert page.count("data:image/png;base64,") == 4
-    assert 'src="masks' not in page
-    assert "<td>grid_16</td><td>256</td><td>3</td><td>200</td><td>1</td><td>206</td>" in page
+    assert markdown.count("**held**") == page.count('<b class="held">') == 2
+    assert markdown.count("**failed**") == page.count('<b class="failed">') == 1
+    assert page.count("data:image/svg+xml;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4 * (2 + 3)  # four images, their objects, three runs
     assert "MobileSAMv2&#39;s table 2" in page
-    for name in ("masks", "ar_against_k", "ar_against_time", "ablation"):
+    for name in ("masks", "differences", "ar_against_k", "ar_against_time"):
         assert f"]({name}.png)" in markdown
         assert (folder / f"{name}.png").is_file()
+    assert not (folder / "ablation.png").exists()  # more than one setting varies
+
+
+def test_times_are_those_of_the_processor_where_all_runs_have_them(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, (*_, ms) in RUNS.items():
+        cpu_ms = {"image_encoder": 3.0, "mask_decoder": ms / 2, "postprocessing": 1.0, "total": ms}
+        change(folder / name, cpu_ms=cpu_ms)
+    claims(folder)
+    printed = single_spaced(capsys.readouterr().out)
+    assert "| mask decoder, ms of CPU time |" in printed
+    assert "| grid 16 x 16, teacher | 256 | 3 | 100 | 1 | 200 |" in printed
+    assert "10 ms of CPU time for 40 boxes" in printed
 
 
 def test_a_claim_may_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +109,7 @@ def test_a_difference_whose_interval_contains_0_is_unresolved(folder: Path, caps
     assert "UNRESOLVED Object-aware boxes have a higher mean AR" in printed
     assert "+0.0 [+0.0, +0.0] points" in printed
     markdown, page = ((folder / f"report.{kind}").read_text() for kind in ("md", "html"))
-    assert markdown.count("**unresolved**") == page.count('class="unresolved">') == 1
+    assert markdown.count("**unresolved**") == page.count('<b class="unresolved">') == 1
 
 
 def test_a_missing_evaluation_is_named(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,31 @@ def test_report(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < low <= change <= high
     assert f"{100 * change:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] *" in lines[3]
     assert (sweep / "report" / "table.md").read_text().strip() in printed
-    for name in ("ar_against_k", "ar_against_time", "ablation"):
+    for name in ("differences", "ar_against_k", "ar_against_time"):
         with Image.open(sweep / "report" / f"{name}.png") as figure:
             assert min(figure.size) > 300
+    page = (sweep / "report" / "report.html").read_text()
+    assert "1 has no result. To run it alone:" in page
+    assert ">16 x 16, mini</a>" in page
+    assert page.count("data:image/png;base64,") == 3 * (2 + 3)  # three images, their objects, three runs
+    assert "Its command was not recorded" in page
+
+
+def test_what_is_behind_the_numbers_is_on_the_page(sweep: Path) -> None:
+    (sweep / "2" / ".hydra").mkdir()
+    (sweep / "2" / ".hydra" / "overrides.yaml").write_text("- dataset.size=[96,96]\n")
+    (sweep / "2" / ".hydra" / "hydra.yaml").write_text("hydra:\n  job:\n    name: evaluate\n")
+    file = sweep / "10" / "results.json"
+    result = json.loads(file.read_text())
+    result["run"]["versions"] = {"torch": "2.9.1"}
+    file.write_text(json.dumps(result))
+    shutil.rmtree(sweep.parent / "scenes")
+    main(["report", str(sweep)])
+    page = (sweep / "report" / "report.html").read_text()
+    assert "<pre>mobilesamv2 evaluate &#39;dataset.size=[96,96]&#39;</pre>" in page
+    assert "<dt>versions</dt><dd>torch 2.9.1</dd>" in page
+    assert "mini_conv, weights sha256 2" in page
+    assert "No masks are shown: " in page
 
 
 def test_runs_that_differ_in_nothing_or_have_no_times(sweep: Path, tmp_path: Path) -> None:
@@ -75,7 +98,8 @@ def test_runs_that_differ_in_nothing_or_have_no_times(sweep: Path, tmp_path: Pat
     (sweep / "2" / "results.json").unlink()
     main(["report", "sweep", str(sweep), "-o", str(tmp_path / "out")])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "runs.csv", "table.md", "table.tex", "ar_against_k.png", "ar_against_time.png",
+        "report.html", "runs.csv", "table.md", "table.tex",
+        *(f"{name}.{kind}" for name in ("ar_against_k", "ar_against_time") for kind in ("png", "pdf", "svg")),
     }  # fmt: skip
 
 
@@ -112,8 +136,7 @@ def test_settings_may_be_lists(sweep: Path) -> None:
         result["run"]["model"]["checkpoint"] = ["l2.pt", decoder]
         file.write_text(json.dumps(result))
     main(["report", str(sweep)])
-    with Image.open(sweep / "report" / "ablation.png") as figure:
-        assert figure.width > figure.height
+    assert "model checkpoint l2.pt, b.pt" in (sweep / "report" / "report.html").read_text()
 
 
 def test_tables_escape_what_would_break_them() -> None:
