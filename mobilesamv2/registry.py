@@ -18,6 +18,7 @@ from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
 from mobilesamv2.names import did_you_mean
 from mobilesamv2.structures import SAM_2_THRESHOLDS, SAM_THRESHOLDS, Thresholds
+from mobilesamv2.transformers_checkpoints import check_config, identify_transformers
 
 TIMM_PREFIX = "timm/"
 
@@ -30,6 +31,8 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "sam_vit_mini": partial(
         sam_vit, "samvit_base_patch16", embed_dim=96, depth=4, num_heads=3, global_attn_indexes=(1, 3)
     ),
+    "slimsam_50": partial(sam_vit, "samvit_base_patch16", embed_dim=384),
+    "slimsam_77": partial(sam_vit, "samvit_base_patch16", embed_dim=168, mlp_dim=696),
     "tiny_vit_5m": partial(tiny_vit, "tiny_vit_5m_224"),
     "tiny_vit_11m": partial(tiny_vit, "tiny_vit_11m_224"),
     "tiny_vit_21m": partial(tiny_vit, "tiny_vit_21m_224"),
@@ -95,6 +98,8 @@ MODELS: dict[str, SamSpec] = {
     "sam_vit_b": SamSpec("sam_vit_b"),
     "sam_vit_l": SamSpec("sam_vit_l"),
     "sam_vit_h": SamSpec("sam_vit_h"),
+    "slimsam_50": SamSpec("slimsam_50"),
+    "slimsam_77": SamSpec("slimsam_77"),
     **{
         f"{release}_hiera_{size}": SamSpec(f"sam2_hiera_{size}", thresholds=SAM_2_THRESHOLDS, family=Sam2)
         for release in ("sam2", "sam2.1")
@@ -137,6 +142,7 @@ def build_sam(
     encoder: str | None = None,
     backbone_checkpoint: str | Path | None = None,
     allow_partial: bool = True,
+    prefix: str | None = None,
 ) -> Sam:
     """Build a model by name, in eval mode on the CPU.
 
@@ -148,6 +154,8 @@ def build_sam(
         backbone_checkpoint: a file of the backbone's pretrained weights, as timm or its authors publish them, loaded
             before ``checkpoint``; see ``load_backbone``.
         allow_partial: warn, instead of raising, if the files leave a part of the model without weights.
+        prefix: of the model's keys where a file holds several models, a student and its teacher for example; see
+            ``load_weights``.
 
     Returns:
         The model. Its ``thresholds`` are those of the weight file of its mask decoder, if that has some, else the
@@ -179,7 +187,7 @@ def build_sam(
         )
     loaded: set[str] = set()
     for file in files:
-        parts = load_weights(sam, file)
+        parts = load_weights(sam, file, prefix)
         loaded |= set(parts)
         if "mask_decoder" in parts:
             sam.thresholds = read_thresholds(file) or spec.thresholds
@@ -196,12 +204,17 @@ def build_sam(
 
 
 def load_sam(path: str | Path) -> Sam:
-    """Build the model that a safetensors file of this project was saved from, with its weights, in eval mode.
+    """Build the model that a safetensors file of this project or of transformers holds, in eval mode.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file's metadata do not name its model.
+        ValueError: if the file's metadata do not name its model, or it is a ``SamModel`` of transformers that is not in
+            the registry or whose ``config.json``, beside it, states another model.
     """
+    if (name := identify_transformers(Path(path))) is not None:
+        sam = build_sam(name, path, allow_partial=False)
+        check_config(sam, Path(path).parent)
+        return sam
     metadata = read_metadata(path)
     return build_sam(metadata["name"], path, encoder=metadata["encoder"], allow_partial=False)
 

@@ -55,6 +55,7 @@ def sam_vit(
     depth: int | None = None,
     num_heads: int | None = None,
     global_attn_indexes: tuple[int, ...] | None = None,
+    mlp_dim: int | None = None,
 ) -> ImageEncoder:
     """Build SAM's own ViT.
 
@@ -66,12 +67,16 @@ def sam_vit(
         depth: number of blocks.
         num_heads: attention heads of a block.
         global_attn_indexes: blocks with global attention instead of windows of 14 x 14.
+        mlp_dim: hidden width of the MLPs; None is 4 times the width of the ViT.
+
+    Source: SAM. Other widths are SlimSAM's, whose pruning leaves the number of heads.
     """
     overrides: dict[str, Any] = {
         "embed_dim": embed_dim,
         "depth": depth,
         "num_heads": num_heads,
         "global_attn_indexes": global_attn_indexes,
+        "mlp_ratio": None if mlp_dim is None or embed_dim is None else mlp_dim / embed_dim,
     }
     backbone: Any = timm.create_model(
         variant,
