@@ -11,16 +11,21 @@ from pathlib import Path
 import timm
 
 from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata, read_thresholds
-from mobilesamv2.model_zoo import MODEL_FILES, shipped_models
+from mobilesamv2.model_zoo import EFFICIENTVIT_SAM_MODELS, MICRO_SAM_FILES, MODEL_FILES, shipped_models
+from mobilesamv2.models.efficientvit_xl import efficientvit_sam_xl
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
 from mobilesamv2.models.pyramid import sam2_hiera
+from mobilesamv2.models.repvit_sam import edge_sam, repvit_sam
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
+from mobilesamv2.models.sam_variants import EdgeSam, EfficientViTSam, TinySam
 from mobilesamv2.names import did_you_mean
 from mobilesamv2.structures import SAM_2_THRESHOLDS, SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transformers_checkpoints import check_config, identify_transformers
 
 TIMM_PREFIX = "timm/"
+
+MICRO_SAM_ENCODERS = {"t": "tiny_vit_5m", "b": "sam_vit_b", "l": "sam_vit_l"}
 
 SAM2_SIZES = ("tiny", "small", "base_plus", "large")
 
@@ -42,6 +47,15 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "efficientvit_l0": partial(efficientvit_sam, "efficientvit_l1", neck_depth=4, depths=(1, 1, 1, 4, 4)),
     "efficientvit_l1": partial(efficientvit_sam, "efficientvit_l1", neck_depth=8),
     "efficientvit_l2": partial(efficientvit_sam, "efficientvit_l2", neck_depth=12),
+    "efficientvit_sam_l0": partial(
+        efficientvit_sam, "efficientvit_l1", neck_depth=4, depths=(1, 1, 1, 4, 4), halve=False
+    ),
+    "efficientvit_sam_l1": partial(efficientvit_sam, "efficientvit_l1", neck_depth=8, halve=False),
+    "efficientvit_sam_l2": partial(efficientvit_sam, "efficientvit_l2", neck_depth=12, halve=False),
+    "efficientvit_sam_xl0": partial(efficientvit_sam_xl, (0, 1, 1, 2, 3, 3), neck_depth=6),
+    "efficientvit_sam_xl1": partial(efficientvit_sam_xl, (1, 2, 2, 4, 6, 6), neck_depth=12),
+    "repvit_sam": partial(repvit_sam, "repvit_m2_3"),
+    "edge_sam": partial(edge_sam, "repvit_m1"),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
     **{f"sam2_hiera_{size}": partial(sam2_hiera, f"sam2_hiera_{size}") for size in SAM2_SIZES},
     "sam2_hiera_mini": partial(
@@ -69,7 +83,7 @@ class SamSpec:
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp_dim: hidden width of the mask decoder's MLPs.
         thresholds: those that suit its masks, where its weight file has none.
-        family: the class to build, SAM or SAM 2.
+        family: the class to build: SAM, SAM 2 or one that handles masks in its own way.
     """
 
     encoder: str
@@ -105,11 +119,18 @@ MODELS: dict[str, SamSpec] = {
         for release in ("sam2", "sam2.1")
         for size in SAM2_SIZES
     },
+    "repvit_sam": SamSpec("repvit_sam"),
+    "edge_sam": SamSpec("edge_sam", family=EdgeSam),
+    "edge_sam_3x": SamSpec("edge_sam", family=EdgeSam),
+    "tinysam": SamSpec("tiny_vit_5m", family=TinySam),
+    "medsam_vit_b": SamSpec("sam_vit_b"),
+    **{name: SamSpec(MICRO_SAM_ENCODERS[name.split("_")[3]]) for name in MICRO_SAM_FILES},
     "tiny_vit_11m": SamSpec("tiny_vit_11m"),
     "tiny_vit_21m": SamSpec("tiny_vit_21m"),
     "efficientvit_l0": SamSpec("efficientvit_l0"),
     "efficientvit_l1": SamSpec("efficientvit_l1"),
     "efficientvit_l2": SamSpec("efficientvit_l2"),
+    **{name: SamSpec(name, family=EfficientViTSam) for name in EFFICIENTVIT_SAM_MODELS},
     "repvit": SamSpec("repvit"),
     "mini": _mini("tiny_vit_mini"),
     "sam_vit_mini": _mini("sam_vit_mini"),
