@@ -1,8 +1,8 @@
 """Weight files: read safely, rename keys, load strictly, and write back.
 
-Read: SAM's ``sam_vit_*.pth``, SAM 2's and 2.1's ``sam2*_hiera_*.pt``, MobileSAM's ``mobile_sam.pt``, MobileSAMv2's
-``l2.pt`` and ``Prompt_guided_Mask_Decoder.pt``, and this project's own safetensors. A file contains the complete model
-or some of its three parts. Written: ``mobile_sam.pt`` as the official package loads it, and safetensors.
+Read: the files of ``model_zoo``, each in its publisher's format, what training programs make of them, and this
+project's own safetensors. A file contains the complete model or some of its three parts. Written: ``mobile_sam.pt`` as
+the official package loads it, a folder of transformers, and safetensors.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,19 +20,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mobilesamv2.files import atomic_write, check_archive, torch_save_atomic
+from mobilesamv2.checkpoint_layouts import PARTS, first_few, split_parts
+from mobilesamv2.encoder_checkpoints import to_mobile_sam
+from mobilesamv2.files import atomic_write, check_archive, torch_save_atomic, write_text_atomic
 from mobilesamv2.model_zoo import require_weights
 from mobilesamv2.models.image_encoder import ImageEncoder
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.timm_backbone import TimmBackbone
-from mobilesamv2.sam2_checkpoints import rename_sam2
 from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
+from mobilesamv2.transformers_checkpoints import (
+    CONFIG_FILE,
+    PROCESSOR_FILE,
+    processor_config,
+    to_transformers,
+    transformers_config,
+)
 from mobilesamv2.transforms import PIXEL_STD
 
 logger = logging.getLogger(__name__)
-
-PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
-"""The three parts of a SAM; a file contains some or all of them."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of the weights in a file; torch would load any other type as well, with other values."""
@@ -42,58 +45,15 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 StateDict = dict[str, Tensor]
-Rule = tuple[str, str]
-
-_SAM_VIT: tuple[Rule, ...] = (
-    (r"\.mlp\.lin(\d)\.", r".mlp.fc\1."),
-    (r"^(?!neck\.)", "backbone."),
-)
-_TINY_VIT: tuple[Rule, ...] = (
-    (r"^patch_embed\.seq\.0\.", "patch_embed.conv1."),
-    (r"^patch_embed\.seq\.2\.", "patch_embed.conv2."),
-    (r"^layers\.0\.downsample\.", "stages.1.downsample."),
-    (r"^layers\.1\.downsample\.", "stages.2.downsample."),
-    (r"^layers\.2\.downsample\.", "stages.3.downsample."),
-    (r"^layers\.", "stages."),
-    (r"\.c\.weight$", ".conv.weight"),
-    (r"^(?!neck\.)", "backbone."),
-)
-_TINY_VIT_TO_OFFICIAL: tuple[Rule, ...] = (
-    (r"^backbone\.", ""),
-    (r"^(?!neck\.)(.*)\.conv\.weight$", r"\1.c.weight"),
-    (r"^patch_embed\.conv1\.", "patch_embed.seq.0."),
-    (r"^patch_embed\.conv2\.", "patch_embed.seq.2."),
-    (r"^stages\.1\.downsample\.", "layers.0.downsample."),
-    (r"^stages\.2\.downsample\.", "layers.1.downsample."),
-    (r"^stages\.3\.downsample\.", "layers.2.downsample."),
-    (r"^stages\.", "layers."),
-)
-_EFFICIENTVIT: tuple[Rule, ...] = (
-    (r"^norm\.", "neck.norm."),
-    (r"^neck\.input_ops\.(\d)\.op_list\.0\.", r"neck.inputs.\1."),
-    (r"^neck\.middle\.op_list\.", "neck.middle."),
-    (r"^neck\.output_ops\.0\.op_list\.0\.conv\.", "neck.output."),
-    (r"^backbone\.stages\.0\.op_list\.0\.", "backbone.body.stem_in_conv."),
-    *((rf"^backbone\.stages\.0\.op_list\.{i}\.", f"backbone.body.stem_res{i - 1}.") for i in range(1, 5)),
-    *((rf"^backbone\.stages\.{i}\.op_list\.", f"backbone.body.stages_{i - 1}.blocks.") for i in range(1, 5)),
-)
-
-# A key that identifies the published format of an image encoder, and how its keys are renamed.
-_ENCODER_FORMATS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
-    (r"^blocks\.\d+\.mlp\.lin1\.", _SAM_VIT),
-    (r"^layers\.\d+\.blocks\.", _TINY_VIT),
-    (r"^backbone\.stages\.\d+\.op_list\.", _EFFICIENTVIT),
-)
-# TinyViT's classifier, which MobileSAM's files contain and nothing reads, and an index that is computed.
-_UNUSED = re.compile(r"^(norm_head\.|head\.(weight|bias)$)|attention_bias_idxs$")
 
 
-def load_weights(sam: Sam, path: str | Path) -> tuple[str, ...]:
+def load_weights(sam: Sam, path: str | Path, prefix: str | None = None) -> tuple[str, ...]:
     """Load a weight file into the parts of a model that the file contains, each strictly.
 
     Args:
         sam: the model; it keeps its device, dtype and mode.
-        path: a file in any of the formats listed at the top of this module.
+        path: a file in any of the formats that the top of this module states.
+        prefix: of the model's keys where a file has several models, see ``split_parts``.
 
     Returns:
         The parts that were loaded, out of ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``.
@@ -105,7 +65,7 @@ def load_weights(sam: Sam, path: str | Path) -> tuple[str, ...]:
             from the model's.
     """
     path = Path(path)
-    parts = _split(_read(path), path)
+    parts = split_parts(_read(path, unwrap=False), path, prefix)
     modules = {part: getattr(sam, part) for part in parts}
     mismatches: list[str] = []
     for part, state in parts.items():
@@ -168,7 +128,7 @@ def load_backbone(encoder: ImageEncoder, path: str | Path) -> None:
     state[f"{first}.weight"] = state[f"{first}.weight"] * (torch.tensor(PIXEL_STD).view(3, 1, 1) / 255 / std)
     missing = sorted(inner.state_dict().keys() - state.keys())
     if missing:
-        raise ValueError(f"{path} has missing key(s) for timm's {backbone.variant}: {_first_few(missing)}.")
+        raise ValueError(f"{path} has missing key(s) for timm's {backbone.variant}: {first_few(missing)}.")
     inner.load_state_dict({key: state[key] for key in inner.state_dict()})
     logger.info("loaded backbone %s from %s; neck and decoder are unchanged", backbone.variant, path)
 
@@ -270,7 +230,7 @@ def save_mobile_sam(sam: Sam, path: str | Path) -> None:
     state: StateDict = {}
     for key, value in sam.state_dict().items():
         part, name = key.split(".", 1)
-        name = _rename(name, _TINY_VIT_TO_OFFICIAL) if part == "image_encoder" else name
+        name = to_mobile_sam(name) if part == "image_encoder" else name
         state[f"{part}.{name}"] = value.detach().cpu().clone()
     width = state["image_encoder.neck.0.weight"].shape[1]
     state.update({f"image_encoder.norm_head.{name}": torch.zeros(width) for name in ("weight", "bias")})
@@ -278,8 +238,25 @@ def save_mobile_sam(sam: Sam, path: str | Path) -> None:
     torch_save_atomic(state, path)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the dictionary in a weight file, without executing code in it."""
+def save_transformers(sam: Sam, folder: str | Path) -> Path:
+    """Write a SAM with a SAM ViT as a folder for transformers' ``SamModel.from_pretrained``, and return the folder.
+
+    Raises:
+        ValueError: if the model's image encoder is another one, or it is a copy for inference.
+        OSError: if a file can't be written.
+    """
+    if sam.is_for_inference:
+        raise ValueError("The model must not be a copy for inference; save the model that it was copied from.")
+    folder, settings = Path(folder), {CONFIG_FILE: transformers_config(sam), PROCESSOR_FILE: processor_config(sam)}
+    with atomic_write(folder / "model.safetensors") as partial:
+        save_file(to_transformers(sam), partial, metadata={"format": "pt"})
+    for name, content in settings.items():
+        write_text_atomic(folder / name, json.dumps(content, indent=2) + "\n")
+    return folder
+
+
+def _read(path: Path, unwrap: bool = True) -> dict[str, Any]:
+    """Return the dictionary in a weight file, or the weights in it, without executing code in it."""
     require_weights(path)
     try:
         if path.suffix == ".safetensors":
@@ -295,50 +272,10 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must contain a dictionary of weights, got a {type(content).__name__}.")
-    for wrapper in ("state_dict", "model"):
+    for wrapper in ("state_dict", "model") if unwrap else ():
         if isinstance(content.get(wrapper), dict):
             return content[wrapper]
     return content
-
-
-def _split(content: dict[str, Any], path: Path) -> dict[str, StateDict]:
-    """Return the parts of a SAM in a file, under this project's names."""
-    if all(isinstance(content.get(key), dict) for key in ("PromtEncoder", "MaskDecoder")):  # sic
-        halves = {"prompt_encoder": content["PromtEncoder"], "mask_decoder": content["MaskDecoder"]}
-        content = {f"{part}.{key}": value for part, half in halves.items() for key, value in half.items()}
-    content = rename_sam2(content)
-    parts: dict[str, StateDict] = {}
-    unexpected_keys: list[str] = []
-    for key, value in content.items():
-        found = re.match(rf"(?:.*\.)?({'|'.join(PARTS)})\.(.+)$", str(key)) if isinstance(value, Tensor) else None
-        if found:
-            parts.setdefault(found[1], {})[found[2]] = value
-        else:
-            unexpected_keys.append(str(key))
-    if not parts and any(re.search(pattern, key) for pattern, _ in _ENCODER_FORMATS for key in unexpected_keys):
-        # an image encoder alone, without a prefix
-        parts["image_encoder"] = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-        unexpected_keys = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if not parts:
-        raise ValueError(f"{path} contains no part of a SAM; its keys are {_first_few(unexpected_keys)}.")
-    if unexpected_keys:
-        raise ValueError(f"{path} has unexpected key(s), of no part of a SAM: {_first_few(unexpected_keys)}.")
-    if "image_encoder" in parts:
-        parts["image_encoder"] = _rename_encoder(parts["image_encoder"])
-    return parts
-
-
-def _rename_encoder(state: StateDict) -> StateDict:
-    for pattern, rules in _ENCODER_FORMATS:
-        if any(re.search(pattern, key) for key in state):
-            return {_rename(key, rules): value for key, value in state.items() if not _UNUSED.search(key)}
-    return state
-
-
-def _rename(key: str, rules: Iterable[Rule]) -> str:
-    for pattern, replacement in rules:
-        key = re.sub(pattern, replacement, key, count=1)
-    return key
 
 
 def _check_kinds(path: Path, ours: StateDict, theirs: StateDict, prefix: str = "") -> None:
@@ -364,7 +301,7 @@ def _check_finite(path: Path, ours: StateDict, theirs: StateDict, prefix: str = 
         f"{prefix}{key}" for key, value in theirs.items() if not torch.isfinite(value.to(ours[key].dtype)).all()
     ]
     if non_finite:
-        keys = _first_few(non_finite)
+        keys = first_few(non_finite)
         raise ValueError(f"{path} contains NaN or infinity in {keys}: the run that wrote it had diverged.")
 
 
@@ -378,10 +315,4 @@ def _mismatches(part: str, ours: StateDict, theirs: StateDict) -> list[str]:
         if ours[key].shape != theirs[key].shape
     ]
     kinds = (("missing key(s)", missing), ("unexpected key(s)", unexpected), ("size mismatch", reshaped))
-    return [f"{kind} in {part}: {_first_few(keys)}" for kind, keys in kinds if keys]
-
-
-def _first_few(keys: list[str]) -> str:
-    """List three keys and the number of further ones."""
-    shown = ", ".join(keys[:3])
-    return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown
+    return [f"{kind} in {part}: {first_few(keys)}" for kind, keys in kinds if keys]

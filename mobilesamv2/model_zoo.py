@@ -81,6 +81,25 @@ _MOBILE_SAM_V2 = PublishedFile(f"{_MOBILE_SAM}/tree/master/MobileSAMv2, whose RE
 _SAM_2 = "https://dl.fbaipublicfiles.com/segment_anything_2"
 _YOLO = "https://github.com/ultralytics/assets/releases/download/v8.3.0"
 
+_HUB = "https://huggingface.co"
+_EFFICIENTVIT_SAM = "mit-han-lab/efficientvit-sam"
+
+TRANSFORMERS_REPOSITORIES = {"slimsam_50": "Zigeng/SlimSAM-uniform-50", "slimsam_77": "Zigeng/SlimSAM-uniform-77"}
+"""Models that are published for transformers alone, and the repository on the Hugging Face Hub of each."""
+
+EFFICIENTVIT_SAM_MODELS = tuple(f"efficientvit_sam_{size}" for size in ("l0", "l1", "l2", "xl0", "xl1"))
+
+_EDGE_SAM = "https://huggingface.co/spaces/chongzhou/EdgeSAM/blob/main/weights"
+_BIOIMAGE = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io"
+
+MICRO_SAM_FILES = {
+    "micro_sam_vit_t_lm": f"{_BIOIMAGE}/faithful-chicken/1.1/files/vit_t.pt",
+    "micro_sam_vit_b_lm": f"{_BIOIMAGE}/diplomatic-bug/1.2/files/vit_b.pt",
+    "micro_sam_vit_l_lm": f"{_BIOIMAGE}/idealistic-rat/1.2/files/vit_l.pt",
+    "micro_sam_vit_b_em_organelles": f"{_BIOIMAGE}/noisy-ox/1.2/files/vit_b.pt",
+}
+"""Models of micro-sam, for light and electron microscopy, and the address of each, where it has another name."""
+
 SAM_2_FILES = {
     f"{release}_hiera_{size}": path
     for release, path in (("sam2", "072824"), ("sam2.1", "092824"))
@@ -115,6 +134,27 @@ WEIGHT_FILES = {
         40_728_226,
     ),
     **{f"{name}.pt": _direct(f"{_SAM_2}/{path}/{name}.pt", licence="Apache-2.0") for name, path in SAM_2_FILES.items()},
+    **{
+        f"{name}.safetensors": _direct(f"{_HUB}/{repository}/resolve/main/model.safetensors", licence="Apache-2.0")
+        for name, repository in TRANSFORMERS_REPOSITORIES.items()
+    },
+    **{
+        f"{name}.pt": _direct(f"{_HUB}/{_EFFICIENTVIT_SAM}/resolve/main/{name}.pt", licence="Apache-2.0")
+        for name in EFFICIENTVIT_SAM_MODELS
+    },
+    # non-commercial: whoever wants them reads the licence and fetches them
+    **{
+        f"{name}.pth": PublishedFile(f"{_EDGE_SAM}/{name}.pth", licence="LicenseRef-S-Lab-1.0")
+        for name in ("edge_sam", "edge_sam_3x")
+    },
+    "repvit_sam.pt": _direct(
+        "https://github.com/THU-MIG/RepViT/releases/download/v1.0/repvit_sam.pt", licence="Apache-2.0"
+    ),
+    "tinysam.pth": _direct(
+        "https://github.com/xinghaochen/TinySAM/releases/download/1.0/tinysam.pth", licence="Apache-2.0"
+    ),
+    "medsam_vit_b.pth": _direct("https://zenodo.org/records/10689643/files/medsam_vit_b.pth"),
+    **{f"{name}.pt": _direct(url) for name, url in MICRO_SAM_FILES.items()},
     "l2.pt": _MOBILE_SAM_V2,
     "Prompt_guided_Mask_Decoder.pt": _MOBILE_SAM_V2,
     "ObjectAwareModel.pt": _MOBILE_SAM_V2,
@@ -133,6 +173,14 @@ MODEL_FILES = {
     "sam_vit_l": ("sam_vit_l_0b3195.pth",),
     "sam_vit_h": ("sam_vit_h_4b8939.pth",),
     **{name: (f"{name}.pt",) for name in SAM_2_FILES},
+    **{name: (f"{name}.safetensors",) for name in TRANSFORMERS_REPOSITORIES},
+    **{name: (f"{name}.pt",) for name in EFFICIENTVIT_SAM_MODELS},
+    "edge_sam": ("edge_sam.pth",),
+    "edge_sam_3x": ("edge_sam_3x.pth",),
+    "repvit_sam": ("repvit_sam.pt",),
+    "tinysam": ("tinysam.pth",),
+    "medsam_vit_b": ("medsam_vit_b.pth",),
+    **{name: (f"{name}.pt",) for name in MICRO_SAM_FILES},
     "efficientvit_l2": ("l2.pt", "Prompt_guided_Mask_Decoder.pt"),
 }
 """Registry name of a model -> the published files that hold its weights."""

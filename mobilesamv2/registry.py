@@ -11,16 +11,22 @@ from pathlib import Path
 import timm
 
 from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata, read_thresholds
-from mobilesamv2.model_zoo import MODEL_FILES, shipped_models
+from mobilesamv2.model_zoo import EFFICIENTVIT_SAM_MODELS, MICRO_SAM_FILES, MODEL_FILES, shipped_models
+from mobilesamv2.models.efficientvit_xl import efficientvit_sam_xl
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
 from mobilesamv2.models.pyramid import sam2_hiera
+from mobilesamv2.models.repvit_sam import edge_sam, repvit_sam
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
+from mobilesamv2.models.sam_variants import EdgeSam, EfficientViTSam, TinySam
 from mobilesamv2.models.timm_backbone import require_timm_model
 from mobilesamv2.names import did_you_mean
 from mobilesamv2.structures import SAM_2_THRESHOLDS, SAM_THRESHOLDS, Thresholds
+from mobilesamv2.transformers_checkpoints import check_config, identify_transformers
 
 TIMM_PREFIX = "timm/"
+
+MICRO_SAM_ENCODERS = {"t": "tiny_vit_5m", "b": "sam_vit_b", "l": "sam_vit_l"}
 
 SAM2_SIZES = ("tiny", "small", "base_plus", "large")
 
@@ -31,6 +37,8 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "sam_vit_mini": partial(
         sam_vit, "samvit_base_patch16", embed_dim=96, depth=4, num_heads=3, global_attn_indexes=(1, 3)
     ),
+    "slimsam_50": partial(sam_vit, "samvit_base_patch16", embed_dim=384),
+    "slimsam_77": partial(sam_vit, "samvit_base_patch16", embed_dim=168, mlp_dim=696),
     "tiny_vit_5m": partial(tiny_vit, "tiny_vit_5m_224"),
     "tiny_vit_11m": partial(tiny_vit, "tiny_vit_11m_224"),
     "tiny_vit_21m": partial(tiny_vit, "tiny_vit_21m_224"),
@@ -40,6 +48,15 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "efficientvit_l0": partial(efficientvit_sam, "efficientvit_l1", neck_depth=4, depths=(1, 1, 1, 4, 4)),
     "efficientvit_l1": partial(efficientvit_sam, "efficientvit_l1", neck_depth=8),
     "efficientvit_l2": partial(efficientvit_sam, "efficientvit_l2", neck_depth=12),
+    "efficientvit_sam_l0": partial(
+        efficientvit_sam, "efficientvit_l1", neck_depth=4, depths=(1, 1, 1, 4, 4), halve=False
+    ),
+    "efficientvit_sam_l1": partial(efficientvit_sam, "efficientvit_l1", neck_depth=8, halve=False),
+    "efficientvit_sam_l2": partial(efficientvit_sam, "efficientvit_l2", neck_depth=12, halve=False),
+    "efficientvit_sam_xl0": partial(efficientvit_sam_xl, (0, 1, 1, 2, 3, 3), neck_depth=6),
+    "efficientvit_sam_xl1": partial(efficientvit_sam_xl, (1, 2, 2, 4, 6, 6), neck_depth=12),
+    "repvit_sam": partial(repvit_sam, "repvit_m2_3"),
+    "edge_sam": partial(edge_sam, "repvit_m1"),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
     **{f"sam2_hiera_{size}": partial(sam2_hiera, f"sam2_hiera_{size}") for size in SAM2_SIZES},
     "sam2_hiera_mini": partial(
@@ -67,7 +84,7 @@ class SamSpec:
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp_dim: hidden width of the mask decoder's MLPs.
         thresholds: those that suit its masks, where its weight file has none.
-        family: the class to build, SAM or SAM 2.
+        family: the class to build: SAM, SAM 2 or one that handles masks in its own way.
     """
 
     encoder: str
@@ -96,16 +113,25 @@ MODELS: dict[str, SamSpec] = {
     "sam_vit_b": SamSpec("sam_vit_b"),
     "sam_vit_l": SamSpec("sam_vit_l"),
     "sam_vit_h": SamSpec("sam_vit_h"),
+    "slimsam_50": SamSpec("slimsam_50"),
+    "slimsam_77": SamSpec("slimsam_77"),
     **{
         f"{release}_hiera_{size}": SamSpec(f"sam2_hiera_{size}", thresholds=SAM_2_THRESHOLDS, family=Sam2)
         for release in ("sam2", "sam2.1")
         for size in SAM2_SIZES
     },
+    "repvit_sam": SamSpec("repvit_sam"),
+    "edge_sam": SamSpec("edge_sam", family=EdgeSam),
+    "edge_sam_3x": SamSpec("edge_sam", family=EdgeSam),
+    "tinysam": SamSpec("tiny_vit_5m", family=TinySam),
+    "medsam_vit_b": SamSpec("sam_vit_b"),
+    **{name: SamSpec(MICRO_SAM_ENCODERS[name.split("_")[3]]) for name in MICRO_SAM_FILES},
     "tiny_vit_11m": SamSpec("tiny_vit_11m"),
     "tiny_vit_21m": SamSpec("tiny_vit_21m"),
     "efficientvit_l0": SamSpec("efficientvit_l0"),
     "efficientvit_l1": SamSpec("efficientvit_l1"),
     "efficientvit_l2": SamSpec("efficientvit_l2"),
+    **{name: SamSpec(name, family=EfficientViTSam) for name in EFFICIENTVIT_SAM_MODELS},
     "repvit": SamSpec("repvit"),
     "mini": _mini("tiny_vit_mini"),
     "sam_vit_mini": _mini("sam_vit_mini"),
@@ -138,6 +164,7 @@ def build_sam(
     encoder: str | None = None,
     backbone_checkpoint: str | Path | None = None,
     allow_partial: bool = True,
+    prefix: str | None = None,
 ) -> Sam:
     """Build a model by name, in eval mode on the CPU.
 
@@ -149,6 +176,8 @@ def build_sam(
         backbone_checkpoint: a file of the backbone's pretrained weights, as timm or its authors publish them, loaded
             before ``checkpoint``; see ``load_backbone``.
         allow_partial: warn, instead of raising, if the files leave a part of the model without weights.
+        prefix: of the model's keys where a file holds several models, a student and its teacher for example; see
+            ``load_weights``.
 
     Returns:
         The model. Its ``thresholds`` are those of the weight file of its mask decoder, if that has some, else the
@@ -180,7 +209,7 @@ def build_sam(
         )
     loaded: set[str] = set()
     for file in files:
-        parts = load_weights(sam, file)
+        parts = load_weights(sam, file, prefix)
         loaded |= set(parts)
         if "mask_decoder" in parts:
             sam.thresholds = read_thresholds(file) or spec.thresholds
@@ -197,12 +226,17 @@ def build_sam(
 
 
 def load_sam(path: str | Path) -> Sam:
-    """Build the model that a safetensors file of this project was saved from, with its weights, in eval mode.
+    """Build the model that a safetensors file of this project or of transformers holds, in eval mode.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file's metadata do not name its model, or name one that is not known.
+        ValueError: if the file's metadata do not name its model, or name one that is not known, or it is a ``SamModel``
+            of transformers that is not in the registry or whose ``config.json``, beside it, states another model.
     """
+    if (name := identify_transformers(Path(path))) is not None:
+        sam = build_sam(name, path, allow_partial=False)
+        check_config(sam, Path(path).parent)
+        return sam
     metadata = read_metadata(path)
     try:
         _spec(metadata["name"])

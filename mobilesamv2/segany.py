@@ -97,7 +97,7 @@ class SegAny:
         sam = self.sam
         mean, std = sam.pixel_mean.float(), sam.pixel_std.float()
         pixels = torch.cat(
-            [to_model_input(check_image(image), sam.image_size, mean, std, sam.keep_aspect_ratio) for image in images]
+            [to_model_input(check_image(image), sam.encoder_side, mean, std, sam.keep_aspect_ratio) for image in images]
         )
         return _finite(sam.image_encoder(pixels.to(sam.pixel_mean.dtype)), "image encoder")
 

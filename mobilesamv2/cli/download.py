@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     """Download the named files, or list all of them."""
     if not args.names:
         for name, published in WEIGHT_FILES.items():
-            print(f"{name:<30}{published.licence or 'licence unknown':<17}{published.homepage}")
+            print(f"{name:<34}{published.licence or 'licence unknown':<22}{published.homepage}")
         return
     for name in files_of(args.names):
         print(f"written: {download_published(name, args.output)}")

@@ -30,15 +30,15 @@ def models_table(names: Sequence[str]) -> str:
     from mobilesamv2.models.cost import encoder_cost
     from mobilesamv2.registry import build_sam
 
-    head = f"{'model':<20}{'encoder':<20}{'input (px)':>12}{'encoder (M)':>14}{'total (M)':>12}{'G MACs':>10}   weights"
+    head = f"{'model':<31}{'encoder':<22}{'input (px)':>12}{'encoder (M)':>14}{'total (M)':>12}{'G MACs':>10}   weights"
     lines = [head]
     shipped = shipped_models()
     for name in names:
         with torch.device("meta"):  # shapes without memory
             sam = build_sam(name)
         encoder, total = (sum(p.numel() for p in module.parameters()) / 1e6 for module in (sam.image_encoder, sam))
-        macs = encoder_cost(sam.image_encoder, sam.image_size).macs / 1e9
+        macs = encoder_cost(sam.image_encoder, sam.encoder_side).macs / 1e9
         weights = "in this package" if name in shipped else ", ".join(MODEL_FILES.get(name, ("-",)))
-        line = f"{name:<20}{sam.encoder_name:<20}{sam.image_size:>12}{encoder:>14.2f}{total:>12.2f}{macs:>10.1f}"
+        line = f"{name:<31}{sam.encoder_name:<22}{sam.image_size:>12}{encoder:>14.2f}{total:>12.2f}{macs:>10.1f}"
         lines.append(f"{line}   {weights}")
     return "\n".join(lines)

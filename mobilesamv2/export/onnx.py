@@ -114,6 +114,11 @@ def _require_exportable(sam: Sam) -> None:
     require_export_packages()
     if sam.is_for_inference:
         raise ValueError("The model must not be a copy for inference; export the model that it was copied from.")
+    if sam.encoder_side != sam.image_size:
+        raise ValueError(
+            f"{sam.name} can't be exported: its image encoder takes images of {sam.encoder_side} pixels, its prompts "
+            f"and masks are in a frame of {sam.image_size}, and the graphs have one size."
+        )
     if sam.training:
         raise ValueError("The model must be in eval mode to be exported: call sam.eval() first.")
     if sam.device.type != "cpu":

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 from timm.layers import GELUTanh, LayerNorm2d
-from timm.models.efficientvit_mit import ConvNormAct, FusedMBConv, ResidualBlock
+from timm.models.efficientvit_mit import ConvNormAct, FusedMBConv, LiteMLA, ResidualBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilesamv2.models.timm_backbone import TimmBackbone
+from mobilesamv2.models.timm_models import create_timm_model
 from mobilesamv2.structures import EMBEDDING_STRIDE
 
 
@@ -24,15 +24,26 @@ class ImageEncoder(nn.Module):
     Args:
         backbone: its ``forward_features`` maps images to the neck's input.
         neck: returns the image embedding.
+        input_side: side of the images, pixels, where it is not S: images are resized to it instead.
     """
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, neck: nn.Module, input_side: int | None = None) -> None:
         super().__init__()
         self.backbone: Any = backbone
         self.neck = neck
+        self.input_side = input_side
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode (B, 3, S, S) normalised images as (B, C, S/16, S/16) image embeddings."""
+        """Encode (B, 3, S, S) normalised images as (B, C, S/16, S/16) image embeddings.
+
+        Raises:
+            ValueError: if the encoder takes images of another side than these, see ``input_side``.
+        """
+        if self.input_side is not None and images.shape[-1] != self.input_side:
+            raise ValueError(
+                f"This image encoder takes images of {self.input_side} x {self.input_side} pixels, got "
+                f"{images.shape[-1]} a side. SegAny and SegEvery resize to it; training and export do not."
+            )
         return self.neck(self.backbone.forward_features(images))
 
 
@@ -55,6 +66,7 @@ def sam_vit(
     depth: int | None = None,
     num_heads: int | None = None,
     global_attn_indexes: tuple[int, ...] | None = None,
+    mlp_dim: int | None = None,
 ) -> ImageEncoder:
     """Build SAM's own ViT.
 
@@ -66,14 +78,18 @@ def sam_vit(
         depth: number of blocks.
         num_heads: attention heads of a block.
         global_attn_indexes: blocks with global attention instead of windows of 14 x 14.
+        mlp_dim: hidden width of the MLPs; None is 4 times the width of the ViT.
+
+    Source: SAM. Other widths are SlimSAM's, whose pruning leaves the number of heads.
     """
     overrides: dict[str, Any] = {
         "embed_dim": embed_dim,
         "depth": depth,
         "num_heads": num_heads,
         "global_attn_indexes": global_attn_indexes,
+        "mlp_ratio": None if mlp_dim is None or embed_dim is None else mlp_dim / embed_dim,
     }
-    backbone: Any = timm.create_model(
+    backbone: Any = create_timm_model(
         variant,
         img_size=image_size,
         num_classes=0,
@@ -109,7 +125,7 @@ def tiny_vit(
     """
     del image_size
     overrides: dict[str, Any] = {"embed_dims": embed_dims, "depths": depths, "num_heads": num_heads}
-    backbone: Any = timm.create_model(
+    backbone: Any = create_timm_model(
         variant,
         num_classes=0,
         drop_path_rate=0.0,
@@ -127,21 +143,26 @@ class EfficientViTBackbone(nn.Module):
     Args:
         variant: timm's name.
         depths: blocks of the stem and the four stages; None keeps the variant's.
+        halve: halve the images, which are of half the side already otherwise.
     """
 
-    def __init__(self, variant: str, depths: tuple[int, ...] | None) -> None:
+    def __init__(self, variant: str, depths: tuple[int, ...] | None, halve: bool = True) -> None:
         super().__init__()
+        self.halve = halve
         overrides: dict[str, Any] = {} if depths is None else {"depths": depths}
-        self.body: Any = timm.create_model(variant, features_only=True, out_indices=(1, 2, 3), **overrides)
+        self.body: Any = create_timm_model(variant, features_only=True, out_indices=(1, 2, 3), **overrides)
         for module in self.body.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps = 1e-6  # timm has 1e-7
+            elif isinstance(module, LiteMLA):
+                module.eps = 1e-15  # timm has 1e-5
         self.channels: list[int] = self.body.feature_info.channels()[::-1]
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
-        """Compute three feature maps of (B, 3, S, S) images, coarsest first."""
-        half = F.interpolate(images, scale_factor=0.5, mode="bilinear", align_corners=False)
-        return self.body(half)[::-1]
+        """Compute three feature maps of (B, 3, S, S) images, or half as large ones, coarsest first."""
+        if self.halve:
+            images = F.interpolate(images, scale_factor=0.5, mode="bilinear", align_corners=False)
+        return self.body(images)[::-1]
 
 
 class EfficientViTNeck(nn.Module):
@@ -152,9 +173,12 @@ class EfficientViTNeck(nn.Module):
         grid: side of the image embedding, cells.
         out_channels: C.
         depth: number of residual blocks.
+        expand_ratio: factor by which they are wider inside.
     """
 
-    def __init__(self, in_channels: Sequence[int], grid: int, out_channels: int, depth: int) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], grid: int, out_channels: int, depth: int, expand_ratio: int = 1
+    ) -> None:
         super().__init__()
         norm: Any = partial(nn.BatchNorm2d, eps=1e-6)
         self.grid = grid
@@ -167,7 +191,7 @@ class EfficientViTNeck(nn.Module):
                     FusedMBConv(
                         out_channels,
                         out_channels,
-                        expand_ratio=1,
+                        expand_ratio=expand_ratio,
                         norm_layer=norm,
                         act_layer=(GELUTanh, None),
                     ),
@@ -190,9 +214,15 @@ class EfficientViTNeck(nn.Module):
 
 
 def efficientvit_sam(
-    variant: str, *, image_size: int, out_channels: int, neck_depth: int, depths: tuple[int, ...] | None = None
+    variant: str,
+    *,
+    image_size: int,
+    out_channels: int,
+    neck_depth: int,
+    depths: tuple[int, ...] | None = None,
+    halve: bool = True,
 ) -> ImageEncoder:
-    """Build EfficientViT-SAM as MobileSAMv2 runs it, on an image of half the side.
+    """Build the image encoder of EfficientViT-SAM L, which sees an image of half the side.
 
     Args:
         variant: timm's name, ``efficientvit_l2`` for example.
@@ -200,12 +230,14 @@ def efficientvit_sam(
         out_channels: C.
         neck_depth: residual blocks of the neck.
         depths: blocks of the stem and the four stages; None keeps the variant's.
+        halve: halve the model's input, as MobileSAMv2 does; otherwise a photo is resized to half the side at once, as
+            in MIT's code. The two images differ, and so do the embeddings.
 
-    Source: EfficientViT-SAM, section 3; the halving is MobileSAMv2's.
+    Source: EfficientViT-SAM, section 3.
     """
-    backbone = EfficientViTBackbone(variant, depths)
+    backbone = EfficientViTBackbone(variant, depths, halve)
     neck = EfficientViTNeck(backbone.channels, image_size // EMBEDDING_STRIDE, out_channels, neck_depth)
-    return ImageEncoder(backbone, neck)
+    return ImageEncoder(backbone, neck, None if halve else image_size // 2)
 
 
 def residual_neck(in_channels: int, out_channels: int, width: int, depth: int) -> nn.Sequential:

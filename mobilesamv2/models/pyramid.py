@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilesamv2.models.image_encoder import ImageEncoder
+from mobilesamv2.models.timm_models import create_timm_model
 
 EMBEDDING_WIDTH = 4
 """Channels of a packed embedding in units of C: 1 of stride 16, 4/4 of stride 8, 16/8 of stride 4."""
@@ -80,7 +80,7 @@ class HieraTrunk(nn.Module):
 
     def __init__(self, variant: str, **overrides: Any) -> None:
         super().__init__()
-        self.body: Any = timm.create_model(variant, features_only=True, **overrides)
+        self.body: Any = create_timm_model(variant, features_only=True, **overrides)
         self.channels: list[int] = self.body.feature_info.channels()
 
     def forward_features(self, images: Tensor) -> list[Tensor]:

@@ -73,6 +73,12 @@ class Sam(nn.Module):
         return self.pixel_mean.device
 
     @property
+    def encoder_side(self) -> int:
+        """Return the side of the images that the image encoder takes, pixels: S unless the encoder has another."""
+        side = getattr(self.image_encoder, "input_side", None)
+        return self.image_size if side is None else side
+
+    @property
     def embedding_channels(self) -> int:
         """Return the channels of an image embedding: C, or more where it holds finer levels too."""
         return self.embedding_width * self.prompt_encoder.embed_dim
@@ -86,7 +92,7 @@ class Sam(nn.Module):
             ValueError: if the model is in training mode.
         """
         fast = copy.deepcopy(self)
-        fold_batch_norms(fast.image_encoder, self.image_size)
+        fold_batch_norms(fast.image_encoder, self.encoder_side)
         fast.is_for_inference = True
         return fast
 

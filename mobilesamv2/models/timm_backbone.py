@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilesamv2.models.timm_models import create_timm_model
 from mobilesamv2.names import did_you_mean
 from mobilesamv2.structures import EMBEDDING_STRIDE
 
@@ -60,7 +61,7 @@ class TimmBackbone(nn.Module):
         settings: dict[str, Any] = plan.settings | {"out_indices": plan.indices[finest : used[-1] + 1]}
         if coarsest_stride is not None:
             settings["feature_cls"] = "getter"  # prunes later stages
-        self.body: Any = timm.create_model(variant, **settings)
+        self.body: Any = create_timm_model(variant, **settings)
         self.input_size = plan.input_size
         if self.input_size != image_size:
             logger.info(
@@ -154,13 +155,13 @@ def _try(variant: str, size: dict[str, Any], side: int) -> tuple[Any, list[Tenso
         if "meta tensors" not in str(error):
             raise
     with torch.device("cpu"), torch.inference_mode():
-        return body, timm.create_model(variant, features_only=True, **size).eval()(torch.zeros(1, 3, side, side))
+        return body, create_timm_model(variant, features_only=True, **size).eval()(torch.zeros(1, 3, side, side))
 
 
 def _without_memory(variant: str, size: dict[str, Any]) -> Any:
     """Build a backbone on the meta device, in eval mode."""
     with torch.device("meta"):
-        return timm.create_model(variant, features_only=True, **size).eval()
+        return create_timm_model(variant, features_only=True, **size).eval()
 
 
 def _require_even(variant: str, body: Any, maps: list[Tensor], side: int) -> None:

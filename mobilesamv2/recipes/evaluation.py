@@ -93,7 +93,7 @@ def encoder_cost_of(sam: Sam) -> dict[str, int]:
     """Return parameters and multiply-accumulates of the image encoder, as it was built."""
     with torch.device("meta"):
         encoder = build_encoder(str(sam.encoder_name), sam.image_size, sam.prompt_encoder.embed_dim)
-    return encoder_cost(encoder.eval(), sam.image_size)._asdict()
+    return encoder_cost(encoder.eval(), sam.encoder_side)._asdict()
 
 
 def model_record(cfg: DictConfig, sam: Sam, **nodes: DictConfig | None) -> dict[str, Any]:

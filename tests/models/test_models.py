@@ -25,7 +25,8 @@ def test_encoder_shapes_and_gradients(name: str) -> None:
     """(B, C, S/16, S/16), 4C with SAM 2's finer levels, and every parameter takes part."""
     torch.manual_seed(0)
     encoder = build_encoder(name, image_size=256, out_channels=32).train()
-    embedding = encoder(torch.randn(2, 3, 256, 256))
+    side = encoder.input_side or 256
+    embedding = encoder(torch.randn(2, 3, side, side))
     assert embedding.shape == (2, 128 if name.startswith("sam2") else 32, 16, 16)
     (embedding * torch.randn_like(embedding)).sum().backward()
     without = [n for n, p in encoder.named_parameters() if p.grad is None]

@@ -10,7 +10,8 @@ from support import relative_difference, run_reference
 from support.random_weights import pass_filters, stir
 
 from mobilesamv2 import SegAny, build_sam
-from mobilesamv2.checkpoints import _mismatches, _split, load_weights, save_mobile_sam
+from mobilesamv2.checkpoint_layouts import split_parts
+from mobilesamv2.checkpoints import _mismatches, load_weights, save_mobile_sam
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_the_larger_vits_have_the_official_keys_and_shapes(size: str) -> None:
     with torch.device("meta"):
         official = sam_model_registry[f"vit_{size}"]()
         ours = build_sam(f"sam_vit_{size}")
-    renamed = _split(dict(official.state_dict()), Path("official"))
+    renamed = split_parts(dict(official.state_dict()), Path("official"))
     assert renamed.keys() == {"image_encoder", "prompt_encoder", "mask_decoder"}
     for part, state in renamed.items():
         assert _mismatches(part, getattr(ours, part).state_dict(), state) == []

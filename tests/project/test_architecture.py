@@ -14,6 +14,7 @@ BASE = (
 )
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "pretrained")
+FORMATS = ("sam2_checkpoints", "encoder_checkpoints", "transformers_checkpoints")
 USE = ("segany", "segevery", "rle_encoder")
 RUN = ("tasks", "callbacks", "evaluation")
 SHOW = ("reports", "export", "app")
@@ -30,13 +31,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "names": (),
     "model_zoo": ("files", "names"),
     "sam2_checkpoints": (),
+    "encoder_checkpoints": (),
+    "transformers_checkpoints": (*BASE, "models"),
+    "checkpoint_layouts": (*BASE, *FORMATS),
     "masks": ("structures", "rle_validation"),
     "rle_encoder": ("structures", "transforms", "masks"),
     "mask_regions": ("structures", "masks"),
     "visualize": ("structures", "transforms", "masks"),
     **dict.fromkeys(ROOMS, BASE),
-    "checkpoints": (*BASE, *ROOMS, "sam2_checkpoints"),
-    "registry": (*BASE, *ROOMS, "checkpoints"),
+    "checkpoints": (*BASE, *ROOMS, "checkpoint_layouts", *FORMATS),
+    "registry": (*BASE, *ROOMS, "checkpoints", *FORMATS),
     "pretrained": (*BASE, *ROOMS, "registry", "checkpoints"),
     "segany": (*BASE, *ROOMS, *WEIGHTS, "rle_encoder"),
     "segevery": (*BASE, *ROOMS, *WEIGHTS, *USE),

@@ -1,0 +1,193 @@
+"""Layouts of weight files: where in a file the weights of one SAM are, and what else lies beside them.
+
+Training programs wrap weights in dictionaries (``model_state_dict``), prefix their names (``sam.``), leave traces of
+wrappers in them (``image_encoder.module.``), and store buffers, losses and the optimizer beside them. A file with two
+models, as a student with its teacher or a model with its average, is never mixed or guessed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mobilesamv2.encoder_checkpoints import is_encoder, rename_encoder
+from mobilesamv2.sam2_checkpoints import rename_sam2
+from mobilesamv2.transformers_checkpoints import is_transformers, rename_transformers
+from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
+"""The three parts of a SAM; a file contains some or all of them."""
+
+StateDict = dict[str, Tensor]
+
+# Where a model begins: the parts in SAM's names, SAM 2's and transformers'.
+_ROOT = re.compile(
+    rf"^(.*\.)??({'|'.join(PARTS)}|sam_prompt_encoder|sam_mask_decoder|vision_encoder|shared_image_embedding)\."
+)
+_ALIASES = {"PromtEncoder": "prompt_encoder", "MaskDecoder": "mask_decoder"}  # sic; MobileSAMv2's
+# Names in which a part without its name begins; those of image encoders are in encoder_checkpoints.
+_BARE = {"iou_token.weight": "mask_decoder", "point_embeddings.0.weight": "prompt_encoder"}
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What DistributedDataParallel, torch.compile, FSDP and activation checkpoints put into names."""
+_FRAME = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
+_TRAINING = re.compile(r"(^|\.)(\w*loss\w*|criterion|\w*metrics?|n_averaged)(\.|$)")
+"""Names of what only training reads."""
+_MAX_DEPTH = 4
+"""Dictionaries within dictionaries that are searched; a pickle may contain itself."""
+
+
+class _Entry(NamedTuple):
+    """A tensor in a file.
+
+    Attributes:
+        value: the tensor.
+        container: path of the dictionary that holds it, each step followed by a dot; empty for the file's own.
+        root: what precedes the first part of a SAM in its name; None if it belongs to none.
+    """
+
+    value: Tensor
+    container: str
+    root: str | None
+
+
+def split_parts(content: dict[Any, Any], path: Path, prefix: str | None = None) -> dict[str, StateDict]:
+    """Return the parts of the SAM in a file, under this project's names.
+
+    Args:
+        content: what the file contains.
+        path: of the file, for messages.
+        prefix: of the model's keys where the file has several models. The keys of nested dictionaries count, joined by
+            dots: ``teacher``, or ``state_dict.student``. Empty for the model without a prefix.
+
+    Raises:
+        ValueError: if the file contains no part of a SAM, several models of which no prefix chooses one, or tensors
+            beside the model that are neither its normalisation of pixels nor of the training alone.
+    """
+    entries = {name: _Entry(value, container, _root(name)) for name, value, container in _tensors(content)}
+    roots = {entry.root for entry in entries.values() if entry.root is not None}
+    if not roots:
+        return _bare_part(entries, content, path, prefix)
+    root = _choose(roots, path, prefix)
+    containers = {entry.container for entry in entries.values() if entry.root == root}
+    others = tuple(other for other in roots - {root} if other)
+    state: StateDict = {}
+    for name, entry in entries.items():
+        if entry.root not in (root, None) or entry.container not in containers or name.startswith(others):
+            continue
+        local = _WRAPPERS.sub("", name.removeprefix(root))
+        if local in state:
+            raise ValueError(f"{path} has {local} twice, once as {name}; remove one of them.")
+        state[local] = entry.value
+    parts: dict[str, StateDict] = {}
+    beside: StateDict = {}
+    for key, value in _rename(state, path).items():
+        part, _, name = key.partition(".")
+        if part in PARTS:
+            parts.setdefault(part, {})[name] = value
+        else:
+            beside[key] = value
+    _check_beside(beside, path)
+    if "image_encoder" in parts:
+        parts["image_encoder"] = rename_encoder(parts["image_encoder"])
+    return parts
+
+
+def first_few(keys: list[str]) -> str:
+    """List three keys and the number of further ones."""
+    shown = ", ".join(keys[:3])
+    return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown
+
+
+def _tensors(content: dict[Any, Any], container: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor, str]]:
+    """Yield the name, value and container of each tensor in nested dictionaries."""
+    for key, value in content.items():
+        name = f"{container}{_ALIASES.get(str(key), key)}"
+        if isinstance(value, Tensor):
+            yield name, value, container
+        elif isinstance(value, dict) and depth < _MAX_DEPTH:
+            yield from _tensors(value, f"{name}.", depth + 1)
+
+
+def _root(name: str) -> str | None:
+    found = _ROOT.match(name)
+    return None if found is None else found[1] or ""
+
+
+def _choose(roots: Iterable[str], path: Path, prefix: str | None) -> str:
+    """Return the only root, or the one that the prefix names."""
+    roots = sorted(roots)
+    wanted = roots
+    if prefix is not None:
+        start = f"{prefix.removesuffix('.')}." if prefix else ""
+        wanted = [root for root in roots if root == start] or [root for root in roots if root.startswith(start)]
+    if len(wanted) == 1:
+        return wanted[0]
+    shown = ", ".join(repr(root.removesuffix(".")) for root in roots)
+    if prefix is None:
+        raise ValueError(
+            f"{path} holds {len(roots)} models, whose keys have the prefixes {shown}. Choose one: "
+            f"build_sam(name, file, prefix={roots[-1].removesuffix('.')!r})."
+        )
+    raise ValueError(f"prefix must be that of one model in {path}, one of {shown}, got {prefix!r}.")
+
+
+def _bare_part(
+    entries: dict[str, _Entry], content: dict[Any, Any], path: Path, prefix: str | None
+) -> dict[str, StateDict]:
+    """Return the only part that a file holds without the part's name in its keys."""
+    groups: dict[str, StateDict] = {}
+    for name, entry in entries.items():
+        local = _WRAPPERS.sub("", name.removeprefix(entry.container))
+        groups.setdefault(entry.container, {})[local] = entry.value
+    found = {container: part for container, state in groups.items() if (part := _part_of(state))}
+    if not found:
+        keys = list(entries) or [str(key) for key in content]
+        raise ValueError(f"{path} contains no part of a SAM; its keys are {first_few(keys)}.")
+    container = _choose(found, path, prefix)
+    part, state = found[container], groups[container]
+    return {part: rename_encoder(state) if part == "image_encoder" else state}
+
+
+def _part_of(state: StateDict) -> str | None:
+    """Return which part keys without a prefix are of."""
+    if is_encoder(state):
+        return "image_encoder"
+    return next((part for key, part in _BARE.items() if key in state), None)
+
+
+def _rename(state: StateDict, path: Path) -> StateDict:
+    """Return a publisher's names of a whole model as this project's; those of SAM unchanged."""
+    if is_transformers(state.keys()):
+        try:
+            return rename_transformers(state)
+        except ValueError as error:
+            raise ValueError(f"{path} can't be loaded: {error}") from error
+    return rename_sam2(state)
+
+
+def _check_beside(beside: StateDict, path: Path) -> None:
+    """Check that tensors beside the parts do not change what the model computes."""
+    unexpected: list[str] = []
+    for key, value in beside.items():
+        expected = _FRAME.get(key.rpartition(".")[2])
+        if expected is not None:
+            if not torch.allclose(value.float().flatten(), torch.tensor(expected), atol=1e-2):
+                raise ValueError(
+                    f"{path} has {key} {value.flatten().tolist()}, but models here normalise pixels with {expected}: "
+                    "its weights belong to other inputs."
+                )
+        elif not _TRAINING.search(key):
+            unexpected.append(key)
+    if unexpected:
+        raise ValueError(f"{path} has unexpected key(s), of no part of a SAM: {first_few(unexpected)}.")
+    left_out = [key for key in beside if key.rpartition(".")[2] not in _FRAME]
+    if left_out:
+        logger.info("left out of %s what only training needs: %s", path, first_few(left_out))

@@ -1,0 +1,120 @@
+"""Layouts of weight files that training programs write, and files with several models."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mobilesamv2 import build_sam
+from mobilesamv2.checkpoints import load_weights
+from mobilesamv2.models.sam import Sam
+
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Sam:
+    return build_sam("micro_conv")
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def in_parts(state: State, inserted: str) -> State:
+    return {key.replace(".", f".{inserted}", 1): value for key, value in state.items()}
+
+
+FRAME = {
+    "pixel_mean": torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1),
+    "pixel_std": torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1),
+}
+OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(3), "step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}
+LAYOUTS: dict[str, Callable[[State], dict[str, Any]]] = {
+    "model_state_dict": lambda s: {"model_state_dict": s, "optimizer_state_dict": OPTIMIZER, "epoch": 3},
+    "MedSAM": lambda s: {"model": prefixed(s, "module."), "optimizer": OPTIMIZER, "epoch": 3},
+    "parts": lambda s: {
+        part: {k.removeprefix(f"{part}."): v for k, v in s.items() if k.startswith(part)}
+        for part in ("image_encoder", "prompt_encoder", "mask_decoder")
+    },
+    "frame": lambda s: s | FRAME,
+    "Lightning": lambda s: {
+        "state_dict": prefixed(s | FRAME, "model.") | {"focal_loss.alpha": torch.ones(1), "criterion.w": torch.ones(2)},
+        "optimizer_states": [OPTIMIZER],
+        "pytorch-lightning_version": "2.6.6",
+    },
+    "DDP of parts": lambda s: in_parts(s, "module."),
+    "compiled parts": lambda s: in_parts(s, "_orig_mod."),
+    "compiled and DDP": lambda s: prefixed(in_parts(s, "_orig_mod.module."), "_orig_mod."),
+    "average": lambda s: prefixed(s, "module.") | {"n_averaged": torch.tensor(3)},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_training_programs_load(trained: Sam, tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "tuned.pt"
+    torch.save(LAYOUTS[layout](trained.state_dict()), path)
+    sam = build_sam("micro_conv", path, allow_partial=False)
+    assert all(torch.equal(value, sam.state_dict()[key]) for key, value in trained.state_dict().items())
+
+
+@pytest.mark.parametrize("part", ["prompt_encoder", "mask_decoder"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_bare_part_loads_as_what_it_is(trained: Sam, tmp_path: Path, part: str, prefix: str) -> None:
+    path = tmp_path / "part.pt"
+    torch.save({"model": prefixed(getattr(trained, part).state_dict(), prefix)}, path)
+    sam = build_sam("micro_conv")
+    assert load_weights(sam, path) == (part,)
+    theirs = getattr(trained, part).state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in getattr(sam, part).state_dict().items())
+
+
+TWO_MODELS: dict[str, tuple[Callable[[State, State], dict[str, Any]], str, str]] = {
+    "student and teacher": (lambda a, b: prefixed(a, "student.") | prefixed(b, "teacher."), "student", "teacher"),
+    "model and EMA": (lambda a, b: {"model": a, "ema": b}, "model", "ema"),
+    "Lightning's average": (
+        lambda a, b: {"state_dict": prefixed(a, "sam."), "current_model_state": prefixed(b, "sam.")},
+        "state_dict",
+        "current_model_state.sam",
+    ),
+    "one without a prefix": (lambda a, b: a | prefixed(b, "teacher."), "", "teacher"),
+}
+
+
+@pytest.mark.parametrize("case", TWO_MODELS)
+def test_two_models_in_a_file_are_never_mixed_or_guessed(trained: Sam, tmp_path: Path, case: str) -> None:
+    layout, first, second = TWO_MODELS[case]
+    other = {key: value + 1 for key, value in trained.state_dict().items()}
+    path = tmp_path / "two.pt"
+    torch.save(layout(trained.state_dict(), other), path)
+    with pytest.raises(ValueError, match=r"two\.pt holds 2 models, whose keys have the prefixes '.*', '.*'\. Ch"):
+        build_sam("micro_conv", path)
+    for prefix, expected in ((first, trained.state_dict()), (second, other)):
+        sam = build_sam("micro_conv", path, prefix=prefix, allow_partial=False)
+        assert all(torch.equal(value, expected[key]) for key, value in sam.state_dict().items())
+    with pytest.raises(ValueError, match=r"prefix must be that of one model in .*two\.pt, one of '.*', got 'nobody'"):
+        build_sam("micro_conv", path, prefix="nobody")
+
+
+def test_parts_of_two_models_do_not_become_one(trained: Sam, tmp_path: Path) -> None:
+    state = trained.state_dict()
+    encoder = {k: v for k, v in state.items() if k.startswith("image_encoder.")}
+    torch.save(prefixed(encoder, "student.") | prefixed(state, "teacher."), tmp_path / "two.pt")
+    with pytest.raises(ValueError, match="holds 2 models, whose keys have the prefixes 'student', 'teacher'"):
+        load_weights(build_sam("micro_conv"), tmp_path / "two.pt")
+    assert load_weights(build_sam("micro_conv"), tmp_path / "two.pt", "student") == ("image_encoder",)
+
+
+def test_tensors_beside_the_model_that_may_matter_are_refused(trained: Sam, tmp_path: Path) -> None:
+    path, state = tmp_path / "beside.pt", trained.state_dict()
+    torch.save(prefixed(state, "sam.") | {"lora.0.weight": torch.zeros(4)}, path)
+    with pytest.raises(ValueError, match=r"beside\.pt has unexpected key\(s\), of no part of a SAM: lora\.0\.weight"):
+        load_weights(trained, path)
+    torch.save(state | {"pixel_mean": torch.full((3, 1, 1), 127.5)}, path)
+    with pytest.raises(ValueError, match=r"beside\.pt has pixel_mean \[127\.5.*normalise pixels with \(123\.675"):
+        load_weights(trained, path)
+    torch.save(state | {"mask_decoder.module.iou_token.weight": state["mask_decoder.iou_token.weight"]}, path)
+    with pytest.raises(ValueError, match=r"beside\.pt has mask_decoder\.iou_token\.weight twice"):
+        load_weights(trained, path)
