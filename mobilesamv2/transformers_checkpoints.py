@@ -148,7 +148,7 @@ def transformers_config(sam: Sam) -> dict[str, Any]:
     Raises:
         ValueError: if its image encoder is another one, or its class is none that transformers has as ``SamModel``.
     """
-    vit = getattr(sam.image_encoder, "backbone", None)
+    vit: Any = getattr(sam.image_encoder, "backbone", None)
     blocks = getattr(vit, "blocks", None)
     if type(sam) is not Sam or blocks is None or not hasattr(blocks[0], "window_size"):
         raise ValueError(
@@ -156,7 +156,7 @@ def transformers_config(sam: Sam) -> dict[str, Any]:
             f"{sam.encoder_name}; save_weights writes any model as safetensors."
         )
     width = sam.prompt_encoder.embed_dim
-    attention = sam.mask_decoder.transformer.layers[0].self_attn
+    block: Any = sam.mask_decoder.transformer.layers[0]
     size = {"image_size": sam.image_size, "patch_size": EMBEDDING_STRIDE}
     return {
         "architectures": ["SamModel"],
@@ -177,8 +177,8 @@ def transformers_config(sam: Sam) -> dict[str, Any]:
         "mask_decoder_config": {
             "model_type": "sam_mask_decoder",
             "hidden_size": width,
-            "mlp_dim": sam.mask_decoder.transformer.layers[0].mlp.lin1.out_features,
-            "num_attention_heads": attention.num_heads,
+            "mlp_dim": block.mlp.lin1.out_features,
+            "num_attention_heads": block.self_attn.num_heads,
             "iou_head_hidden_dim": width,
             "layer_norm_eps": sam.mask_decoder.transformer.norm_final_attn.eps,
         },

@@ -21,7 +21,8 @@ ATTENTION_EXPANSIONS = {3: 4, 4: 6}
 HEAD_DIM = 32
 
 _NORM: Any = partial(nn.BatchNorm2d, eps=1e-6)
-_local_block = partial(build_local_block, norm_layer=_NORM, act_layer=GELUTanh)
+_ACT: Any = GELUTanh  # timm types it as text alone
+_local_block = partial(build_local_block, norm_layer=_NORM, act_layer=_ACT)
 
 
 class EfficientViTXLBackbone(nn.Module):
