@@ -57,7 +57,7 @@ def programs(tar: Path | None) -> list[Program]:
     data = ["dataset=synthetic"] if tar is None else ["dataset=sa1b", f"dataset.tars={tar}"]
     every = [*data, "num_workers=0", "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"]
     training = [*every, "dataset.limit=24", "batch_size=4", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
-    training += ["checkpoint_minutes=0", "paths.data={folder}/data", "output_dir={folder}"]
+    training += ["checkpoint_minutes=1e-6", "paths.data={folder}/data", "output_dir={folder}"]
     fitting = [*training, "validation_images=4", "task.warmup_images=4"]
     teacher = "model@teacher=mini_conv"
     student = ["experiment=distill_tinyvit", "model=micro_conv", teacher]

@@ -428,5 +428,9 @@ def _append(response: Any, part: Path, offset: int) -> None:
         while chunk := response.read(CHUNK_BYTES):
             file.write(chunk)
             bar.update(len(chunk))
-    if total is not None and part.stat().st_size < total:
-        raise ConnectionError(f"the connection was lost after {part.stat().st_size:,} of {total:,} bytes")
+    size = part.stat().st_size
+    if total is not None and size < total:
+        raise ConnectionError(f"the connection was lost after {size:,} of {total:,} bytes")
+    if total is not None and size > total:
+        part.unlink()
+        raise ConnectionError(f"{size:,} bytes came for {total:,}: another process downloads the same file")

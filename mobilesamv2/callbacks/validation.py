@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
 from mobilesamv2.callbacks.checkpoint import EMA
-from mobilesamv2.files import torch_save_atomic
+from mobilesamv2.files import check_archive, torch_save_atomic
 
 
 def logged_value(setting: str, name: str, metrics: Mapping[str, Any]) -> float:
@@ -149,6 +149,7 @@ class KeepBest(Callback):
 
     def _read(self) -> dict[str, Any]:
         try:
+            check_archive(self.path)
             return torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # a damaged file raises any of a dozen types, as in checkpoints.py
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mobilesamv2.cli.options import add_download, add_weights, may_download
+from mobilesamv2.cli.options import add_checkpoint, add_download, add_weights, may_download
 from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC, SAM_DECODER_IO_DOC, SAM_ENCODER_IO_DOC
 
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_help = "as --model of segment; with --checkpoint or --random, any name that mobilesamv2 models lists"
     parser.add_argument("model", help=model_help)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--checkpoint", nargs="+", help="weight files that hold the model")
+    add_checkpoint(parser)
     parser.add_argument("--random", action="store_true", help="random weights, to test a program that loads the graphs")
     add_weights(parser)
     add_download(parser)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     if args.checkpoint and args.random:
         raise ValueError("--checkpoint and --random exclude each other: set one of them.")
     if args.checkpoint or args.random:
-        sam = build_sam(args.model, args.checkpoint, allow_partial=False)
+        sam = build_sam(args.model, args.checkpoint or None, allow_partial=False)
     else:
         sam = load_pretrained(args.model, args.weights, may_download(args.model, args.weights, args.download))
     for precision in ("fp32", "fp16") if args.fp16 else ("fp32",):

@@ -162,8 +162,6 @@ def build_sampler(args: argparse.Namespace, device: str) -> PromptSampler:
         return prompts.ObjectAware(detector.to(device), confidence=confidence, min_mask_region_area=min_area)
     if args.detector or args.detector_size is not None or args.confidence is not None:
         raise ValueError("--detector, --detector-size and --confidence require --sampler object_aware.")
-    if args.sampler == "hierarchical":
-        settings["high_confidence_iou"] = args.pred_iou_thresh
     return getattr(prompts, SAMPLERS[args.sampler])(**settings, min_mask_region_area=min_area)
 
 

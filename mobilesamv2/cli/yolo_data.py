@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> None:
 
     if (args.images is None) != (args.annotations is None):
         raise ValueError("--annotations FILE and --images FOLDER must be given together.")
+    if args.tars and args.bad_annotations != "error":
+        raise ValueError("--bad-annotations must come with --annotations; one of SA-1B costs itself alone.")
     dataset = (
         SA1BDataset(args.tars, args.limit)
         if args.tars

@@ -149,8 +149,8 @@ class TrainingData(pl.LightningDataModule):
     def total_steps(self) -> int | None:
         """Return the number of optimizer steps of the run; None if it has no end."""
         assert self.trainer is not None
-        epochs = -1 if self.trainer.max_epochs is None else self.trainer.max_epochs
-        ends = (self.max_steps, self.trainer.max_steps, epochs * self.batches.steps_per_epoch)
+        assert self.trainer.max_epochs is not None
+        ends = (self.max_steps, self.trainer.max_steps, self.trainer.max_epochs * self.batches.steps_per_epoch)
         return min((steps for steps in ends if steps >= 0), default=None)
 
     @property

@@ -1,4 +1,4 @@
-"""What a loader of images failed of, where the system is to blame: a killed worker, or no memory that is shared."""
+"""Why a loader of images failed, where the system is to blame: a killed worker, or no memory that is shared."""
 
 from __future__ import annotations
 

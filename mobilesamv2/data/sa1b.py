@@ -99,7 +99,8 @@ class SA1BDataset(ImageDataset):
             tables.append(np.insert(index.entries, 0, i, axis=1))
             truncated += [f"{file} is truncated: {index.truncated}"] if index.truncated else []
             unpaired += [f"{name} of {file} has no image, or no number as its id" for name in index.unpaired]
-            if not requires_all_tars and limit is not None and sum(map(len, tables)) >= limit:
+            found = [int((each[:, ANNOTATIONS + 1] > 0).sum()) or len(each) for each in tables]
+            if not requires_all_tars and limit is not None and sum(found) >= limit:
                 break
         table = np.concatenate(tables)  # (images, 6): number of the tar, then the columns of its index
         is_annotated = table[:, ANNOTATIONS + 1] > 0

@@ -102,6 +102,8 @@ def _describes(index: TarIndex, path: Path) -> bool:
     with path.open("rb") as file:
         for image_id, *parts in index.entries[rows].tolist():
             for offset, length in (parts[:2], parts[2:]):
+                if not offset:
+                    continue  # an image without annotations
                 file.seek(max(0, offset - tarfile.BLOCKSIZE))
                 try:
                     header = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")

@@ -120,7 +120,7 @@ def read_masks(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_record(results: Results, folder: Path, **per_image: np.ndarray) -> list[Path]:
-    """Write ``results.json`` and ``per_image.npz``, and returns their paths."""
+    """Write ``results.json`` and ``per_image.npz``, and return their paths."""
     paths = [folder / "results.json", folder / "per_image.npz"]
     with atomic_write(paths[1]) as partial, partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **per_image)  # pyright: ignore

@@ -51,7 +51,11 @@ def check_graphs(
     found: dict[str, float] = {}
     for session in sessions:
         metadata = read_export_metadata(session)
-        compare = COMPARISONS[metadata["part"], metadata["signature"]]
+        kind = metadata.get("part"), metadata.get("signature")
+        if kind not in COMPARISONS or metadata.get("precision") not in TOLERANCES:
+            path = encoder if session is sessions[0] else decoder
+            raise ValueError(f"{path} does not say which graph it is, as exports of this version do; export it again.")
+        compare = COMPARISONS[kind]
         limit = TOLERANCES[metadata["precision"]] if tolerance is None else tolerance
         with torch.inference_mode():
             differences = compare(sam, session, limit, rng)

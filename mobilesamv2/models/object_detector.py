@@ -346,12 +346,11 @@ def _load(path: Path) -> nn.Module:
     return model.float()
 
 
-def _check_head(model: nn.Module, name: str) -> nn.Module:
-    """Return the model if its head is one of ``HEADS``."""
+def _check_head(model: nn.Module, name: str) -> None:
+    """Check that the head of a model is one of ``HEADS``."""
     head = type(list(model.model.children())[-1]).__name__  # pyright: ignore
     if head not in HEADS:
         raise ValueError(f"The head of {name} must be one of {', '.join(HEADS)}, got {head}.")
-    return model
 
 
 def _to_one_class(model: Any, path: Path) -> nn.Module:

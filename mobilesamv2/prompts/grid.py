@@ -93,7 +93,6 @@ class Grid:
                 f"{self.crop_n_layers}, got {self.crop_n_points_downscale_factor} with points_per_side="
                 f"{self.points_per_side}. Lower it, or lower crop_n_layers."
             )
-        _ = self.filters  # which are checked
 
     @property
     def filters(self) -> Filters:

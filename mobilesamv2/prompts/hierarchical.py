@@ -23,7 +23,7 @@ class Hierarchical(Grid):
     Attributes:
         coarse_stride: the first round uses every ``coarse_stride``-th point of the grid, along both axes.
         high_confidence_iou: the second round skips points that a mask of higher predicted IoU covers, and those of
-            the first round; None is the model's own ``pred_iou_thresh``.
+            the first round; None is ``pred_iou_thresh``.
 
     Source: TinySAM, section 3.3. Deviation: its code checks the logits of single pixels; here a mask must have passed
     the filters, and all of its pixels count.
@@ -45,7 +45,7 @@ class Hierarchical(Grid):
         chosen = super().for_model(thresholds)
         if chosen.high_confidence_iou is not None:
             return chosen
-        return replace(chosen, high_confidence_iou=thresholds.pred_iou_thresh)
+        return replace(chosen, high_confidence_iou=chosen.pred_iou_thresh)
 
     @property
     @override

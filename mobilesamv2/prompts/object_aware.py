@@ -81,7 +81,6 @@ class ObjectAware:
         ):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got '{value}'.")
-        _ = self.filters  # which are checked
 
     @property
     def filters(self) -> Filters:

@@ -65,7 +65,7 @@ def check_shared_folder() -> None:
     """Check that processes that torchrun or srun started do not each write into a folder of their own.
 
     Raises:
-        ValueError: they would.
+        ValueError: if they are not.
     """
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     is_one_of_many = by_torchrun or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
@@ -150,7 +150,7 @@ def check_precision(cfg: DictConfig) -> None:
     """Check that the weights themselves are of single precision.
 
     Raises:
-        ValueError: they would.
+        ValueError: if they are not.
     """
     precision = str(cfg.trainer.precision)
     if precision in ("16-true", "bf16-true", "64-true", "64", "transformer-engine", "transformer-engine-float16"):

@@ -275,7 +275,6 @@ def build_trainer(cfg: DictConfig, folder: Path, run_id: str, more: Sequence[Cal
     try:
         return instantiate(
             cfg.trainer,
-            max_epochs=-1 if cfg.trainer.max_epochs is None else cfg.trainer.max_epochs,  # null is 1,000 in Lightning
             max_steps=-1,  # ``RunLength`` ends the run
             logger=loggers(cfg.logger, folder, run_id),
             callbacks=callbacks,

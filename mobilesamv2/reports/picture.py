@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,10 @@ def result_panels(runs: dict[str, Path], num_images: int = 4) -> tuple[list[str]
             "The data set of the evaluations must be in COCO's or LVIS's layout, got one without an image folder."
         )
     decoding = {key: protocol[key] for key in ("upright", "value_range") if key in protocol}
-    dataset = LvisDataset(protocol["annotations"], protocol["images"], **decoding)
+    # what was left out of the evaluation is left out here, and no image is too large that it could read
+    as_evaluated = {"bad_annotations": "leave_out", "max_pixels": sys.maxsize}
+    dataset = LvisDataset(protocol["annotations"], protocol["images"], **decoding, **as_evaluated)
+    dataset.require_masks()
     image_ids = read_counts(first)["image_ids"][:num_images].tolist()
     if not set(image_ids) <= set(dataset.image_ids):
         raise ValueError(f"{first / 'per_image.npz'} must be of images of {protocol['annotations']}, got others.")

@@ -91,9 +91,8 @@ def failed_jobs(folder: str | Path) -> dict[str, str]:
         outputs = ("results.json",) if program == "evaluate" else ("*.safetensors", "detector.pt")
         if not any(next(job.glob(name), None) for name in outputs):
             overrides = [each for each in overrides if not each.startswith("output_dir=")]
-            failed[str(job.relative_to(folder))] = shlex.join(
-                ["python", f"{program}.py", *overrides, f"output_dir={job}"]
-            )
+            command = ["mobilesamv2", program, *overrides, f"output_dir={job}"]
+            failed[str(job.relative_to(folder))] = shlex.join(command)
     return failed
 
 

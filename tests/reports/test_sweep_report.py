@@ -47,7 +47,7 @@ def test_report(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["report", str(sweep), "--baseline", "0"])
     printed = capsys.readouterr().out
     assert (
-        f"1 has no result. To run it alone: python evaluate.py 'dataset.size=[96,96]' output_dir={sweep / '1'}"
+        f"1 has no result. To run it alone: mobilesamv2 evaluate 'dataset.size=[96,96]' output_dir={sweep / '1'}"
         in printed
     )
     lines = [re.sub(" +", " ", line) for line in printed.splitlines() if line.startswith("|")]
