@@ -51,12 +51,12 @@ def check_graphs(
     found: dict[str, float] = {}
     for session in sessions:
         metadata = read_export_metadata(session)
-        kind = metadata.get("part"), metadata.get("signature")
-        if kind not in COMPARISONS or metadata.get("precision") not in TOLERANCES:
+        kind, precision = (metadata.get("part", ""), metadata.get("signature", "")), metadata.get("precision", "")
+        if kind not in COMPARISONS or precision not in TOLERANCES:
             path = encoder if session is sessions[0] else decoder
             raise ValueError(f"{path} does not say which graph it is, as exports of this version do; export it again.")
         compare = COMPARISONS[kind]
-        limit = TOLERANCES[metadata["precision"]] if tolerance is None else tolerance
+        limit = TOLERANCES[precision] if tolerance is None else tolerance
         with torch.inference_mode():
             differences = compare(sam, session, limit, rng)
         _require_close(differences, limit, encoder if session is sessions[0] else decoder)
