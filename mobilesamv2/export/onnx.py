@@ -25,6 +25,7 @@ from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC
 from mobilesamv2.export.runtime import labelled_points, open_session, require_export_packages
 from mobilesamv2.files import atomic_write
 from mobilesamv2.masks import MASK_THRESHOLD
+from mobilesamv2.models.mask_decoder import NUM_MULTIMASKS
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, preprocessing
 
@@ -109,6 +110,11 @@ def _require_exportable(sam: Sam) -> None:
     require_export_packages()
     if sam.is_for_inference:
         raise ValueError("The model must not be a copy for inference; export the model that it was copied from.")
+    if sam.mask_decoder.num_multimasks != NUM_MULTIMASKS:
+        raise ValueError(
+            f"{sam.name} can't be exported: it returns {sam.mask_decoder.num_multimasks} mask where several are asked "
+            f"for, and the graphs have {NUM_MULTIMASKS}."
+        )
     if sam.encoder_side != sam.image_size:
         raise ValueError(
             f"{sam.name} can't be exported: its image encoder takes images of {sam.encoder_side} pixels, its prompts "
