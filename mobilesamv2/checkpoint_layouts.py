@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mobilesamv2.encoder_checkpoints import is_encoder, rename_encoder
 from mobilesamv2.sam2_checkpoints import rename_sam2
+from mobilesamv2.sam_hq_checkpoints import move_sam_hq
 from mobilesamv2.transformers_checkpoints import is_transformers, rename_transformers
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD
 
@@ -97,7 +98,7 @@ def split_parts(content: dict[Any, Any], path: Path, prefix: str | None = None) 
     _check_beside(beside, path)
     if "image_encoder" in parts:
         parts["image_encoder"] = rename_encoder(parts["image_encoder"])
-    return parts
+    return move_sam_hq(parts)
 
 
 def first_few(keys: list[str]) -> str:

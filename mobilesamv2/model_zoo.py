@@ -89,6 +89,8 @@ TRANSFORMERS_REPOSITORIES = {"slimsam_50": "Zigeng/SlimSAM-uniform-50", "slimsam
 
 EFFICIENTVIT_SAM_MODELS = tuple(f"efficientvit_sam_{size}" for size in ("l0", "l1", "l2", "xl0", "xl1"))
 
+SAM_HQ_MODELS = tuple(f"sam_hq_vit_{size}" for size in ("b", "l", "h", "tiny"))
+
 _EDGE_SAM = "https://huggingface.co/spaces/chongzhou/EdgeSAM/blob/main/weights"
 _BIOIMAGE = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io"
 
@@ -147,6 +149,10 @@ WEIGHT_FILES = {
         f"{name}.pth": PublishedFile(f"{_EDGE_SAM}/{name}.pth", licence="LicenseRef-S-Lab-1.0")
         for name in ("edge_sam", "edge_sam_3x")
     },
+    **{
+        f"{name}.pth": _direct(f"{_HUB}/lkeab/hq-sam/resolve/main/{name}.pth", licence="Apache-2.0")
+        for name in SAM_HQ_MODELS
+    },
     "repvit_sam.pt": _direct(
         "https://github.com/THU-MIG/RepViT/releases/download/v1.0/repvit_sam.pt", licence="Apache-2.0"
     ),
@@ -178,6 +184,7 @@ MODEL_FILES = {
     "edge_sam": ("edge_sam.pth",),
     "edge_sam_3x": ("edge_sam_3x.pth",),
     "repvit_sam": ("repvit_sam.pt",),
+    **{name: (f"{name}.pth",) for name in SAM_HQ_MODELS},
     "tinysam": ("tinysam.pth",),
     "medsam_vit_b": ("medsam_vit_b.pth",),
     **{name: (f"{name}.pt",) for name in MICRO_SAM_FILES},

@@ -11,13 +11,14 @@ from pathlib import Path
 import timm
 
 from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata, read_thresholds
-from mobilesamv2.model_zoo import EFFICIENTVIT_SAM_MODELS, MICRO_SAM_FILES, MODEL_FILES, shipped_models
+from mobilesamv2.model_zoo import EFFICIENTVIT_SAM_MODELS, MICRO_SAM_FILES, MODEL_FILES, SAM_HQ_MODELS, shipped_models
 from mobilesamv2.models.efficientvit_xl import efficientvit_sam_xl
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
 from mobilesamv2.models.pyramid import sam2_hiera
 from mobilesamv2.models.repvit_sam import edge_sam, repvit_sam
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
+from mobilesamv2.models.sam_hq import SamHq, sam_hq_tiny_vit, sam_hq_vit
 from mobilesamv2.models.sam_variants import EdgeSam, EfficientViTSam, TinySam
 from mobilesamv2.models.timm_backbone import require_timm_model
 from mobilesamv2.names import did_you_mean
@@ -57,6 +58,8 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "efficientvit_sam_xl1": partial(efficientvit_sam_xl, (1, 2, 2, 4, 6, 6), neck_depth=12),
     "repvit_sam": partial(repvit_sam, "repvit_m2_3"),
     "edge_sam": partial(edge_sam, "repvit_m1"),
+    **{f"sam_hq_vit_{size[0]}": partial(sam_hq_vit, f"samvit_{size}_patch16") for size in ("base", "large", "huge")},
+    "sam_hq_vit_tiny": partial(sam_hq_tiny_vit, "tiny_vit_5m_224"),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
     **{f"sam2_hiera_{size}": partial(sam2_hiera, f"sam2_hiera_{size}") for size in SAM2_SIZES},
     "sam2_hiera_mini": partial(
@@ -121,6 +124,7 @@ MODELS: dict[str, SamSpec] = {
         for size in SAM2_SIZES
     },
     "repvit_sam": SamSpec("repvit_sam"),
+    **{name: SamSpec(name, family=SamHq) for name in SAM_HQ_MODELS},
     "edge_sam": SamSpec("edge_sam", family=EdgeSam),
     "edge_sam_3x": SamSpec("edge_sam", family=EdgeSam),
     "tinysam": SamSpec("tiny_vit_5m", family=TinySam),

@@ -85,7 +85,7 @@ def identify_transformers(path: Path) -> str | None:
             keys = set(file.keys())
             if "vision_encoder.pos_embed" not in keys or not is_transformers(keys):
                 return None
-            width = file.get_slice("vision_encoder.pos_embed").get_shape()[-1]
+            *_, width = file.get_slice("vision_encoder.pos_embed").get_shape() or [0]
     except (OSError, SafetensorError):  # whoever reads the file says what is wrong with it
         return None
     depth = len({key.split(".")[2] for key in keys if key.startswith("vision_encoder.layers.")})
@@ -156,7 +156,7 @@ def transformers_config(sam: Sam) -> dict[str, Any]:
             f"{sam.encoder_name}; save_weights writes any model as safetensors."
         )
     width = sam.prompt_encoder.embed_dim
-    block: Any = sam.mask_decoder.transformer.layers[0]
+    transformer: Any = sam.mask_decoder.transformer
     size = {"image_size": sam.image_size, "patch_size": EMBEDDING_STRIDE}
     return {
         "architectures": ["SamModel"],
@@ -177,10 +177,10 @@ def transformers_config(sam: Sam) -> dict[str, Any]:
         "mask_decoder_config": {
             "model_type": "sam_mask_decoder",
             "hidden_size": width,
-            "mlp_dim": block.mlp.lin1.out_features,
-            "num_attention_heads": block.self_attn.num_heads,
+            "mlp_dim": transformer.layers[0].mlp.lin1.out_features,
+            "num_attention_heads": transformer.layers[0].self_attn.num_heads,
             "iou_head_hidden_dim": width,
-            "layer_norm_eps": sam.mask_decoder.transformer.norm_final_attn.eps,
+            "layer_norm_eps": transformer.norm_final_attn.eps,
         },
     }
 

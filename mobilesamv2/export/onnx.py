@@ -26,6 +26,7 @@ from mobilesamv2.export.graphs import PRECISIONS, SIGNATURES, Graph, decoder_gra
 from mobilesamv2.export.runtime import open_session, require_export_packages
 from mobilesamv2.files import atomic_write, named_in_errors
 from mobilesamv2.masks import MASK_THRESHOLD
+from mobilesamv2.models.mask_decoder import NUM_MULTIMASKS
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, preprocessing
 
@@ -114,6 +115,11 @@ def _require_exportable(sam: Sam) -> None:
     require_export_packages()
     if sam.is_for_inference:
         raise ValueError("The model must not be a copy for inference; export the model that it was copied from.")
+    if sam.mask_decoder.num_multimasks != NUM_MULTIMASKS:
+        raise ValueError(
+            f"{sam.name} can't be exported: it returns {sam.mask_decoder.num_multimasks} mask where several are asked "
+            f"for, and the graphs have {NUM_MULTIMASKS}."
+        )
     if sam.encoder_side != sam.image_size:
         raise ValueError(
             f"{sam.name} can't be exported: its image encoder takes images of {sam.encoder_side} pixels, its prompts "

@@ -72,11 +72,13 @@ class MaskDecoder(nn.Module):
 
     Attributes:
         iou_index: index of the IoU token among the output tokens; the mask tokens follow it.
+        num_multimasks: masks per prompt where several are asked for.
 
     Source: SAM, appendix A, and its released code.
     """
 
     iou_index = 0
+    num_multimasks = NUM_MULTIMASKS
 
     def __init__(self, embed_dim: int = 256, num_heads: int = 8, mlp_dim: int = 2048) -> None:
         super().__init__()
@@ -140,7 +142,7 @@ class MaskDecoder(nn.Module):
         chunk_cells = CPU_CHUNK_CELLS if sparse.device.type == "cpu" else DEVICE_CHUNK_CELLS
         chunk = max(1, chunk_cells // context.image.shape[1])
         parts = list(self._decode_chunks(context, sparse, multimask_output, pred_iou_thresh, chunk))
-        num_masks = NUM_MULTIMASKS if multimask_output else 1
+        num_masks = self.num_multimasks if multimask_output else 1
         return Decoded(
             logits=torch.cat([part.logits for part in parts]),
             predicted_iou=torch.cat([part.predicted_iou for part in parts]),
@@ -239,7 +241,8 @@ def _prompts_of(context: ImageContext, prompts: slice | Tensor) -> ImageContext:
     finer = context.finer_levels
     if finer is not None and len(finer[0]) > 1:
         finer = (finer[0][prompts], finer[1][prompts])
-    return context._replace(image=context.image[prompts], finer_levels=finer)
+    fine = context.fine if context.fine is None or len(context.fine) == 1 else context.fine[prompts]
+    return context._replace(image=context.image[prompts], finer_levels=finer, fine=fine)
 
 
 def _cells_of(finer_levels: tuple[Tensor, Tensor], cells: slice) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ class ImageContext(NamedTuple):
         grid: height and width in cells.
         finer_levels: SAM 2's maps of strides 8 and 4, cell by cell, which the upscaling adds: (1 or N, cells, 4, C/4)
             and (1 or N, cells, 4, 4, C/8); None for SAM.
+        fine: SAM-HQ's features (1 or N, C/8, S/4, S/4); None for other models.
     """
 
     image: Tensor
@@ -36,6 +37,7 @@ class ImageContext(NamedTuple):
     final: KeyValue
     grid: tuple[int, int]
     finer_levels: tuple[Tensor, Tensor] | None = None
+    fine: Tensor | None = None
 
 
 class KeyValue(NamedTuple):

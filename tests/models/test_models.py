@@ -15,8 +15,14 @@ REPORTED = {
     "efficientvit_l0": 34.8,
     "efficientvit_l1": 47.7,
     "efficientvit_l2": 61.3,
+    "efficientvit_sam_l0": 34.8,
+    "efficientvit_sam_xl0": 117.0,
+    "efficientvit_sam_xl1": 203.3,
 }
-BIG = {"sam_vit_b", "sam_vit_l", "sam_vit_h", "sam2_hiera_base_plus", "sam2_hiera_large"}
+BIG = {"sam_vit_b", "sam_vit_l", "sam_vit_h", "sam2_hiera_base_plus", "sam2_hiera_large"} | {
+    *("sam_hq_vit_b", "sam_hq_vit_l", "sam_hq_vit_h"),
+    *("efficientvit_sam_l1", "efficientvit_sam_l2", "efficientvit_sam_xl1", "repvit_sam"),
+}
 TIMM = ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "vit_small_patch14_dinov2", "levit_128"]
 
 
@@ -27,7 +33,8 @@ def test_encoder_shapes_and_gradients(name: str) -> None:
     encoder = build_encoder(name, image_size=256, out_channels=32).train()
     side = encoder.input_side or 256
     embedding = encoder(torch.randn(2, 3, side, side))
-    assert embedding.shape == (2, 128 if name.startswith("sam2") else 32, 16, 16)
+    width = 4 if name.startswith("sam2") else 3 if name.startswith("sam_hq") else 1  # finer levels as channels
+    assert embedding.shape == (2, width * 32, 16, 16)
     (embedding * torch.randn_like(embedding)).sum().backward()
     without = [n for n, p in encoder.named_parameters() if p.grad is None]
     assert not without
@@ -43,8 +50,9 @@ def test_models_have_the_reported_size(name: str) -> None:
         assert millions == pytest.approx(REPORTED[name], abs=0.06)
     embedding = torch.randn(1, sam.embedding_channels, sam.image_size // 16, sam.image_size // 16, device="meta")
     logits, iou = sam.decode(embedding, boxes_xyxy=torch.zeros(5, 4, device="meta"), multimask_output=True)
-    assert logits.shape == (5, 3, sam.image_size // 4, sam.image_size // 4)
-    assert iou.shape == (5, 3)
+    masks = 1 if name.startswith("sam_hq") else 3
+    assert logits.shape == (5, masks, sam.image_size // 4, sam.image_size // 4)
+    assert iou.shape == (5, masks)
 
 
 def test_every_parameter_of_a_sam_gets_a_gradient() -> None:

@@ -14,7 +14,7 @@ BASE = (
 )
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "pretrained")
-FORMATS = ("sam2_checkpoints", "encoder_checkpoints", "transformers_checkpoints")
+FORMATS = ("sam2_checkpoints", "sam_hq_checkpoints", "encoder_checkpoints", "transformers_checkpoints")
 USE = ("segany", "segevery", "rle_encoder")
 RUN = ("tasks", "callbacks", "evaluation")
 SHOW = ("reports", "export", "app")
@@ -31,6 +31,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "names": (),
     "model_zoo": ("files", "names"),
     "sam2_checkpoints": (),
+    "sam_hq_checkpoints": (),
     "encoder_checkpoints": (),
     "transformers_checkpoints": (*BASE, "models"),
     "checkpoint_layouts": (*BASE, *FORMATS),
