@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import timm
 
 from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata, read_thresholds
 from mobilesamv2.model_zoo import MODEL_FILES, shipped_models
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
-from mobilesamv2.models.pyramid import sam2_hiera
+from mobilesamv2.models.pyramid import sam2_hiera, timm_pyramid
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
 from mobilesamv2.names import did_you_mean
@@ -40,10 +41,6 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "efficientvit_l1": partial(efficientvit_sam, "efficientvit_l1", neck_depth=8),
     "efficientvit_l2": partial(efficientvit_sam, "efficientvit_l2", neck_depth=12),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
-    **{f"sam2_hiera_{size}": partial(sam2_hiera, f"sam2_hiera_{size}") for size in SAM2_SIZES},
-    "sam2_hiera_mini": partial(
-        sam2_hiera, "sam2_hiera_tiny", embed_dim=24, stages=(1, 1, 2, 1), global_att_blocks=(3,)
-    ),
     "mini_conv": partial(
         timm_encoder, "tf_efficientnet_lite0", finest_stride=4, coarsest_stride=16, neck_width=192, neck_depth=4
     ),
@@ -52,7 +49,51 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     ),
     "micro_conv": partial(timm_encoder, "mobilenetv4_conv_small_035", finest_stride=4),
 }
-"""Image encoders by name, beside ``timm/<backbone>``."""
+"""Image encoders of SAM by name, beside ``timm/<backbone>``."""
+
+_PYRAMIDS: dict[str, Callable[..., ImageEncoder]] = {
+    **{f"tiny_vit_{size}": partial(timm_pyramid, f"tiny_vit_{size}_224") for size in ("5m", "11m", "21m")},
+    "tiny_vit_mini": partial(
+        timm_pyramid, "tiny_vit_5m_224", embed_dims=(32, 48, 64, 96), depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 3)
+    ),
+    "efficientvit_l0": partial(timm_pyramid, "efficientvit_l1", depths=(1, 1, 1, 4, 4)),
+    "efficientvit_l1": partial(timm_pyramid, "efficientvit_l1"),
+    "efficientvit_l2": partial(timm_pyramid, "efficientvit_l2"),
+    "repvit": partial(timm_pyramid, "repvit_m1_1"),
+}
+
+SAM2_ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
+    **{f"sam2_hiera_{size}": partial(sam2_hiera, f"sam2_hiera_{size}") for size in SAM2_SIZES},
+    "sam2_hiera_mini": partial(
+        sam2_hiera, "sam2_hiera_tiny", embed_dim=24, stages=(1, 1, 2, 1), global_att_blocks=(3,)
+    ),
+    **_PYRAMIDS,
+    **{
+        f"{name}_stride{stride}": partial(build, finest_stride=stride)
+        for name, build in _PYRAMIDS.items()
+        for stride in (8, 16)
+    },
+}
+"""Image encoders of SAM 2 by name, beside ``timm/<backbone>``; those of stride 8 or 16 leave out the finer levels."""
+
+
+class EncoderSet(NamedTuple):
+    """The image encoders that models of a family take.
+
+    Attributes:
+        by_name: how to build those with a name.
+        from_timm: builds one from a backbone of timm, by its name.
+    """
+
+    by_name: dict[str, Callable[..., ImageEncoder]]
+    from_timm: Callable[..., ImageEncoder]
+
+
+ENCODER_SETS: dict[type[Sam], EncoderSet] = {
+    Sam: EncoderSet(ENCODERS, timm_encoder),
+    Sam2: EncoderSet(SAM2_ENCODERS, timm_pyramid),
+}
+"""Image encoders by the family of models."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +141,11 @@ MODELS: dict[str, SamSpec] = {
         for release in ("sam2", "sam2.1")
         for size in SAM2_SIZES
     },
+    **{
+        f"sam2_{encoder}": SamSpec(encoder, thresholds=SAM_2_THRESHOLDS, family=Sam2)
+        for encoder in _PYRAMIDS
+        if encoder != "tiny_vit_mini"
+    },
     "tiny_vit_11m": SamSpec("tiny_vit_11m"),
     "tiny_vit_21m": SamSpec("tiny_vit_21m"),
     "efficientvit_l0": SamSpec("efficientvit_l0"),
@@ -144,7 +190,8 @@ def build_sam(
         name: one of ``list_models()``, or ``timm/<backbone>``.
         checkpoint: a weight file, or several that together contain the model, loaded in order; None leaves random
             weights.
-        encoder: image encoder to use instead of the model's own: a key of ``ENCODERS`` or ``timm/<backbone>``.
+        encoder: image encoder to use instead of the model's own: one of the model's family, see ``ENCODER_SETS``, or
+            ``timm/<backbone>``.
         backbone_checkpoint: a file of the backbone's pretrained weights, as timm or its authors publish them, loaded
             before ``checkpoint``; see ``load_backbone``.
         allow_partial: warn, instead of raising, if the files leave a part of the model without weights.
@@ -159,7 +206,7 @@ def build_sam(
     """
     spec = _spec(name)
     encoder_name = encoder or spec.encoder
-    image_encoder = build_encoder(encoder_name, spec.image_size, spec.embed_dim)
+    image_encoder = build_encoder(encoder_name, spec.image_size, spec.embed_dim, spec.family)
     sam = spec.family(
         image_encoder,
         image_size=spec.image_size,
@@ -206,22 +253,31 @@ def load_sam(path: str | Path) -> Sam:
     return build_sam(metadata["name"], path, encoder=metadata["encoder"], allow_partial=False)
 
 
-def build_encoder(name: str, image_size: int, out_channels: int) -> ImageEncoder:
+def build_encoder(name: str, image_size: int, out_channels: int, family: type[Sam] = Sam) -> ImageEncoder:
     """Build an image encoder by name, with random weights.
 
     Args:
-        name: a key of ``ENCODERS``, or ``timm/<backbone>``.
+        name: one of the family's in ``ENCODER_SETS``, or ``timm/<backbone>``.
         image_size: S, pixels.
         out_channels: C.
+        family: of the model that the encoder is for, SAM or SAM 2.
 
     Raises:
-        ValueError: if the name is unknown, or the backbone does not fit (see ``TimmBackbone``).
+        ValueError: if the name is unknown or of another family, or the backbone does not fit (see ``TimmBackbone`` and
+            ``TimmPyramid``).
     """
+    encoders = ENCODER_SETS[family]
     if name.startswith(TIMM_PREFIX):
-        return timm_encoder(name.removeprefix(TIMM_PREFIX), image_size=image_size, out_channels=out_channels)
-    if name not in ENCODERS:
-        raise ValueError(_unknown("image encoder", name, list(ENCODERS)))
-    return ENCODERS[name](image_size=image_size, out_channels=out_channels)
+        return encoders.from_timm(name.removeprefix(TIMM_PREFIX), image_size=image_size, out_channels=out_channels)
+    if name not in encoders.by_name:
+        if any(name in others.by_name for others in ENCODER_SETS.values()):
+            known = ", ".join(encoders.by_name)
+            raise ValueError(
+                f"The image encoder '{name}' is of another family than the model, {family.__name__}, which takes "
+                f"{known} and timm/<any backbone of timm that fits>."
+            )
+        raise ValueError(_unknown("image encoder", name, list(encoders.by_name)))
+    return encoders.by_name[name](image_size=image_size, out_channels=out_channels)
 
 
 def _spec(name: str) -> SamSpec:

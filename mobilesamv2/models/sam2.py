@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from mobilesamv2.models.mask_decoder import MLP, Decoded, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
-from mobilesamv2.models.pyramid import EMBEDDING_WIDTH, unpack_cells
+from mobilesamv2.models.pyramid import PyramidNeck, unpack_cells
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.transformer import ImageContext
 from mobilesamv2.structures import EMBEDDING_STRIDE
@@ -43,7 +43,7 @@ class Sam2MaskDecoder(MaskDecoder):
 
     @override
     def precompute_image(self, image_embedding: Tensor, image_pe: Tensor, dense: Tensor) -> ImageContext:
-        coarse, finer_levels = unpack_cells(image_embedding)
+        coarse, finer_levels = unpack_cells(image_embedding, self.iou_token.embedding_dim)
         return super().precompute_image(coarse, image_pe, dense)._replace(finer_levels=finer_levels)
 
     @override
@@ -74,11 +74,18 @@ class Sam2MaskDecoder(MaskDecoder):
 class Sam2(Sam):
     """SAM 2 or 2.1 on images, of any size; arguments as for ``Sam``.
 
-    Its image encoder maps (B, 3, S, S) to packed image embeddings (B, 4C, S/16, S/16), see ``pyramid``.
+    Its image encoder maps (B, 3, S, S) to packed image embeddings (B, 4C, S/16, S/16), or 2C or C channels where it
+    leaves out the finer levels, see ``pyramid``; the mask decoder then adds nothing in their place.
     """
 
     keep_aspect_ratio = False
-    embedding_width = EMBEDDING_WIDTH
+
+    @property
+    @override
+    def level_channels(self) -> tuple[int, ...]:
+        neck = self.image_encoder.get_submodule("neck")
+        assert isinstance(neck, PyramidNeck)
+        return neck.level_channels
 
     @override
     def _build_prompt_encoder(self, embed_dim: int) -> PromptEncoder:

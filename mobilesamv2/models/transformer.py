@@ -28,14 +28,14 @@ class ImageContext(NamedTuple):
         final: keys of the final attention.
         grid: height and width in cells.
         finer_levels: SAM 2's maps of strides 8 and 4, cell by cell, which the upscaling adds: (1 or N, cells, 4, C/4)
-            and (1 or N, cells, 4, 4, C/8); None for SAM.
+            and (1 or N, cells, 4, 4, C/8), or the first of them; none for SAM.
     """
 
     image: Tensor
     blocks: list[tuple[KeyValue, Tensor]]
     final: KeyValue
     grid: tuple[int, int]
-    finer_levels: tuple[Tensor, Tensor] | None = None
+    finer_levels: tuple[Tensor, ...] = ()
 
 
 class KeyValue(NamedTuple):
