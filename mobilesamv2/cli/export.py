@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mobilesamv2.cli.options import add_weights
-from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC
+from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC, SAM_2_IO_DOC
 
 
 class ParagraphFormatter(argparse.HelpFormatter):
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Write encoder.onnx and decoder.onnx, which serves points, boxes and segmenting everything, and compare them "
         "with torch. Their metadata holds mean, std, sizes and the hash of the weights."
     )
-    parser.epilog = f"encoder.onnx: {ENCODER_IO_DOC}\n\ndecoder.onnx: {DECODER_IO_DOC}"
+    parser.epilog = f"encoder.onnx: {ENCODER_IO_DOC}\n\ndecoder.onnx: {DECODER_IO_DOC}\n\n{SAM_2_IO_DOC}"
     parser.formatter_class = ParagraphFormatter
     model_help = "as --model of segment; with --checkpoint or --random, any name that mobilesamv2 models lists"
     parser.add_argument("model", help=model_help)

@@ -13,3 +13,10 @@ DECODER_IO_DOC = (
     "(N, 4): 0 is the single mask, 1 to 3 are the three of an ambiguous prompt. Resized bilinearly to S x S, cropped "
     "to the resized image and resized to the original size, a mask is where the logits are above mask_threshold."
 )
+SAM_2_IO_DOC = (
+    "Of a SAM 2: the image is resized to S x S by an antialiased bilinear filter on floats, whatever its aspect ratio, "
+    "and nothing is padded or cropped, so that x and y have a scale each. Every prompt ends with a point (0, 0) "
+    "labelled -1, those with a box too (pad_boxes in the metadata). image_embedding has 4C channels, the finer levels "
+    "packed, or 2C or C where the encoder leaves them out. Mask 0 is the single mask, or, where it is unstable, the "
+    "best of 1 to 3, as in torch."
+)

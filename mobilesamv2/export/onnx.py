@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilesamv2.checkpoints import weights_sha256
-from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC
+from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC, SAM_2_IO_DOC
 from mobilesamv2.export.runtime import labelled_points, open_session, require_export_packages
 from mobilesamv2.files import atomic_write
 from mobilesamv2.masks import MASK_THRESHOLD
@@ -125,6 +125,8 @@ def export_metadata(sam: Sam) -> dict[str, Any]:
         "pixel_std": PIXEL_STD,
         "mask_threshold": MASK_THRESHOLD,
         "preprocessing": preprocessing(sam.keep_aspect_ratio),
+        "keep_aspect_ratio": sam.keep_aspect_ratio,
+        "pad_boxes": sam.prompt_encoder.pad_boxes,
         "weights_sha256": weights_sha256(sam),
     }
 
@@ -164,7 +166,7 @@ def _graph(
 def _save(program: Any, path: Path, io_doc: str, sam: Sam, module: nn.Module) -> Path:
     from onnxscript import ir
 
-    program.model.doc_string = io_doc
+    program.model.doc_string = io_doc if sam.keep_aspect_ratio else f"{io_doc} {SAM_2_IO_DOC}"
     program.model.metadata_props["mobilesamv2"] = json.dumps(export_metadata(sam))
     weights = sum(value.nbytes for value in module.state_dict().values())
     data_file, is_large = path.with_name(f"{path.name}.data"), weights > MAX_GRAPH_BYTES
@@ -247,7 +249,8 @@ def _random_prompts(
 
 def _compare_decoders(sam: Sam, decoder: Any, embedding: Tensor, prompts: dict[str, Tensor]) -> dict[str, float]:
     """Return each output's difference from ``Sam.decode``, called once for one mask and once for three."""
-    points, labels = labelled_points(**{name: value.numpy() for name, value in prompts.items()})
+    given = {name: value.numpy() for name, value in prompts.items()}
+    points, labels = labelled_points(**given, pad_boxes=sam.prompt_encoder.pad_boxes)
     inputs = {"image_embedding": embedding.numpy(), "points": points, "labels": labels}
     theirs = dict(zip(("low_res_logits", "predicted_iou"), decoder.run(None, inputs), strict=True))
     with torch.inference_mode():

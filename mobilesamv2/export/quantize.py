@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ from mobilesamv2.export.runtime import open_session, read_export_metadata
 from mobilesamv2.files import atomic_write
 
 INT8_FILE = "encoder.int8.onnx"
+
+EncoderInput = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Turns an image, RGB uint8 (H, W, 3), into the encoder's input."""
 
 QUANTIZED_OPS = ["Conv", "MatMul", "Gemm"]
 """Operators with most of the arithmetic. Norms, softmax and the rest stay in float32."""
@@ -87,24 +91,26 @@ def quantize_encoder(folder: str | Path, images: Sequence[Path] = ()) -> Quantiz
     """
     source, target = Path(folder) / ENCODER_FILE, Path(folder) / INT8_FILE
     session = open_session(source)
-    side: int = read_export_metadata(session)["image_size"]
+    metadata = read_export_metadata(session)
+    side: int = metadata["image_size"]
+    encoder_input = partial(_encoder_input, side=side, keep_aspect_ratio=metadata.get("keep_aspect_ratio", True))
     if source.with_name(f"{ENCODER_FILE}.data").exists() or source.stat().st_size > MAX_GRAPH_BYTES:
         raise ValueError(f"{source} must have at most {MAX_GRAPH_BYTES / 1e9} GB for onnxruntime to quantize it.")
     held_out = list(images[::HOLD_OUT_EVERY])
-    with atomic_write(target) as partial:
-        _write_int8(source, partial, [path for path in images if path not in held_out], side)
+    with atomic_write(target) as partial_file:
+        _write_int8(source, partial_file, [path for path in images if path not in held_out], encoder_input)
     if held_out:
         tests = (read_rgb(path, str(path)) for path in held_out)
     else:
         scenes = SyntheticDataset(NUM_SYNTHETIC_SCENES, (side, side))
         tests = (scenes.load_image(i) for i in range(NUM_SYNTHETIC_SCENES))
     int8 = open_session(target)
-    cosines = [_cosine(*(s.run(None, _encoder_input(image, side))[0] for s in (session, int8))) for image in tests]
+    cosines = [_cosine(*(s.run(None, encoder_input(image))[0] for s in (session, int8))) for image in tests]
     measured_on = f"{len(cosines)} {'held-out images' if held_out else 'synthetic scenes'}"
     return Quantized(target, float(np.mean(cosines)), measured_on, target.stat().st_size, source.stat().st_size)
 
 
-def _write_int8(source: Path, target: Path, images: Sequence[Path], side: int) -> None:
+def _write_int8(source: Path, target: Path, images: Sequence[Path], encoder_input: EncoderInput) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -116,7 +122,7 @@ def _write_int8(source: Path, target: Path, images: Sequence[Path], side: int) -
             quantize_static(
                 prepared,
                 target,
-                _calibration_reader(images, side),
+                _calibration_reader(images, encoder_input),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=QUANTIZED_OPS,
                 per_channel=True,
@@ -130,7 +136,7 @@ def _write_int8(source: Path, target: Path, images: Sequence[Path], side: int) -
             )
 
 
-def _calibration_reader(images: Sequence[Path], side: int) -> Any:
+def _calibration_reader(images: Sequence[Path], encoder_input: EncoderInput) -> Any:
     """Return onnxruntime's iterator over calibration inputs."""
     from onnxruntime.quantization import CalibrationDataReader
 
@@ -141,14 +147,14 @@ def _calibration_reader(images: Sequence[Path], side: int) -> Any:
         @override
         def get_next(self) -> Any:
             path = next(self.remaining, None)
-            return None if path is None else _encoder_input(read_rgb(path, str(path)), side)
+            return None if path is None else encoder_input(read_rgb(path, str(path)))
 
     return ImageReader()
 
 
-def _encoder_input(image: np.ndarray, side: int) -> dict[str, np.ndarray]:
+def _encoder_input(image: np.ndarray, side: int, keep_aspect_ratio: bool) -> dict[str, np.ndarray]:
     """Return the encoder's input for an image, RGB uint8 (H, W, 3): (1, 3, S, S)."""
-    return {"image": normalized_pixels(image, side)[None].numpy()}
+    return {"image": normalized_pixels(image, side, keep_aspect_ratio)[None].numpy()}
 
 
 def _cosine(ours: np.ndarray, theirs: np.ndarray) -> float:

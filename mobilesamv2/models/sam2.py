@@ -47,6 +47,16 @@ class Sam2MaskDecoder(MaskDecoder):
         return super().precompute_image(coarse, image_pe, dense)._replace(finer_levels=finer_levels)
 
     @override
+    def decode_all_masks(self, context: ImageContext, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        logits, predicted_iou = super().decode_all_masks(context, sparse)
+        single = torch.where(_is_stable(logits[:, 0]), 0, _best_of_three(predicted_iou))
+        prompts = torch.arange(len(logits), device=logits.device)
+        return (
+            torch.cat([logits[prompts, single][:, None], logits[:, 1:]], dim=1),
+            torch.cat([predicted_iou[prompts, single][:, None], predicted_iou[:, 1:]], dim=1),
+        )
+
+    @override
     def _output_tokens(self) -> Tensor:
         return torch.cat([self.obj_score_token.weight, super()._output_tokens()])
 
@@ -61,7 +71,7 @@ class Sam2MaskDecoder(MaskDecoder):
         if multimask_output or self.training:
             return super()._decode_tokens(tokens, context, multimask_output, pred_iou_thresh)
         predicted_iou = self._predict_iou(tokens)  # (N, 4)
-        best = predicted_iou[:, 1:].argmax(1) + 1
+        best = _best_of_three(predicted_iou)
         prompts = torch.arange(len(tokens), device=tokens.device)
         weights = self._hypernetworks(tokens, slice(None))  # (N, 4, C/8)
         both = self._upscale(context, torch.stack([weights[:, 0], weights[prompts, best]], dim=1))  # (N, 2, S/4, S/4)
@@ -94,6 +104,11 @@ class Sam2(Sam):
     @override
     def _build_mask_decoder(self, embed_dim: int, num_heads: int, mlp_dim: int) -> MaskDecoder:
         return Sam2MaskDecoder(embed_dim, num_heads, mlp_dim)
+
+
+def _best_of_three(predicted_iou: Tensor) -> Tensor:
+    """Return the index of the best of masks 1 to 3 by predicted IoU (N, 4), (N,) int64."""
+    return predicted_iou[:, 1:].argmax(1) + 1
 
 
 def _is_stable(logits: Tensor) -> Tensor:
