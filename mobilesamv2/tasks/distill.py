@@ -181,10 +181,12 @@ class DistillDecoupled(Distill):
         # a student without the finer levels has the first channels of its teacher's embedding
         pairs = zip(student.split(widths, 1), teacher[:, : student.shape[1]].split(widths, 1), strict=True)
         errors = [embedding_losses(*pair, valid) for pair in pairs]
-        mse, cosine = (
-            sum(s * e for s, e in zip(self._level_shares, es, strict=True)) for es in zip(*errors, strict=True)
-        )
-        return mse, cosine
+        mse, cosine = zip(*errors, strict=True)
+        return self._weighted(mse), self._weighted(cosine)
+
+    def _weighted(self, errors: Sequence[Tensor]) -> Tensor:
+        """Return the mean of the levels' errors by their weights."""
+        return torch.stack([share * error for share, error in zip(self._level_shares, errors, strict=True)]).sum()
 
 
 def _level_shares(weights: Sequence[float] | None, student: Sam) -> list[float]:
