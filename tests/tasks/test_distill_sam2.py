@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.random_weights import stir
+from support.runs import train
 from support.training import ADAMW, trainer
 
 from mobilesamv2 import build_sam
@@ -146,3 +147,14 @@ def test_a_stride_16_decoder_adds_nothing() -> None:
             assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
     with pytest.raises(ValueError, match="must have 64, 128 or 256 channels, got 192"):
         sam.image_context(packed[:, :192])
+
+
+def test_weights_of_levels_from_the_command_line(tmp_path: Path) -> None:
+    given = ["experiment=distill_sam2_tinyvit", "model.name=sam2_mini", "encoder=tiny_vit_mini"]
+    given += ["model@teacher=by_name", "teacher.name=sam2_mini", "dataset=synthetic", "dataset.limit=3"]
+    given += [f"cache.folder={tmp_path / 'cache'}", "validation_images=1", "trainer.max_steps=1"]
+    train(*given, "task.level_weights=[4,2,1]", f"output_dir={tmp_path / 'out'}")
+    assert (tmp_path / "out" / "sam2_mini.safetensors").is_file()
+    for weights, message in (("[1,1]", r"must be 3 number\(s\)"), ("[1,-1,1]", "must each be at least 0")):
+        with pytest.raises(SystemExit, match=rf"task\.level_weights {message}"):
+            train(*given, f"task.level_weights={weights}", f"output_dir={tmp_path / 'no'}")
