@@ -29,6 +29,7 @@ bench: install
 	$(BIN)/python benchmarks/distillation.py
 	$(BIN)/python benchmarks/mask_decoder.py
 	$(BIN)/python benchmarks/segevery.py
+	$(BIN)/python benchmarks/segevery_sam2.py --points-per-side 16
 	$(BIN)/python benchmarks/encoder.py
 	$(BIN)/python benchmarks/help.py
 

@@ -26,7 +26,7 @@ from mobilesamv2.files import atomic_write, check_archive, torch_save_atomic, wr
 from mobilesamv2.model_zoo import require_weights
 from mobilesamv2.models.image_encoder import ImageEncoder
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.models.timm_backbone import TimmBackbone
+from mobilesamv2.models.timm_backbone import TimmBackbone, TimmPyramid
 from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transformers_checkpoints import (
     CONFIG_FILE,
@@ -103,7 +103,7 @@ def load_backbone(encoder: ImageEncoder, path: str | Path) -> None:
     """
     path = Path(path)
     backbone = encoder.backbone
-    if not isinstance(backbone, TimmBackbone):
+    if not isinstance(backbone, TimmBackbone | TimmPyramid):
         raise ValueError(f"The encoder must have one timm backbone to load {path}, got {type(backbone).__name__}.")
     with torch.device("meta"):
         reference = timm.create_model(backbone.variant).state_dict()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import timm
 
@@ -14,7 +15,7 @@ from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_met
 from mobilesamv2.model_zoo import EFFICIENTVIT_SAM_MODELS, MICRO_SAM_FILES, MODEL_FILES, SAM_HQ_MODELS, shipped_models
 from mobilesamv2.models.efficientvit_xl import efficientvit_sam_xl
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
-from mobilesamv2.models.pyramid import sam2_hiera
+from mobilesamv2.models.pyramid import sam2_hiera, timm_pyramid
 from mobilesamv2.models.repvit_sam import edge_sam, repvit_sam
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
@@ -61,10 +62,6 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     **{f"sam_hq_vit_{size[0]}": partial(sam_hq_vit, f"samvit_{size}_patch16") for size in ("base", "large", "huge")},
     "sam_hq_vit_tiny": partial(sam_hq_tiny_vit, "tiny_vit_5m_224"),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
-    **{f"sam2_hiera_{size}": partial(sam2_hiera, f"sam2_hiera_{size}") for size in SAM2_SIZES},
-    "sam2_hiera_mini": partial(
-        sam2_hiera, "sam2_hiera_tiny", embed_dim=24, stages=(1, 1, 2, 1), global_att_blocks=(3,)
-    ),
     "mini_conv": partial(
         timm_encoder, "tf_efficientnet_lite0", finest_stride=4, coarsest_stride=16, neck_width=192, neck_depth=4
     ),
@@ -73,7 +70,51 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     ),
     "micro_conv": partial(timm_encoder, "mobilenetv4_conv_small_035", finest_stride=4),
 }
-"""Image encoders by name, beside ``timm/<backbone>``."""
+"""Image encoders of SAM by name, beside ``timm/<backbone>``."""
+
+_PYRAMIDS: dict[str, Callable[..., ImageEncoder]] = {
+    **{f"tiny_vit_{size}": partial(timm_pyramid, f"tiny_vit_{size}_224") for size in ("5m", "11m", "21m")},
+    "tiny_vit_mini": partial(
+        timm_pyramid, "tiny_vit_5m_224", embed_dims=(32, 48, 64, 96), depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 3)
+    ),
+    "efficientvit_l0": partial(timm_pyramid, "efficientvit_l1", depths=(1, 1, 1, 4, 4)),
+    "efficientvit_l1": partial(timm_pyramid, "efficientvit_l1"),
+    "efficientvit_l2": partial(timm_pyramid, "efficientvit_l2"),
+    "repvit": partial(timm_pyramid, "repvit_m1_1"),
+}
+
+SAM2_ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
+    **{f"sam2_hiera_{size}": partial(sam2_hiera, f"sam2_hiera_{size}") for size in SAM2_SIZES},
+    "sam2_hiera_mini": partial(
+        sam2_hiera, "sam2_hiera_tiny", embed_dim=24, stages=(1, 1, 2, 1), global_att_blocks=(3,)
+    ),
+    **_PYRAMIDS,
+    **{
+        f"{name}_stride{stride}": partial(build, finest_stride=stride)
+        for name, build in _PYRAMIDS.items()
+        for stride in (8, 16)
+    },
+}
+"""Image encoders of SAM 2 by name, beside ``timm/<backbone>``; those of stride 8 or 16 leave out the finer levels."""
+
+
+class EncoderSet(NamedTuple):
+    """The image encoders that models of a family take.
+
+    Attributes:
+        by_name: how to build those with a name.
+        from_timm: builds one from a backbone of timm, by its name.
+    """
+
+    by_name: dict[str, Callable[..., ImageEncoder]]
+    from_timm: Callable[..., ImageEncoder]
+
+
+ENCODER_SETS: dict[type[Sam], EncoderSet] = {
+    Sam: EncoderSet(ENCODERS, timm_encoder),
+    Sam2: EncoderSet(SAM2_ENCODERS, timm_pyramid),
+}
+"""Image encoders by the family of models."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +171,11 @@ MODELS: dict[str, SamSpec] = {
     "tinysam": SamSpec("tiny_vit_5m", family=TinySam),
     "medsam_vit_b": SamSpec("sam_vit_b"),
     **{name: SamSpec(MICRO_SAM_ENCODERS[name.split("_")[3]]) for name in MICRO_SAM_FILES},
+    **{
+        f"sam2_{encoder}": SamSpec(encoder, thresholds=SAM_2_THRESHOLDS, family=Sam2)
+        for encoder in _PYRAMIDS
+        if encoder != "tiny_vit_mini"
+    },
     "tiny_vit_11m": SamSpec("tiny_vit_11m"),
     "tiny_vit_21m": SamSpec("tiny_vit_21m"),
     "efficientvit_l0": SamSpec("efficientvit_l0"),
@@ -176,7 +222,8 @@ def build_sam(
         name: one of ``list_models()``, or ``timm/<backbone>``.
         checkpoint: a weight file, or several that together contain the model, loaded in order; None leaves random
             weights.
-        encoder: image encoder to use instead of the model's own: a key of ``ENCODERS`` or ``timm/<backbone>``.
+        encoder: image encoder to use instead of the model's own: one of the model's family, see ``ENCODER_SETS``, or
+            ``timm/<backbone>``.
         backbone_checkpoint: a file of the backbone's pretrained weights, as timm or its authors publish them, loaded
             before ``checkpoint``; see ``load_backbone``.
         allow_partial: warn, instead of raising, if the files leave a part of the model without weights.
@@ -193,7 +240,7 @@ def build_sam(
     """
     spec = _spec(name)
     encoder_name = encoder or spec.encoder
-    image_encoder = build_encoder(encoder_name, spec.image_size, spec.embed_dim)
+    image_encoder = build_encoder(encoder_name, spec.image_size, spec.embed_dim, spec.family)
     sam = spec.family(
         image_encoder,
         image_size=spec.image_size,
@@ -243,35 +290,50 @@ def load_sam(path: str | Path) -> Sam:
         return sam
     metadata = read_metadata(path)
     try:
-        _spec(metadata["name"])
-        _require_encoder(metadata["encoder"])
+        _require_encoder(metadata["encoder"], _spec(metadata["name"]).family)
     except ValueError as error:
         raise ValueError(f"The metadata of {path} must name a model of this version of mobilesamv2. {error}") from error
     return build_sam(metadata["name"], path, encoder=metadata["encoder"], allow_partial=False)
 
 
-def build_encoder(name: str, image_size: int, out_channels: int) -> ImageEncoder:
+def build_encoder(name: str, image_size: int, out_channels: int, family: type[Sam] = Sam) -> ImageEncoder:
     """Build an image encoder by name, with random weights.
 
     Args:
-        name: a key of ``ENCODERS``, or ``timm/<backbone>``.
+        name: one of the family's in ``ENCODER_SETS``, or ``timm/<backbone>``.
         image_size: S, pixels.
         out_channels: C.
+        family: of the model that the encoder is for, SAM or SAM 2.
 
     Raises:
-        ValueError: if the name is unknown, or the backbone does not fit (see ``TimmBackbone``).
+        ValueError: if the name is unknown or of another family, or the backbone does not fit (see ``TimmBackbone`` and
+            ``TimmPyramid``).
     """
-    _require_encoder(name)
+    encoders = _encoders_of(family)
+    _require_encoder(name, family)
     if name.startswith(TIMM_PREFIX):
-        return timm_encoder(name.removeprefix(TIMM_PREFIX), image_size=image_size, out_channels=out_channels)
-    return ENCODERS[name](image_size=image_size, out_channels=out_channels)
+        return encoders.from_timm(name.removeprefix(TIMM_PREFIX), image_size=image_size, out_channels=out_channels)
+    return encoders.by_name[name](image_size=image_size, out_channels=out_channels)
 
 
-def _require_encoder(name: str) -> None:
+def _encoders_of(family: type[Sam]) -> EncoderSet:
+    """Return the image encoders of a family: its own, or those of the class that it is derived from."""
+    return next(ENCODER_SETS[kind] for kind in family.__mro__ if kind in ENCODER_SETS)
+
+
+def _require_encoder(name: str, family: type[Sam]) -> None:
+    known = _encoders_of(family).by_name
     if name.startswith(TIMM_PREFIX):
         require_timm_model(name.removeprefix(TIMM_PREFIX))
-    elif name not in ENCODERS:
-        raise ValueError(_unknown("image encoder", name, list(ENCODERS)))
+    elif name in known:
+        return
+    elif any(name in others.by_name for others in ENCODER_SETS.values()):
+        raise ValueError(
+            f"The image encoder '{name}' is of another family than the model, {family.__name__}, which takes "
+            f"{', '.join(known)} and timm/<any backbone of timm that fits>."
+        )
+    else:
+        raise ValueError(_unknown("image encoder", name, list(known)))
 
 
 def _spec(name: str) -> SamSpec:

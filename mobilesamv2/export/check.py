@@ -100,7 +100,7 @@ def _compare_decoder(sam: Sam, session: Any, tolerance: float, rng: torch.Genera
     found: dict[str, list[float]] = {"low_res_logits": [], "predicted_iou": []}
     for num_prompts, num_points, with_boxes in ((1, 1, False), (7, 3, False), (5, 0, True), (3, 2, True)):
         prompt = _random_prompt(sam.image_size, num_prompts, num_points, with_boxes, rng)
-        points, labels = _as_inputs(prompt)
+        points, labels = _as_inputs(prompt, sam.prompt_encoder.pad_boxes)
         theirs = session.run(None, {"image_embedding": embedding.numpy(), "points": points, "labels": labels})
         for name, value, ours in zip(found, theirs, _decode_all(sam, embedding, prompt), strict=True):
             found[name].append(_difference(value, ours))
@@ -116,7 +116,7 @@ def _compare_sam_decoder(sam: Sam, session: Any, tolerance: float, rng: torch.Ge
     for num_points, with_box, with_mask, size in cases:
         prompt = _random_prompt(side, 1, num_points, with_box, rng)
         mask_input = 5 * torch.randn(1, 1, side // 4, side // 4, generator=rng)
-        points, labels = _as_inputs(prompt)
+        points, labels = _as_inputs(prompt, sam.prompt_encoder.pad_boxes)
         inputs = {
             "image_embeddings": embedding.numpy(),
             "point_coords": points,
@@ -166,8 +166,8 @@ def _random_prompt(side: int, num_prompts: int, num_points: int, with_boxes: boo
     return Prompt(points, labels, boxes_xyxy)
 
 
-def _as_inputs(prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
-    return labelled_points(*(None if value is None else value.numpy() for value in prompt))
+def _as_inputs(prompt: Prompt, pad_boxes: bool) -> tuple[np.ndarray, np.ndarray]:
+    return labelled_points(*(None if value is None else value.numpy() for value in prompt), pad_boxes=pad_boxes)
 
 
 def _decode_all(sam: Sam, embedding: Tensor, prompt: Prompt, mask_input: Tensor | None = None) -> tuple[Tensor, Tensor]:

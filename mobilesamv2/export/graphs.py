@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilesamv2.export.io_doc import DECODER_IO_DOC, ENCODER_IO_DOC, SAM_DECODER_IO_DOC, SAM_ENCODER_IO_DOC
+from mobilesamv2.export.io_doc import (
+    DECODER_IO_DOC,
+    ENCODER_IO_DOC,
+    SAM_2_IO_DOC,
+    SAM_DECODER_IO_DOC,
+    SAM_ENCODER_IO_DOC,
+)
 from mobilesamv2.models.sam import Sam
 
 SIGNATURES = ("mobilesamv2", "sam")
@@ -65,7 +71,9 @@ def encoder_graph(sam: Sam, signature: str = "mobilesamv2", precision: str = "fp
         graph = PixelEncoderGraph(encoder, sam).eval()
         return Graph(graph, inputs, ["image_embeddings"], axes, SAM_ENCODER_IO_DOC)
     inputs = {"image": torch.zeros(2, 3, side, side)}
-    return Graph(EncoderGraph(encoder).eval(), inputs, ["image_embedding"], {"image": {0: "B"}}, ENCODER_IO_DOC)
+    return Graph(
+        EncoderGraph(encoder).eval(), inputs, ["image_embedding"], {"image": {0: "B"}}, _io_doc(ENCODER_IO_DOC, sam)
+    )
 
 
 def decoder_graph(
@@ -101,7 +109,14 @@ def decoder_graph(
         "labels": torch.ones(2, 3, dtype=torch.int64),
     }
     axes = {"points": {0: "N", 1: "P"}, "labels": {0: "N", 1: "P"}}
-    return Graph(DecoderGraph(sam).eval(), inputs, ["low_res_logits", "predicted_iou"], axes, DECODER_IO_DOC)
+    return Graph(
+        DecoderGraph(sam).eval(), inputs, ["low_res_logits", "predicted_iou"], axes, _io_doc(DECODER_IO_DOC, sam)
+    )
+
+
+def _io_doc(text: str, sam: Sam) -> str:
+    """Return the description of a graph's inputs and outputs, with what differs for a SAM 2."""
+    return text if sam.keep_aspect_ratio else f"{text} {SAM_2_IO_DOC}"
 
 
 class EncoderGraph(nn.Module):

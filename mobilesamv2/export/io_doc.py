@@ -32,3 +32,10 @@ SAM_DECODER_IO_DOC = (
     "S/4). Mask 0 is the single mask, 1 to 3 are the three of an ambiguous prompt. With --return-single-mask there is "
     "one instead of four: mask 0 for three points or more, padding included, else the best of 1 to 3."
 )
+SAM_2_IO_DOC = (
+    "Of a SAM 2: the image is resized to S x S by an antialiased bilinear filter on floats, whatever its aspect ratio, "
+    "and nothing is padded or cropped, so that x and y have a scale each. Every prompt ends with a point (0, 0) "
+    "labelled -1, those with a box too (pad_boxes in the metadata). image_embedding has 4C channels, the finer levels "
+    "packed, or 2C or C where the encoder leaves them out. Mask 0 is the single mask, or, where it is unstable, the "
+    "best of 1 to 3, as in torch."
+)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,11 +100,11 @@ def quantize_encoder(folder: str | Path, images: Sequence[Path] = ()) -> Quantiz
     else:
         scenes = SyntheticDataset(NUM_SYNTHETIC_SCENES, (side, side))
         tests = (scenes.load_image(i) for i in range(NUM_SYNTHETIC_SCENES))
-    as_input = PIXELS_OF_INPUT[session.get_inputs()[0].name]
-    with atomic_write(target) as partial:
+    as_input = _input_of(session)
+    with atomic_write(target) as staged:
         calibration = (as_input(read_rgb(path, str(path)), side) for path in images if path not in held_out)
-        _write_int8(source, partial, calibration if images else None)
-        int8 = open_session(partial)
+        _write_int8(source, staged, calibration if images else None)
+        int8 = open_session(staged)
         cosines = [_cosine(*(s.run(None, as_input(image, side))[0] for s in (session, int8))) for image in tests]
     measured_on = f"{len(cosines)} {'held-out images' if held_out else 'synthetic scenes'}"
     return Quantized(target, float(np.mean(cosines)), measured_on, target.stat().st_size, source.stat().st_size)
@@ -147,18 +148,21 @@ def _calibration_reader(inputs: Iterator[dict[str, np.ndarray]]) -> Any:
     return ImageReader()
 
 
-def _normalised_input(image: np.ndarray, side: int) -> dict[str, np.ndarray]:
+def _input_of(session: Any) -> Callable[[np.ndarray, int], dict[str, np.ndarray]]:
+    """Return what makes an encoder's input from an image and S."""
+    if session.get_inputs()[0].name == "input_image":
+        return _pixel_input
+    return partial(_normalised_input, read_export_metadata(session).get("keep_aspect_ratio", True))
+
+
+def _normalised_input(keep_aspect_ratio: bool, image: np.ndarray, side: int) -> dict[str, np.ndarray]:
     """Return our encoder's input for an image, RGB uint8 (H, W, 3): (1, 3, S, S)."""
-    return {"image": normalized_pixels(image, side)[None].numpy()}
+    return {"image": normalized_pixels(image, side, keep_aspect_ratio)[None].numpy()}
 
 
 def _pixel_input(image: np.ndarray, side: int) -> dict[str, np.ndarray]:
     """Return the encoder's input in the signature of SAM, pixels of the resized image."""
     return {"input_image": ModelFrame((image.shape[0], image.shape[1]), side).resize(image).astype(np.float32)}
-
-
-PIXELS_OF_INPUT = {"image": _normalised_input, "input_image": _pixel_input}
-"""Name of an encoder's input -> what makes it from an image and S."""
 
 
 def _cosine(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -82,7 +82,10 @@ def read_export_metadata(session: Any, name: str | Path = "the graph") -> dict[s
 
 
 def labelled_points(
-    points: np.ndarray | None = None, labels: np.ndarray | None = None, boxes_xyxy: np.ndarray | None = None
+    points: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    boxes_xyxy: np.ndarray | None = None,
+    pad_boxes: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Convert N prompts to the exported decoder's inputs, in which all are points whose labels encode their kind.
 
@@ -90,6 +93,7 @@ def labelled_points(
         points: (N, P, 2) xy, pixels of the model's input.
         labels: (N, P), 1 foreground, 0 background, -1 padding; None is foreground for all.
         boxes_xyxy: (N, 4), pixels of the model's input; may be combined with points.
+        pad_boxes: end prompts with a box with a padding point too, as SAM 2's do.
 
     Returns:
         points (N, P', 2) float32 and labels (N, P') int64: a box appends its two corners, and prompts without a box
@@ -110,6 +114,9 @@ def labelled_points(
     if points is not None:
         labels = np.full(np.shape(points)[:2], PointLabel.FOREGROUND) if labels is None else labels
         extra, extra_labels = np.concatenate([points, extra], 1), np.concatenate([labels, extra_labels], 1)
+    if boxes_xyxy is not None and pad_boxes:
+        extra = np.concatenate([extra, np.zeros((len(extra), 1, 2))], 1)
+        extra_labels = np.concatenate([extra_labels, np.full((len(extra), 1), PointLabel.PADDING)], 1)
     return extra.astype(np.float32), extra_labels.astype(np.int64)
 
 

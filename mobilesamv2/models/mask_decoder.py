@@ -213,11 +213,11 @@ class MaskDecoder(nn.Module):
         parts = []
         for i in range(0, image.shape[1], size):
             cells = slice(i, i + size)
-            finer = None if context.finer_levels is None else _cells_of(context.finer_levels, cells)
+            finer = tuple(level[:, cells] for level in context.finer_levels)
             parts.append(self._upscale_cells(image[:, cells], weights, finer))
         return _unshuffle_logits(torch.cat(parts, dim=2), context.grid)
 
-    def _upscale_cells(self, cells: Tensor, weights: Tensor, finer_levels: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _upscale_cells(self, cells: Tensor, weights: Tensor, finer_levels: tuple[Tensor, ...]) -> Tensor:
         """Upscale some cells (N, ., C) of the image to their logits (N, M, . * 16).
 
         The transposed convolutions do not overlap: each cell becomes 2 x 2, each of these 2 x 2 again, channels last.
@@ -227,27 +227,20 @@ class MaskDecoder(nn.Module):
         assert isinstance(norm, LayerNorm2d)
         assert isinstance(second, nn.ConvTranspose2d)
         x = _transposed_conv_2x2(cells, first)  # (N, ., 4, C/4)
-        if finer_levels is not None:
+        if finer_levels:
             x = x + finer_levels[0]
         x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
         x = _transposed_conv_2x2(x, second)  # (N, ., 4, 4, C/8)
-        if finer_levels is not None:
+        if len(finer_levels) > 1:
             x = x + finer_levels[1]
         return weights @ F.gelu(x).flatten(1, 3).mT
 
 
 def _prompts_of(context: ImageContext, prompts: slice | Tensor) -> ImageContext:
     """Return a context of one image for each prompt, cut to some prompts; finer levels that all share stay."""
-    finer = context.finer_levels
-    if finer is not None and len(finer[0]) > 1:
-        finer = (finer[0][prompts], finer[1][prompts])
+    finer = tuple(level[prompts] if len(level) > 1 else level for level in context.finer_levels)
     fine = context.fine if context.fine is None or len(context.fine) == 1 else context.fine[prompts]
     return context._replace(image=context.image[prompts], finer_levels=finer, fine=fine)
-
-
-def _cells_of(finer_levels: tuple[Tensor, Tensor], cells: slice) -> tuple[Tensor, Tensor]:
-    """Return some cells of the finer levels."""
-    return finer_levels[0][:, cells], finer_levels[1][:, cells]
 
 
 def _unshuffle_logits(logits: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -35,9 +35,6 @@ class Sam(nn.Module):
     keep_aspect_ratio = True
     """Whether an image keeps its aspect ratio in the model's input and is padded, as opposed to filling the square."""
 
-    embedding_width = 1
-    """Channels of an image embedding in units of C."""
-
     def __init__(
         self,
         image_encoder: nn.Module,
@@ -79,9 +76,14 @@ class Sam(nn.Module):
         return self.image_size if side is None else side
 
     @property
+    def level_channels(self) -> tuple[int, ...]:
+        """Return the channels of each level in an image embedding, coarsest first: C, and of SAM 2 finer ones."""
+        return (self.prompt_encoder.embed_dim,)
+
+    @property
     def embedding_channels(self) -> int:
         """Return the channels of an image embedding: C, or more where it holds finer levels too."""
-        return self.embedding_width * self.prompt_encoder.embed_dim
+        return sum(self.level_channels)
 
     def for_inference(self) -> Sam:
         """Return a faster copy with the same outputs, which can neither be trained nor saved.

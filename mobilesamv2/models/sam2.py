@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from mobilesamv2.models.mask_decoder import MLP, Decoded, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
-from mobilesamv2.models.pyramid import EMBEDDING_WIDTH, unpack_cells
+from mobilesamv2.models.pyramid import PyramidNeck, unpack_cells
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.transformer import ImageContext
 from mobilesamv2.structures import EMBEDDING_STRIDE
@@ -43,8 +43,18 @@ class Sam2MaskDecoder(MaskDecoder):
 
     @override
     def precompute_image(self, image_embedding: Tensor, image_pe: Tensor, dense: Tensor) -> ImageContext:
-        coarse, finer_levels = unpack_cells(image_embedding)
+        coarse, finer_levels = unpack_cells(image_embedding, self.iou_token.embedding_dim)
         return super().precompute_image(coarse, image_pe, dense)._replace(finer_levels=finer_levels)
+
+    @override
+    def decode_all_masks(self, context: ImageContext, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        logits, predicted_iou = super().decode_all_masks(context, sparse)
+        single = torch.where(_is_stable(logits[:, 0]), 0, _best_of_three(predicted_iou))
+        prompts = torch.arange(len(logits), device=logits.device)
+        return (
+            torch.cat([logits[prompts, single][:, None], logits[:, 1:]], dim=1),
+            torch.cat([predicted_iou[prompts, single][:, None], predicted_iou[:, 1:]], dim=1),
+        )
 
     @override
     def _output_tokens(self) -> Tensor:
@@ -61,7 +71,7 @@ class Sam2MaskDecoder(MaskDecoder):
         if multimask_output or self.training:
             return super()._decode_tokens(tokens, context, multimask_output, pred_iou_thresh)
         predicted_iou = self._predict_iou(tokens)  # (N, 4)
-        best = predicted_iou[:, 1:].argmax(1) + 1
+        best = _best_of_three(predicted_iou)
         prompts = torch.arange(len(tokens), device=tokens.device)
         weights = self._hypernetworks(tokens, slice(None))  # (N, 4, C/8)
         both = self._upscale(context, torch.stack([weights[:, 0], weights[prompts, best]], dim=1))  # (N, 2, S/4, S/4)
@@ -74,11 +84,18 @@ class Sam2MaskDecoder(MaskDecoder):
 class Sam2(Sam):
     """SAM 2 or 2.1 on images, of any size; arguments as for ``Sam``.
 
-    Its image encoder maps (B, 3, S, S) to packed image embeddings (B, 4C, S/16, S/16), see ``pyramid``.
+    Its image encoder maps (B, 3, S, S) to packed image embeddings (B, 4C, S/16, S/16), or 2C or C channels where it
+    leaves out the finer levels, see ``pyramid``; the mask decoder then adds nothing in their place.
     """
 
     keep_aspect_ratio = False
-    embedding_width = EMBEDDING_WIDTH
+
+    @property
+    @override
+    def level_channels(self) -> tuple[int, ...]:
+        neck = self.image_encoder.get_submodule("neck")
+        assert isinstance(neck, PyramidNeck)
+        return neck.level_channels
 
     @override
     def _build_prompt_encoder(self, embed_dim: int) -> PromptEncoder:
@@ -87,6 +104,11 @@ class Sam2(Sam):
     @override
     def _build_mask_decoder(self, embed_dim: int, num_heads: int, mlp_dim: int) -> MaskDecoder:
         return Sam2MaskDecoder(embed_dim, num_heads, mlp_dim)
+
+
+def _best_of_three(predicted_iou: Tensor) -> Tensor:
+    """Return the index of the best of masks 1 to 3 by predicted IoU (N, 4), (N,) int64."""
+    return predicted_iou[:, 1:].argmax(1) + 1
 
 
 def _is_stable(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Any timm backbone as the first part of an image encoder, or the reason why it can't be one."""
+"""Any timm backbone as the first part of an image encoder, for SAM or SAM 2, or the reason why it can't be one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ WHAT_FITS = (
     "hierarchical transformers whose windows take any size (swin_tiny_patch4_window7_224, hiera_tiny_224) fit."
 )
 """End of each refusal."""
+
+PYRAMID_STRIDES = (4, 8, 16, 32)
+"""Strides of the maps of which SAM 2's neck makes its levels."""
 
 
 class TimmBackbone(nn.Module):
@@ -106,6 +109,42 @@ def require_timm_model(variant: str) -> None:
         )
 
 
+class TimmPyramid(nn.Module):
+    """A timm backbone's maps at strides 4, 8, 16 and 32, of which SAM 2's neck makes its levels.
+
+    Args:
+        variant: timm's name of the backbone.
+        image_size: S, pixels; a multiple of 32.
+        finest_stride: of the finest map; finer ones are left out.
+        overrides: arguments of timm's model other than the variant's.
+
+    Raises:
+        ValueError: if timm has no such backbone, or the backbone lacks one of these maps or does not fit otherwise (see
+            ``TimmBackbone``).
+    """
+
+    def __init__(self, variant: str, image_size: int, finest_stride: int = 4, **overrides: Any) -> None:
+        super().__init__()
+        require_timm_model(variant)
+        self.variant = variant
+        plan = _plan(variant, image_size)
+        by_stride = dict(zip(plan.strides, plan.indices, strict=True))  # of maps of one stride, the last
+        if not by_stride.keys() >= set(PYRAMID_STRIDES):
+            raise ValueError(
+                f"timm's {variant} can't be an image encoder of SAM 2, whose mask decoder reads maps at strides "
+                f"{', '.join(map(str, PYRAMID_STRIDES))}: it has {', '.join(map(str, sorted(by_stride)))}. "
+                "TinyViT, RepViT, EfficientViT-L, ConvNeXt, Swin and Hiera fit; plain ViTs don't."
+            )
+        indices = tuple(by_stride[stride] for stride in PYRAMID_STRIDES if stride >= finest_stride)
+        self.body: Any = create_timm_model(variant, **plan.settings, out_indices=indices, **overrides)
+        self.channels: list[int] = self.body.feature_info.channels()
+        self.channels_last = _is_channels_last(self.body)
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        """Compute the maps of (B, 3, S, S) images, finest first."""
+        return [m.permute(0, 3, 1, 2) if self.channels_last else m for m in self.body(images)]
+
+
 class _Plan(NamedTuple):
     """How timm builds a backbone for images of a size.
 
@@ -124,6 +163,12 @@ class _Plan(NamedTuple):
 
 def _plan(variant: str, image_size: int) -> _Plan:
     """Find settings with which a backbone maps images of a size to maps that cover them, without memory for weights."""
+    if not timm.is_model(variant):
+        similar = did_you_mean(variant, timm.list_models())
+        raise ValueError(
+            f"variant must be the name of a timm model, got '{variant}'.{similar} "
+            f"timm.list_models('*{variant[:5]}*') lists some."
+        )
     try:
         strides = _without_memory(variant, {}).feature_info.reduction()
     except RuntimeError as error:  # timm's error for a model without feature maps

@@ -28,7 +28,7 @@ class ImageContext(NamedTuple):
         final: keys of the final attention.
         grid: height and width in cells.
         finer_levels: SAM 2's maps of strides 8 and 4, cell by cell, which the upscaling adds: (1 or N, cells, 4, C/4)
-            and (1 or N, cells, 4, 4, C/8); None for SAM.
+            and (1 or N, cells, 4, 4, C/8), or the first of them; none for SAM.
         fine: SAM-HQ's features (1 or N, C/8, S/4, S/4); None for other models.
     """
 
@@ -36,7 +36,7 @@ class ImageContext(NamedTuple):
     blocks: list[tuple[KeyValue, Tensor]]
     final: KeyValue
     grid: tuple[int, int]
-    finer_levels: tuple[Tensor, Tensor] | None = None
+    finer_levels: tuple[Tensor, ...] = ()
     fine: Tensor | None = None
 
 

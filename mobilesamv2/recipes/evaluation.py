@@ -92,7 +92,7 @@ def require_unset(cfg: DictConfig, reason: str, *options: str) -> None:
 def encoder_cost_of(sam: Sam) -> dict[str, int]:
     """Return parameters and multiply-accumulates of the image encoder, as it was built."""
     with torch.device("meta"):
-        encoder = build_encoder(str(sam.encoder_name), sam.image_size, sam.prompt_encoder.embed_dim)
+        encoder = build_encoder(str(sam.encoder_name), sam.image_size, sam.prompt_encoder.embed_dim, type(sam))
     return encoder_cost(encoder.eval(), sam.encoder_side)._asdict()
 
 

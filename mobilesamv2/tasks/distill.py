@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -45,7 +46,7 @@ class Distill(pl.LightningModule):
         train_decoder: bool = False,
     ) -> None:
         super().__init__()
-        student_size, teacher_size = ((s.image_size, s.embedding_channels) for s in (student, teacher.sam))
+        student_size, teacher_size = ((s.image_size, s.prompt_encoder.embed_dim) for s in (student, teacher.sam))
         if student.keep_aspect_ratio != teacher.sam.keep_aspect_ratio:
             raise ValueError(
                 f"The student must be of its teacher's family, SAM or SAM 2, got {student.name} for {teacher.sam.name}."
@@ -54,6 +55,11 @@ class Distill(pl.LightningModule):
             raise ValueError(
                 f"The student's image size and embedding width must be the teacher's {teacher_size}, "
                 f"got {student_size}."
+            )
+        if len(student.level_channels) > len(teacher.sam.level_channels):
+            raise ValueError(
+                f"The teacher must have the levels of its student {student.encoder_name}, got "
+                f"{teacher.sam.encoder_name}, which leaves out the finer ones."
             )
         student.prompt_encoder.load_state_dict(teacher.sam.prompt_encoder.state_dict())
         student.mask_decoder.load_state_dict(teacher.sam.mask_decoder.state_dict())
@@ -114,13 +120,15 @@ class DistillDecoupled(Distill):
         warmup_images: images of the learning rate's warm-up.
         mse_weight: weight of the mean squared error.
         cosine_weight: weight of one minus the cosine similarity of each cell.
+        level_weights: of SAM 2, the weights of its levels at strides 16, 8 and 4, as many as the student has; the loss
+            is their weighted mean. None weighs them equally. SAM has one level, and takes None only.
         mask_padding: leave out the cells that hold no pixel of the image, as EdgeSAM does.
         init_from_teacher: start from the tensors of the teacher's image encoder that have the same name and shape, for
             a student that is a pruned teacher; else the student keeps the weights that it comes with.
 
     Raises:
-        ValueError: if the two models' sizes differ, if the cache lacks the padding and the loss includes it, or if the
-            teacher has no tensor to start from.
+        ValueError: if the two models' sizes differ, if the weights are not those of the student's levels, if the cache
+            lacks the padding and the loss includes it, or if the teacher has no tensor to start from.
 
     Source: MobileSAM, section 3, which has only the mean squared error, of all cells.
     """
@@ -133,6 +141,7 @@ class DistillDecoupled(Distill):
         warmup_images: NonNegativeInt = 0,
         mse_weight: Weight = 1.0,
         cosine_weight: Weight = 0.0,
+        level_weights: Sequence[Weight] | None = None,
         mask_padding: bool = False,
         init_from_teacher: bool = False,
     ) -> None:
@@ -144,6 +153,7 @@ class DistillDecoupled(Distill):
                 "the loss includes the padding. Set cache.store_padding=true or task.mask_padding=true."
             )
         self._mse_weight, self._cosine_weight = mse_weight, cosine_weight
+        self._level_shares = _level_shares(level_weights, student)
         self._mask_padding = mask_padding
 
     @override
@@ -167,7 +177,33 @@ class DistillDecoupled(Distill):
         """Return the mean squared error and one minus the cosine similarity, means over the cells that count."""
         student, teacher = self.student.image_encoder(batch["pixels"]), self.teacher.embedding(batch)
         valid = valid_cells(batch["resized"], student.shape[-1]) if self._mask_padding else None
-        return embedding_losses(student, teacher, valid)
+        widths = self.student.level_channels
+        # a student without the finer levels has the first channels of its teacher's embedding
+        pairs = zip(student.split(widths, 1), teacher[:, : student.shape[1]].split(widths, 1), strict=True)
+        errors = [embedding_losses(*pair, valid) for pair in pairs]
+        mse, cosine = zip(*errors, strict=True)
+        return self._weighted(mse), self._weighted(cosine)
+
+    def _weighted(self, errors: Sequence[Tensor]) -> Tensor:
+        """Return the mean of the levels' errors by their weights."""
+        return torch.stack([share * error for share, error in zip(self._level_shares, errors, strict=True)]).sum()
+
+
+def _level_shares(weights: Sequence[float] | None, student: Sam) -> list[float]:
+    """Return the share of the loss that each level of a student has."""
+    number = len(student.level_channels)
+    if weights is None:
+        return [1 / number] * number
+    if student.keep_aspect_ratio:
+        raise ValueError(
+            f"task.level_weights must be null for {student.name}: SAM's embedding has one level, got {list(weights)}."
+        )
+    if len(weights) != number or min(weights) < 0 or not sum(weights):
+        raise ValueError(
+            f"task.level_weights must be {number} number(s) of at least 0, not all 0, one for each level of "
+            f"{student.encoder_name} from stride 16 on, got {list(weights)}."
+        )
+    return [weight / sum(weights) for weight in weights]
 
 
 def _copy_shared_tensors(teacher: nn.Module, student: nn.Module) -> None:

@@ -5,8 +5,10 @@ import torch
 from support.random_weights import stir
 
 from mobilesamv2 import build_sam, list_models
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.models.sam2 import Sam2
 from mobilesamv2.models.timm_backbone import TimmBackbone
-from mobilesamv2.registry import ENCODERS, build_encoder
+from mobilesamv2.registry import ENCODERS, SAM2_ENCODERS, build_encoder
 
 # Millions of parameters as reported: SAM, MobileSAM and EfficientViT-SAM (tables of the EfficientViT-SAM paper).
 REPORTED = {
@@ -24,16 +26,25 @@ BIG = {"sam_vit_b", "sam_vit_l", "sam_vit_h", "sam2_hiera_base_plus", "sam2_hier
     *("efficientvit_sam_l1", "efficientvit_sam_l2", "efficientvit_sam_xl1", "repvit_sam"),
 }
 TIMM = ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "vit_small_patch14_dinov2", "levit_128"]
+PYRAMIDS = ["convnext_atto", "swin_tiny_patch4_window7_224", "mobilenetv4_conv_small_035", "resnet18", "hiera_tiny_224"]
 
 
-@pytest.mark.parametrize("name", [*(n for n in ENCODERS if n not in BIG), *(f"timm/{n}" for n in TIMM)])
-def test_encoder_shapes_and_gradients(name: str) -> None:
-    """(B, C, S/16, S/16), 4C with SAM 2's finer levels, and every parameter takes part."""
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        *((n, Sam) for n in [*(n for n in ENCODERS if n not in BIG), *(f"timm/{n}" for n in TIMM)]),
+        *((n, Sam2) for n in [*(n for n in SAM2_ENCODERS if n not in BIG), *(f"timm/{n}" for n in PYRAMIDS)]),
+    ],
+)
+def test_encoder_shapes_and_gradients(name: str, family: type[Sam]) -> None:
+    """(B, C, S/16, S/16), up to 4C with SAM 2's finer levels, and every parameter takes part."""
     torch.manual_seed(0)
-    encoder = build_encoder(name, image_size=256, out_channels=32).train()
+    encoder = build_encoder(name, image_size=256, out_channels=32, family=family).train()
     side = encoder.input_side or 256
     embedding = encoder(torch.randn(2, 3, side, side))
-    width = 4 if name.startswith("sam2") else 3 if name.startswith("sam_hq") else 1  # finer levels as channels
+    width = 3 if name.startswith("sam_hq") else 1  # finer levels as channels
+    if family is Sam2:
+        width = 1 if name.endswith("stride16") else 2 if name.endswith("stride8") else 4
     assert embedding.shape == (2, width * 32, 16, 16)
     (embedding * torch.randn_like(embedding)).sum().backward()
     without = [n for n, p in encoder.named_parameters() if p.grad is None]
@@ -106,6 +117,23 @@ def test_another_encoder_fits_into_a_model() -> None:
         ("mini", "convnext_tiny", "Did you mean 'timm/convnext_tiny'"),
         ("timm/convnext_tinny", None, "Did you mean 'convnext_tiny'"),
         ("timm/nothing_like_it", None, "name of a timm model, got 'nothing_like_it'"),
+        ("sam2_mini", "timm/nothing_like_it", "name of a timm model, got 'nothing_like_it'"),
+        (
+            "sam2_mini",
+            "timm/vit_tiny_patch16_224",
+            "SAM 2, whose mask decoder reads maps at strides 4, 8, 16, 32: it has 16",
+        ),
+        (
+            "sam2_mini",
+            "sam_vit_b",
+            "'sam_vit_b' is of another family than the model, Sam2, which takes sam2_hiera_tiny",
+        ),
+        (
+            "mini",
+            "sam2_hiera_tiny",
+            "'sam2_hiera_tiny' is of another family than the model, Sam, which takes sam_vit_b",
+        ),
+        ("sam2_mini", "repvti", "Did you mean 'repvit'"),
     ],
 )
 def test_unknown_names_are_named(name: str, encoder: str | None, message: str) -> None:

@@ -109,7 +109,7 @@ def test_packing_loses_nothing_and_the_decoder_reads_it_cell_by_cell() -> None:
     packed = pack_levels(levels)
     assert packed.shape == (2, 64, 3, 3)
     assert all(torch.equal(a, b) for a, b in zip(unpack_levels(packed), levels, strict=True))
-    coarse, (twos, fours) = unpack_cells(packed)
+    coarse, (twos, fours) = unpack_cells(packed, 16)
     assert torch.equal(coarse, levels.stride_16)
     cell = 1 * 3 + 2  # row 1, column 2
     assert torch.equal(twos[1, cell, 2], levels.stride_8[1, :, 2 + 1, 4 + 0])  # pixel 2 of 2 x 2: row 1, column 0

@@ -144,11 +144,16 @@ def test_every_experiment_takes_a_step_in_miniature(experiment: str, tmp_path: P
     scenes = SyntheticDataset(3, (60, 90))
     write_sa1b_tar((scenes[i] for i in range(3)), tmp_path / "sa_000000.tar")
     given = [f"experiment={experiment}", "model=mini", "dataset=sa1b", f"dataset.tars={tmp_path}", "dataset.limit=3"]
+    # those of SAM 2 have its levels, and a student with the encoder of another family
+    sam2 = "sam2" in experiment or "levels" in experiment
+    small, teacher = ("sam2_mini", "sam2_mini") if sam2 else ("mini", "sam_vit_mini")
     if experiment.startswith(("distill", "ablation", "search")) or experiment == "cache_teacher":
-        given += ["model@teacher=by_name", "teacher.name=sam_vit_mini", f"cache.folder={tmp_path / 'out' / 'cache'}"]
+        given += ["model@teacher=by_name", f"teacher.name={teacher}", f"cache.folder={tmp_path / 'out' / 'cache'}"]
+    if sam2:
+        given += ["encoder=tiny_vit_mini" + ("_stride16" if "levels" in experiment else "")]
     detects = "detect" in experiment
     if not detects:
-        given += ["model.name=mini"]  # over the name that an experiment gives to model=by_name
+        given += [f"model.name={small}"]  # over the name that an experiment gives to model=by_name
     if experiment == "distill_slim_synthetic":
         given += ["task.init_from_teacher=false"]
     if detects:  # masks of the model are measured at the end
@@ -159,7 +164,9 @@ def test_every_experiment_takes_a_step_in_miniature(experiment: str, tmp_path: P
         *given, "validation_images=1", "trainer.max_epochs=-1", "trainer.max_steps=1", f"output_dir={tmp_path / 'out'}"
     )
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert ("detector.pt" if detects else "cache" if experiment == "cache_teacher" else "mini.safetensors") in written
+    assert (
+        "detector.pt" if detects else "cache" if experiment == "cache_teacher" else f"{small}.safetensors"
+    ) in written
 
 
 def test_a_pruned_student_starts_from_its_teacher() -> None:

@@ -1,0 +1,185 @@
+"""SegEvery's time and memory with SAM 2: this project, and the official SAM2AutomaticMaskGenerator, in one run.
+
+    OMP_NUM_THREADS=2 python benchmarks/segevery_sam2.py --image photo.jpg             # wants the test dependencies
+    python benchmarks/segevery_sam2.py --points-per-side 32 --device cuda
+
+Same weights, photo, points, thresholds and threads. The weights are random, and calibrated to the photo so that SAM 2's
+filters keep masks of 30 to 40% of the points. Each measurement is a process of its own, since peak memory is a
+process's; each warms up on one point.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from segevery import agreement, grid_points, read_image, show, total, working
+from segevery_official import Clock, memory, now, times
+
+SHORT_NAMES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
+
+
+def official_sam2(model: str) -> Any:
+    """Return the official model without weights."""
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from sam2.build_sam import build_sam2
+
+    release, size = model.split("_hiera_")
+    GlobalHydra.instance().clear()  # importing sam2 initialises Hydra for itself
+    with initialize_config_module("sam2", version_base="1.2"):
+        return build_sam2(f"configs/{release}/{release}_hiera_{SHORT_NAMES[size]}.yaml", ckpt_path=None, device="cpu")
+
+
+@torch.no_grad()
+def write_weights(model: str, image: np.ndarray, path: Path) -> None:
+    """Random weights in the official format, such that masks of a third of a grid's points pass SAM 2's filters."""
+    from mobilesamv2 import SegAny, build_sam
+    from mobilesamv2.rle_encoder import RleEncoder
+    from mobilesamv2.sam2_checkpoints import rename_sam2
+    from mobilesamv2.structures import Prompts
+
+    torch.manual_seed(0)
+    state = official_sam2(model).state_dict()
+    torch.save({"model": state}, path)
+    sam = build_sam(model, path)
+    heads, last = sam.mask_decoder.output_hypernetworks_mlps, sam.mask_decoder.iou_prediction_head.layers[-1]
+    last.weight.mul_(40)
+    for name, parameter in sam.mask_decoder.transformer.named_parameters():
+        if "attn" in name and parameter.ndim == 2:
+            parameter.mul_(6)  # or all prompts would have one mask
+    for name, parameter in sam.mask_decoder.named_parameters():
+        if parameter.ndim == 4 and "output_upscaling" in name:
+            parameter.copy_(parameter.mean((2, 3), keepdim=True))  # or masks would be chequered
+    segany = SegAny(sam)
+    segany.set_image(image)
+    encode = RleEncoder.for_frame(segany.frame, sam.device)
+    points = (grid_points(8, 64) * torch.tensor([image.shape[1], image.shape[0]]))[:, None]
+    prompts = Prompts(points=points, labels=torch.ones(64, 1, dtype=torch.int64))
+    for step in range(5):  # the stability of a slot does not quite go with the scale of its logits
+        logits, predicted_iou = segany.predict_low_res(prompts, multimask_output=True)
+        stability = encode(logits.flatten(0, 1))[1].reshape(64, 3)
+        for head, quantile in zip(heads[1:], stability.quantile(0.5, dim=0).tolist(), strict=True):
+            for parameter in head.layers[-1].parameters() if step < 4 else ():
+                parameter.mul_(max(1 - quantile, 0.01) / 0.05)
+    best = torch.where(stability >= 0.95, predicted_iou.logit(), -9.0).amax(1)  # of each prompt
+    last.bias[1:] += 1.386 - best.quantile(0.65)  # sigmoid(1.386) is the threshold of .8
+    ours = sam.state_dict()
+    renamed = {official: name for name, official in rename_sam2({key: key for key in state}).items()}
+    torch.save({"model": {k: ours[renamed[k]] if k in renamed else v for k, v in state.items()}}, path)
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Segment everything by one of the two, and return seconds by stage, bytes and masks."""
+    image, device = np.asarray(Image.open(job["image"]).convert("RGB")), torch.device(job["device"])
+    points = grid_points(job["points_per_side"], job["points_per_side"] ** 2).numpy()
+    return (official_worker if job["side"] == "official" else our_worker)(job, image, points, device)
+
+
+def official_worker(job: dict[str, Any], image: np.ndarray, points: np.ndarray, device: torch.device) -> dict[str, Any]:
+    """SAM 2's mask generator with its defaults."""
+    from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
+
+    sam = official_sam2(job["model"])
+    sam.load_state_dict(torch.load(job["weights"], weights_only=True)["model"])
+    sam.eval().to(device)
+    loaded = memory(device, peak=False)
+
+    def generator(grid: np.ndarray) -> Any:
+        nms = job["nms_iou"]
+        return SAM2AutomaticMaskGenerator(
+            sam, points_per_side=None, point_grids=[grid], output_mode="coco_rle", box_nms_thresh=nms
+        )
+
+    generator(points[:1]).generate(image)  # warms up
+    encoder, decoder = Clock(sam.image_encoder, device), Clock(sam.sam_mask_decoder, device)
+    start, cpu = now(device), time.process_time()
+    records = generator(points).generate(image)
+    seconds, cpu = now(device) - start, time.process_time() - cpu
+    scale = np.array([image.shape[1], image.shape[0]])
+    index = [int(np.abs(points * scale - np.array(record["point_coords"][0])).sum(1).argmin()) for record in records]
+    masks = [record["segmentation"] for record in records]
+    result = {"masks": masks, "prompt_index": index, "peak": memory(device, peak=True), "loaded": loaded, "cpu": cpu}
+    return result | times(seconds, encoder, decoder)
+
+
+def our_worker(job: dict[str, Any], image: np.ndarray, points: np.ndarray, device: torch.device) -> dict[str, Any]:
+    """SegEvery with the same grid."""
+    from mobilesamv2 import SegEvery, build_sam
+    from mobilesamv2.prompts import Grid
+
+    sam = build_sam(job["model"], job["weights"]).to(device).for_inference()
+    loaded = memory(device, peak=False)
+    SegEvery(sam, Grid(points_per_side=1))(image)
+    segevery = SegEvery(sam, Grid(points_per_side=job["points_per_side"], box_nms_thresh=job["nms_iou"]))
+    start, cpu = now(device), time.process_time()
+    masks = segevery(image)
+    seconds, cpu = now(device) - start, time.process_time() - cpu
+    encoder, decoder = (segevery.timer.ms[stage] / 1000 for stage in ("image_encoder", "mask_decoder"))
+    result = {"encoder": encoder, "decoder": decoder, "rest": seconds - encoder - decoder}
+    result |= {"peak": memory(device, peak=True), "loaded": loaded, "cpu": cpu}
+    return result | {"masks": masks.rles, "prompt_index": masks.prompt_index.tolist()}
+
+
+def in_a_process(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Measure in a process of its own."""
+    job_file, out_file = folder / "job.json", folder / "out.json"
+    job_file.write_text(json.dumps(job))
+    command = [sys.executable, "-W", "ignore", __file__, "--worker", str(job_file), str(out_file)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SystemExit(f"{job['side']} ended with {done.returncode}:\n{done.stdout.decode()}")
+    return json.loads(out_file.read_text())
+
+
+def main() -> None:
+    """Print seconds by stage, peak memory, the ratios and how far the masks agree."""
+    parser = argparse.ArgumentParser(description="SegEvery with SAM 2, here and in the official code.")
+    parser.add_argument("--image", type=Path, help="a photo (default: a drawn scene of 1500 x 2250)")
+    parser.add_argument("--model", default="sam2.1_hiera_tiny", help="sam2.1_hiera_* or sam2_hiera_*")
+    parser.add_argument("--points-per-side", type=int, default=32)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder, image = Path(name), read_image(args.image)
+        Image.fromarray(image).save(folder / "photo.png")
+        write_weights(args.model, image, folder / "weights.pt")
+        job = {"image": str(folder / "photo.png"), "weights": str(folder / "weights.pt"), "model": args.model}
+        job |= {"device": args.device, "points_per_side": args.points_per_side, "nms_iou": 0.7}
+        threads = torch.get_num_threads()
+        print(
+            f"{image.shape[0]} x {image.shape[1]} pixels, {args.device}, {threads} threads, torch {torch.__version__}"
+        )
+        heading = "".join(f"{column:>9s}" for column in ("s", "encoder", "decoder", "rest"))
+        print(f"{args.model:34s}{heading}{'peak MiB':>11s}{'beyond':>11s}")
+        grid = f"grid of {args.points_per_side} x {args.points_per_side}"
+        official, ours = (in_a_process(job | {"side": side}, folder) for side in ("official", "ours"))
+        show(f"official, {grid}", official, f"{official['cpu']:.1f} s of CPU time")
+        show(f"ours, {grid}", ours, f"{ours['cpu']:.1f} s of CPU time")
+        speed, beyond = total(official) / total(ours), working(official) / working(ours)
+        peak = official["peak"] / ours["peak"]
+        print(
+            f"    {speed:.1f} times as fast, {official['cpu'] / ours['cpu']:.1f} by CPU time, "
+            f"1/{beyond:.1f} of the memory beyond the model's, "
+            f"1/{peak:.1f} of the process's"
+        )
+        few = job | {"points_per_side": 6, "nms_iou": 1.0}
+        official, ours = (in_a_process(few | {"side": side}, folder) for side in ("official", "ours"))
+        share = len(set(ours["prompt_index"])) / 36
+        print(f"    36 points without NMS: {agreement(ours, official)}; {share:.0%} of them pass the filters")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        Path(sys.argv[3]).write_text(json.dumps(measure(json.loads(Path(sys.argv[2]).read_text()))))
+    else:
+        main()
