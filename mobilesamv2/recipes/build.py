@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
+from mobilesamv2.callbacks.log_lines import LogLines
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes.checks import is_sweep
 
@@ -50,8 +52,10 @@ def cluster_plugins() -> list[Any]:
 
 
 def progress_bars(trainer: DictConfig) -> list[Callback]:
-    """Return the progress bar of conf/trainer: tqdm's, which a log file shows too, whatever else is installed."""
-    return [TQDMProgressBar()] if trainer.get("enable_progress_bar", True) else []
+    """Return what shows the progress, unless conf/trainer has none: tqdm's bar in a terminal, lines in a log file."""
+    if not trainer.get("enable_progress_bar", True):
+        return []
+    return [TQDMProgressBar() if sys.stderr.isatty() else LogLines()]
 
 
 def own_callbacks(trainer: DictConfig) -> list[Callback]:

@@ -203,8 +203,7 @@ def draw_ablation(runs: Sequence[Run], key: str) -> Figure:
     for place, ((ar,), (low,), (high,)) in enumerate(values):
         bars = _bars(ar, low, high)
         x, y = (place, ar) if upright else (ar, place)
-        errors: dict[str, Any] = {"yerr" if upright else "xerr": bars}
-        axes.errorbar(x, y, **errors, color=colour, marker=marker)
+        axes.errorbar(x, y, yerr=bars if upright else None, xerr=None if upright else bars, color=colour, marker=marker)
     name, measured = wrapped(setting_name(key), 30), "mean AR over K (%)"
     if upright:
         axes.plot([ar for (ar,), _, _ in values], color=colour)

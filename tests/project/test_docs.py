@@ -25,6 +25,11 @@ def test_the_site_has_every_public_module(tmp_path: Path) -> None:
     names = {".".join(module.relative_to(ROOT).parts) for module in modules}
     pages = "".join(path.read_text() for path in (tmp_path / "api").glob("*.html"))
     assert {name for name in names if f'id="{name}"' not in pages} == set()
+    experiments = (tmp_path / "experiments.html").read_text()
+    for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
+        assert f'id="{path.stem}"' in experiments
+    assert "ablation_max_prompts" in (tmp_path / "search" / "search_index.json").read_text()
+    assert not list(tmp_path.rglob("*.py"))
 
 
 def test_the_citation_is_of_this_version() -> None:
