@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,14 +22,9 @@ from torch import Tensor, nn
 
 from mobilesamv2.files import atomic_write, torch_save_atomic
 from mobilesamv2.model_zoo import require_weights
-from mobilesamv2.models.image_encoder import ImageEncoder
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.models.timm_backbone import TimmBackbone
 from mobilesamv2.sam2_checkpoints import rename_sam2
 from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
-from mobilesamv2.transforms import PIXEL_STD
-
-logger = logging.getLogger(__name__)
 
 PARTS = ("image_encoder", "prompt_encoder", "mask_decoder")
 """The three parts of a SAM; a file contains some or all of them."""
@@ -99,7 +92,7 @@ def load_weights(sam: Sam, path: str | Path) -> tuple[str, ...]:
             keys or shapes differ from the model's.
     """
     path = Path(path)
-    parts = _split(_read(path), path)
+    parts = _split(read_state_dict(path), path)
     modules = {part: getattr(sam, part) for part in parts}
     mismatches: list[str] = []
     non_finite: list[str] = []
@@ -121,51 +114,10 @@ def load_weights(sam: Sam, path: str | Path) -> tuple[str, ...]:
     return tuple(part for part in PARTS if part in parts)
 
 
-def load_backbone(encoder: ImageEncoder, path: str | Path) -> None:
-    """Load pretrained weights of a timm backbone into an image encoder; layers that the encoder omits are not read.
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return ``name``, ``encoder`` and ``image_size`` of the model in a safetensors file written by ``save_weights``.
 
-    The keys are timm's, or another implementation's of the same network whose tensors have the same order and the
-    same shapes. The first convolution is rescaled to SAM's normalisation of pixels.
-
-    Args:
-        encoder: built by ``registry.build_encoder`` from one timm backbone.
-        path: a state dictionary, pickled or as safetensors.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the encoder has no timm backbone, or the file's tensors differ from the backbone's.
-    """
-    path = Path(path)
-    backbone = encoder.backbone
-    if not isinstance(backbone, TimmBackbone):
-        raise ValueError(f"The encoder must have one timm backbone to load {path}, got {type(backbone).__name__}.")
-    with torch.device("meta"):
-        reference = timm.create_model(backbone.variant).state_dict()
-    state = {str(key): value for key, value in _read(path).items() if isinstance(value, Tensor)}
-    if state.keys() != reference.keys():
-        same = [value.shape for value in state.values()] == [value.shape for value in reference.values()]
-        if not same:
-            raise ValueError(
-                f"The tensors of {path} must be those of timm's {backbone.variant}, by name or by order and shape."
-            )
-        state = dict(zip(reference, state.values(), strict=True))
-    body: nn.Module = backbone.body
-    inner = getattr(body, "model", body)
-    if not isinstance(inner, nn.Module):
-        raise TypeError(f"timm keeps {backbone.variant} in a {type(inner).__name__}.")
-    first = next(name for name, module in inner.named_modules() if isinstance(module, nn.Conv2d))
-    config = timm.get_pretrained_cfg(backbone.variant)
-    std = torch.tensor(config.std if config else (0.5, 0.5, 0.5)).view(3, 1, 1)
-    state[f"{first}.weight"] = state[f"{first}.weight"] * (torch.tensor(PIXEL_STD).view(3, 1, 1) / 255 / std)
-    missing = sorted(inner.state_dict().keys() - state.keys())
-    if missing:
-        raise ValueError(f"{path} has missing key(s) for timm's {backbone.variant}: {_first_few(missing)}.")
-    inner.load_state_dict({key: state[key] for key in inner.state_dict()})
-    logger.info("loaded backbone %s from %s; neck and decoder are unchanged", backbone.variant, path)
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return ``name`` and ``encoder`` of the model in a safetensors file written by ``save_weights``.
+    Files of earlier versions have no image size, which is then None: the registry's.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -175,8 +127,12 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     require_weights(path)
     try:
         content = _model_record(path)
-        return {"name": str(content["name"]), "encoder": str(content["encoder"])}
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        return {
+            "name": str(content["name"]),
+            "encoder": str(content["encoder"]),
+            "image_size": int(content["image_size"]) if "image_size" in content else None,
+        }
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} must be a safetensors file written by mobilesamv2, got one without its metadata. "
             "For any other file, pass the model's name: build_sam(name, checkpoint=path)."
@@ -236,7 +192,7 @@ def save_weights(sam: Sam, path: str | Path, dtype: torch.dtype | None = None) -
         raise ValueError("The model must have a registry name to be saved, got None; build it with build_sam(name).")
     if sam.is_for_inference:
         raise ValueError("The model must not be a copy for inference; save the model that it was copied from.")
-    metadata = {"name": sam.name, "encoder": sam.encoder_name} | asdict(sam.thresholds)
+    metadata = {"name": sam.name, "encoder": sam.encoder_name, "image_size": sam.image_size} | asdict(sam.thresholds)
     state = {key: value.detach().cpu().contiguous() for key, value in sam.state_dict().items()}
     if dtype is not None:
         state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
@@ -269,8 +225,13 @@ def save_mobile_sam(sam: Sam, path: str | Path) -> None:
     torch_save_atomic(state, path)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the dictionary in a weight file, without executing code in it."""
+def read_state_dict(path: Path) -> dict[str, Any]:
+    """Return the dictionary in a weight file, without executing code in it.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it can't be read as weights alone.
+    """
     require_weights(path)
     try:
         if path.suffix == ".safetensors":

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import timm
 
-from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata, read_thresholds
+from mobilesamv2.backbone_weights import load_backbone
+from mobilesamv2.checkpoints import PARTS, load_weights, read_metadata, read_thresholds
 from mobilesamv2.model_zoo import MODEL_FILES, shipped_models
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
 from mobilesamv2.models.pyramid import sam2_hiera
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
 from mobilesamv2.names import did_you_mean
+from mobilesamv2.ranges import Count
 from mobilesamv2.structures import SAM_2_THRESHOLDS, SAM_THRESHOLDS, Thresholds
 
 TIMM_PREFIX = "timm/"
@@ -136,6 +138,7 @@ def build_sam(
     *,
     encoder: str | None = None,
     backbone_checkpoint: str | Path | None = None,
+    image_size: Count | None = None,
     allow_partial: bool = True,
 ) -> Sam:
     """Build a model by name, in eval mode on the CPU.
@@ -145,8 +148,9 @@ def build_sam(
         checkpoint: a weight file, or several that together contain the model, loaded in order; None leaves random
             weights.
         encoder: image encoder to use instead of the model's own: a key of ``ENCODERS`` or ``timm/<backbone>``.
-        backbone_checkpoint: a file of the backbone's pretrained weights, as timm or its authors publish them, loaded
-            before ``checkpoint``; see ``load_backbone``.
+        backbone_checkpoint: pretrained weights of the encoder's backbone, loaded before ``checkpoint``: ``timm``
+            downloads timm's, a file has them as timm or the backbone's authors publish them; see ``load_backbone``.
+        image_size: S, pixels, a multiple of 32, for a model of another input than the registry's.
         allow_partial: warn, instead of raising, if the files leave a part of the model without weights.
 
     Returns:
@@ -154,15 +158,20 @@ def build_sam(
         registry's.
 
     Raises:
-        ValueError: if a name is unknown, the list of files is empty, or a file does not fit (see ``load_weights``).
+        ValueError: if a name is unknown, the list of files is empty, a file does not fit (see ``load_weights``), or
+            the image size is no multiple of 32.
         FileNotFoundError: if a weight file does not exist.
+        ConnectionError: if timm's weights of the backbone can't be downloaded.
     """
     spec = _spec(name)
     encoder_name = encoder or spec.encoder
-    image_encoder = build_encoder(encoder_name, spec.image_size, spec.embed_dim)
+    side = spec.image_size if image_size is None else image_size
+    if side < 32 or side % 32:
+        raise ValueError(f"image_size must be a positive multiple of 32 pixels, got {side}.")
+    image_encoder = build_encoder(encoder_name, side, spec.embed_dim)
     sam = spec.family(
         image_encoder,
-        image_size=spec.image_size,
+        image_size=side,
         embed_dim=spec.embed_dim,
         decoder_heads=spec.decoder_heads,
         decoder_mlp_dim=spec.decoder_mlp_dim,
@@ -203,7 +212,8 @@ def load_sam(path: str | Path) -> Sam:
         ValueError: if the file's metadata do not name its model.
     """
     metadata = read_metadata(path)
-    return build_sam(metadata["name"], path, encoder=metadata["encoder"], allow_partial=False)
+    settings = {key: metadata[key] for key in ("encoder", "image_size")}
+    return build_sam(metadata["name"], path, **settings, allow_partial=False)
 
 
 def build_encoder(name: str, image_size: int, out_channels: int) -> ImageEncoder:

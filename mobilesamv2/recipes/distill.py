@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from mobilesamv2.recipes.build import build_model
 from mobilesamv2.recipes.checks import Check, weight_checks
+from mobilesamv2.recipes.records import describe_start
 from mobilesamv2.recipes.teachers import build_teacher, teacher_config
 from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
 
@@ -23,6 +24,7 @@ def missing_files(cfg: DictConfig) -> list[Check]:
 
 def build(cfg: DictConfig) -> TrainingSetup:
     """Build a student, its teacher, and the cache of the teacher's embeddings."""
+    print(describe_start("model", cfg.model))
     teacher, student = build_teacher(cfg), build_model(cfg.model, cfg.encoder)
     optimizer = instantiate(cfg.optimizer)
     task = instantiate(cfg.task, student=student, teacher=teacher, optimizer=optimizer, _convert_="all")

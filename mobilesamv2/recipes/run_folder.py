@@ -17,6 +17,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from mobilesamv2.backbone_weights import TIMM
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.files import sha256_of, write_text_atomic
 from mobilesamv2.identity import read_identity, require_same_identity
@@ -59,7 +60,7 @@ def run_identity(cfg: DictConfig, images: ImageDataset) -> dict[str, Any]:
         elif key.endswith("checkpoint"):
             files = value if isinstance(value, list) else [value] if value else []
             found = bool(files) and all(Path(file).is_file() for file in files)  # a task may leave a model out
-            identity[f"{key} (SHA-256)"] = sha256_of(files) if found else None
+            identity[f"{key} (SHA-256)"] = TIMM if value == TIMM else sha256_of(files) if found else None
     ids = "\n".join(map(str, images.image_ids))
     identity["images (SHA-256 of their ids)"] = hashlib.sha256(ids.encode()).hexdigest()
     return json.loads(json.dumps(identity))

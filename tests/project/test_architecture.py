@@ -13,7 +13,7 @@ BASE = (
     *("model_zoo", "extras", "ranges", "broken_pipe", "names"),
 )
 ROOMS = ("models", "prompts", "data", "metrics")
-WEIGHTS = ("registry", "checkpoints", "pretrained")
+WEIGHTS = ("registry", "checkpoints", "backbone_weights", "pretrained")
 USE = ("segany", "segevery", "rle_encoder")
 RUN = ("tasks", "callbacks", "evaluation")
 SHOW = ("reports", "export", "app")
@@ -36,7 +36,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "visualize": ("structures", "transforms", "masks"),
     **dict.fromkeys(ROOMS, BASE),
     "checkpoints": (*BASE, *ROOMS, "sam2_checkpoints"),
-    "registry": (*BASE, *ROOMS, "checkpoints"),
+    "backbone_weights": (*BASE, *ROOMS, "checkpoints"),
+    "registry": (*BASE, *ROOMS, "checkpoints", "backbone_weights"),
     "pretrained": (*BASE, *ROOMS, "registry", "checkpoints"),
     "segany": (*BASE, *ROOMS, *WEIGHTS, "rle_encoder"),
     "segevery": (*BASE, *ROOMS, *WEIGHTS, *USE),
