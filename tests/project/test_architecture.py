@@ -13,7 +13,7 @@ BASE = (
     *("model_zoo", "extras", "ranges", "broken_pipe", "names"),
 )
 ROOMS = ("models", "prompts", "data", "metrics")
-WEIGHTS = ("registry", "checkpoints", "backbone_weights", "pretrained")
+WEIGHTS = ("registry", "checkpoints", "backbone_weights", "model_card", "pretrained")
 USE = ("segany", "segevery", "rle_encoder")
 RUN = ("tasks", "callbacks", "evaluation")
 SHOW = ("reports", "export", "app")
@@ -38,7 +38,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "checkpoints": (*BASE, *ROOMS, "sam2_checkpoints"),
     "backbone_weights": (*BASE, *ROOMS, "checkpoints"),
     "registry": (*BASE, *ROOMS, "checkpoints", "backbone_weights"),
-    "pretrained": (*BASE, *ROOMS, "registry", "checkpoints"),
+    "model_card": (*BASE, *ROOMS),
+    "pretrained": (*BASE, *ROOMS, "registry", "checkpoints", "model_card"),
     "segany": (*BASE, *ROOMS, *WEIGHTS, "rle_encoder"),
     "segevery": (*BASE, *ROOMS, *WEIGHTS, *USE),
     **dict.fromkeys(RUN, (*BASE, *ROOMS, *WEIGHTS, *USE)),
