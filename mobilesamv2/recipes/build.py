@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
+from mobilesamv2.callbacks.pictures import PredictionPictures
+from mobilesamv2.models.object_detector import ObjectDetector
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes.checks import is_sweep
 
@@ -52,6 +54,11 @@ def cluster_plugins() -> list[Any]:
 def progress_bars(trainer: DictConfig) -> list[Callback]:
     """Return the progress bar of conf/trainer: tqdm's, which a log file shows too, whatever else is installed."""
     return [TQDMProgressBar()] if trainer.get("enable_progress_bar", True) else []
+
+
+def picture_callbacks(cfg: DictConfig, model: Sam | ObjectDetector) -> list[Callback]:
+    """Return the pictures of what a run trains, every ``picture_steps``, for loggers that show images."""
+    return [] if cfg.picture_steps is None else [PredictionPictures(model, cfg.picture_steps)]
 
 
 def own_callbacks(trainer: DictConfig) -> list[Callback]:

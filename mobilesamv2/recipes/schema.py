@@ -84,6 +84,7 @@ class TrainConfig:
     compile: bool = False
     channels_last: bool = False
     objective: str | None = None
+    picture_steps: Count | None = None
     checkpoint_minutes: Annotated[float, Range(above=0, most=MINUTES_OF_A_YEAR)] = 15.0
     resume: str | None = "auto"
     requeue: bool = True

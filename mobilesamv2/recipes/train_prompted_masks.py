@@ -7,7 +7,7 @@ from functools import partial
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mobilesamv2.recipes.build import build_model
+from mobilesamv2.recipes.build import build_model, picture_callbacks
 from mobilesamv2.recipes.checks import Check, weight_checks
 from mobilesamv2.recipes.records import describe_start
 from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
@@ -26,6 +26,5 @@ def build(cfg: DictConfig) -> TrainingSetup:
     print(describe_start("model", cfg.model))
     sam = build_model(cfg.model, cfg.encoder)
     task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    return TrainingSetup(
-        task, build_samples(cfg, sam.image_size, keep_aspect_ratio=sam.keep_aspect_ratio), partial(write_sam, sam)
-    )
+    samples = build_samples(cfg, sam.image_size, keep_aspect_ratio=sam.keep_aspect_ratio)
+    return TrainingSetup(task, samples, partial(write_sam, sam), callbacks=picture_callbacks(cfg, sam))
