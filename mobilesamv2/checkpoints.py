@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mobilesamv2.files import atomic_write, torch_save_atomic
 from mobilesamv2.model_zoo import require_weights
+from mobilesamv2.models.low_rank import merge_low_rank
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.sam2_checkpoints import rename_sam2
 from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
@@ -178,6 +179,8 @@ def weights_sha256(module: nn.Module) -> str:
 def save_weights(sam: Sam, path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a model as safetensors, with its registry names and its thresholds as JSON in the metadata.
 
+    Low-rank updates are merged into the weights that they are of.
+
     Args:
         sam: the model.
         path: of the file.
@@ -193,7 +196,7 @@ def save_weights(sam: Sam, path: str | Path, dtype: torch.dtype | None = None) -
     if sam.is_for_inference:
         raise ValueError("The model must not be a copy for inference; save the model that it was copied from.")
     metadata = {"name": sam.name, "encoder": sam.encoder_name, "image_size": sam.image_size} | asdict(sam.thresholds)
-    state = {key: value.detach().cpu().contiguous() for key, value in sam.state_dict().items()}
+    state = {key: value.detach().cpu().contiguous() for key, value in merge_low_rank(sam).state_dict().items()}
     if dtype is not None:
         state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     with atomic_write(path) as partial:
@@ -215,7 +218,7 @@ def save_mobile_sam(sam: Sam, path: str | Path) -> None:
             "save_weights writes any model as safetensors."
         )
     state: StateDict = {}
-    for key, value in sam.state_dict().items():
+    for key, value in merge_low_rank(sam).state_dict().items():
         part, name = key.split(".", 1)
         name = _rename(name, _TINY_VIT_TO_OFFICIAL) if part == "image_encoder" else name
         state[f"{part}.{name}"] = value.detach().cpu().clone()

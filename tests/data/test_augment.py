@@ -14,6 +14,7 @@ from mobilesamv2.masks import areas, boxes_from_rles, clip, decode, encode
 from mobilesamv2.structures import GroundTruth
 
 
+
 def rectangles(boxes: list[list[int]], size: tuple[int, int], image_id: int = 0) -> GroundTruth:
     """Objects that fill boxes, xyxy, the last column and row not covered."""
     masks = np.zeros((len(boxes), *size), dtype=bool)
