@@ -189,13 +189,13 @@ def build_trainer(cfg: DictConfig, folder: Path, run_id: str, more: Sequence[Cal
     )
 
 
-def build_samples(cfg: DictConfig, image_size: int, **frame: bool) -> EncoderSamples:
+def build_samples(cfg: DictConfig, image_size: int, **frame: Any) -> EncoderSamples:
     """Build what a task trains on: its samples of the data set.
 
     Args:
         cfg: the composed configuration.
         image_size: S, pixels.
-        frame: ``keep_aspect_ratio`` for the samples of a SAM.
+        frame: ``keep_aspect_ratio`` for the samples of a SAM, and ``student_size``.
     """
     images = instantiate(cfg.dataset, _convert_="all")
     return instantiate(cfg.samples, images=images, image_size=image_size, **frame, _convert_="all")

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
@@ -24,16 +25,19 @@ class Distill(pl.LightningModule):
     """A student and its teacher: the base of all kinds of distillation.
 
     The student's prompt encoder and mask decoder become copies of the teacher's, since its embeddings are to fit them.
+    This holds for a student of another input too: its image embedding has another grid, and nothing in the two depends
+    on one, since the positions of cells and of prompts are shares of the input's side. A student of another embedding
+    width keeps its own two, whose weights have other shapes.
 
     Args:
         student: the model to train.
-        teacher: the model to imitate, of the student's image size and embedding width.
+        teacher: the model to imitate; samples and prompts are in pixels of its input.
         optimizer: builds the optimizer from the parameter groups.
         warmup_images: images of the learning rate's warm-up.
         train_decoder: train the student's mask decoder too.
 
     Raises:
-        ValueError: if the two models' sizes differ.
+        ValueError: if the two are of different families, or the cache lacks the padding for a student of another input.
     """
 
     def __init__(
@@ -45,19 +49,20 @@ class Distill(pl.LightningModule):
         train_decoder: bool = False,
     ) -> None:
         super().__init__()
-        student_size, teacher_size = ((s.image_size, s.embedding_channels) for s in (student, teacher.sam))
         if student.keep_aspect_ratio != teacher.sam.keep_aspect_ratio:
             raise ValueError(
                 f"The student must be of its teacher's family, SAM or SAM 2, got {student.name} for {teacher.sam.name}."
             )
-        if student_size != teacher_size:
-            raise ValueError(
-                f"The student's image size and embedding width must be the teacher's {teacher_size}, "
-                f"got {student_size}."
+        self._scale = student.image_size / teacher.sam.image_size
+        if self._scale != 1:
+            teacher.check_full_embeddings(
+                "the embeddings are resampled for a student of another image size. Set cache.store_padding=true."
             )
-        student.prompt_encoder.load_state_dict(teacher.sam.prompt_encoder.state_dict())
-        student.mask_decoder.load_state_dict(teacher.sam.mask_decoder.state_dict())
-        student.thresholds = teacher.sam.thresholds  # they are of the decoder's scores
+        if student.embedding_channels == teacher.sam.embedding_channels:
+            student.prompt_encoder.load_state_dict(teacher.sam.prompt_encoder.state_dict())
+            student.mask_decoder.load_state_dict(teacher.sam.mask_decoder.state_dict())
+            student.thresholds = teacher.sam.thresholds  # they are of the decoder's scores
+        _log_differences(student, teacher.sam)
         student.prompt_encoder.requires_grad_(False)
         student.mask_decoder.requires_grad_(train_decoder)
         self.student = student
@@ -90,7 +95,11 @@ class Distill(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        return cosine_schedule(self.trainer, self.student, self._optimizer, self._warmup_images)
+        return cosine_schedule(self.trainer, self, self._optimizer, self._warmup_images)
+
+    def encode(self, batch: Sample) -> Tensor:
+        """Return the student's image embeddings (B, C, h, w) of a batch, of its own pixels where its input differs."""
+        return self.student.image_encoder(batch["pixels" if self._scale == 1 else "student_pixels"])
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -107,9 +116,13 @@ class Distill(pl.LightningModule):
 class DistillDecoupled(Distill):
     """Decoupled distillation: only the student's image encoder is trained, on the teacher's image embeddings.
 
+    For a student of another input the teacher's embeddings are resampled to the student's grid, by antialiased bilinear
+    interpolation. For one of another embedding width a 1 x 1 convolution, which is trained along and then dropped, maps
+    the student's embeddings to the teacher's width.
+
     Args:
         student: the model to train.
-        teacher: the model to imitate, of the student's image size and embedding width.
+        teacher: the model to imitate.
         optimizer: builds the optimizer from the parameter groups.
         warmup_images: images of the learning rate's warm-up.
         mse_weight: weight of the mean squared error.
@@ -119,10 +132,10 @@ class DistillDecoupled(Distill):
             a student that is a pruned teacher; else the student keeps the weights that it comes with.
 
     Raises:
-        ValueError: if the two models' sizes differ, if the cache lacks the padding and the loss includes it, or if the
-            teacher has no tensor to start from.
+        ValueError: as in ``Distill``; if the cache lacks the padding and the loss includes it; or if the teacher has no
+            tensor to start from.
 
-    Source: MobileSAM, section 3, which has only the mean squared error, of all cells.
+    Source: MobileSAM, section 3, which has only the mean squared error, of all cells. The projection is FitNets'.
     """
 
     def __init__(
@@ -143,6 +156,8 @@ class DistillDecoupled(Distill):
             teacher.check_full_embeddings(
                 "the loss includes the padding. Set cache.store_padding=true or task.mask_padding=true."
             )
+        widths = student.embedding_channels, teacher.sam.embedding_channels
+        self.projection = nn.Identity() if widths[0] == widths[1] else nn.Conv2d(*widths, kernel_size=1)
         self._mse_weight, self._cosine_weight = mse_weight, cosine_weight
         self._mask_padding = mask_padding
 
@@ -165,9 +180,36 @@ class DistillDecoupled(Distill):
 
     def _errors(self, batch: Sample) -> tuple[Tensor, Tensor]:
         """Return the mean squared error and one minus the cosine similarity, means over the cells that count."""
-        student, teacher = self.student.image_encoder(batch["pixels"]), self.teacher.embedding(batch)
-        valid = valid_cells(batch["resized"], student.shape[-1]) if self._mask_padding else None
+        student, teacher = self.projection(self.encode(batch)), self.teacher.embedding(batch)
+        teacher = resample_embedding(teacher, student.shape[-1])
+        resized = (batch["resized"] * self._scale).ceil().long() if self._scale != 1 else batch["resized"]
+        valid = valid_cells(resized, student.shape[-1]) if self._mask_padding else None
         return embedding_losses(student, teacher, valid)
+
+
+def _log_differences(student: Sam, teacher: Sam) -> None:
+    """State what a student of another size than its teacher's means for the target and the decoder."""
+    if student.image_size != teacher.image_size:
+        logger.info(
+            "The student has an input of %d pixels, the teacher one of %d: it learns from the teacher's output, "
+            "resampled to its own grid.",
+            *(student.image_size, teacher.image_size),
+        )
+    if student.embedding_channels == teacher.embedding_channels:
+        logger.info("The student uses the teacher's prompt encoder and mask decoder, on its own grid.")
+    else:
+        logger.warning(
+            "The student's embeddings have %d channels, the teacher's %d: the student can't use the teacher's prompt "
+            "encoder and mask decoder and keeps its own. Train them by task=distill_coupled or task=finetune_decoder.",
+            *(student.embedding_channels, teacher.embedding_channels),
+        )
+
+
+def resample_embedding(embedding: Tensor, grid: int) -> Tensor:
+    """Resample image embeddings (B, C, h, h) to (B, C, grid, grid), antialiased; unchanged if they have this grid."""
+    if embedding.shape[-1] == grid:
+        return embedding
+    return F.interpolate(embedding, size=(grid, grid), mode="bilinear", align_corners=False, antialias=True)
 
 
 def _copy_shared_tensors(teacher: nn.Module, student: nn.Module) -> None:
