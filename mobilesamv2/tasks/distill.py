@@ -195,9 +195,9 @@ def _log_differences(student: Sam, teacher: Sam) -> None:
             "resampled to its own grid.",
             *(student.image_size, teacher.image_size),
         )
-    if student.embedding_channels == teacher.embedding_channels:
-        logger.info("The student uses the teacher's prompt encoder and mask decoder, on its own grid.")
-    else:
+        if student.embedding_channels == teacher.embedding_channels:
+            logger.info("The student uses the teacher's prompt encoder and mask decoder, on this grid.")
+    if student.embedding_channels != teacher.embedding_channels:
         logger.warning(
             "The student's embeddings have %d channels, the teacher's %d: the student can't use the teacher's prompt "
             "encoder and mask decoder and keeps its own. Train them by task=distill_coupled or task=finetune_decoder.",
