@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,9 +22,8 @@ from mobilesamv2.checkpoint_layouts import PARTS, first_few, split_parts
 from mobilesamv2.encoder_checkpoints import to_mobile_sam
 from mobilesamv2.files import atomic_write, check_archive, torch_save_atomic, write_text_atomic
 from mobilesamv2.model_zoo import require_weights
-from mobilesamv2.models.image_encoder import ImageEncoder
+from mobilesamv2.models.low_rank import merge_low_rank
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.models.timm_backbone import TimmBackbone, TimmPyramid
 from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transformers_checkpoints import (
     CONFIG_FILE,
@@ -35,9 +32,6 @@ from mobilesamv2.transformers_checkpoints import (
     to_transformers,
     transformers_config,
 )
-from mobilesamv2.transforms import PIXEL_STD
-
-logger = logging.getLogger(__name__)
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of the weights in a file; torch would load any other type as well, with other values."""
@@ -65,7 +59,7 @@ def load_weights(sam: Sam, path: str | Path, prefix: str | None = None) -> tuple
             from the model's.
     """
     path = Path(path)
-    parts = split_parts(_read(path, unwrap=False), path, prefix)
+    parts = split_parts(read_state_dict(path, unwrap=False), path, prefix)
     modules = {part: getattr(sam, part) for part in parts}
     mismatches: list[str] = []
     for part, state in parts.items():
@@ -86,55 +80,10 @@ def load_weights(sam: Sam, path: str | Path, prefix: str | None = None) -> tuple
     return tuple(part for part in PARTS if part in parts)
 
 
-def load_backbone(encoder: ImageEncoder, path: str | Path) -> None:
-    """Load pretrained weights of a timm backbone into an image encoder; layers that the encoder omits are not read.
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return ``name``, ``encoder`` and ``image_size`` of the model in a safetensors file written by ``save_weights``.
 
-    The keys are timm's, or another implementation's of the same network whose tensors have the same order and the
-    same shapes. The first convolution is rescaled to SAM's normalisation of pixels.
-
-    Args:
-        encoder: built by ``registry.build_encoder`` from one timm backbone.
-        path: a state dictionary, pickled or as safetensors.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the encoder has no timm backbone, or the file's tensors differ from the backbone's, or are not
-            finite.
-    """
-    path = Path(path)
-    backbone = encoder.backbone
-    if not isinstance(backbone, TimmBackbone | TimmPyramid):
-        raise ValueError(f"The encoder must have one timm backbone to load {path}, got {type(backbone).__name__}.")
-    with torch.device("meta"):
-        reference = timm.create_model(backbone.variant).state_dict()
-    state = {str(key): value for key, value in _read(path).items() if isinstance(value, Tensor)}
-    _check_kinds(path, {}, state)
-    if state.keys() != reference.keys():
-        same = [value.shape for value in state.values()] == [value.shape for value in reference.values()]
-        if not same:
-            raise ValueError(
-                f"The tensors of {path} must be those of timm's {backbone.variant}, by name or by order and shape."
-            )
-        state = dict(zip(reference, state.values(), strict=True))
-    _check_kinds(path, reference, state)
-    _check_finite(path, reference, state)
-    body: nn.Module = backbone.body
-    inner = getattr(body, "model", body)
-    if not isinstance(inner, nn.Module):
-        raise TypeError(f"timm keeps {backbone.variant} in a {type(inner).__name__}.")
-    first = next(name for name, module in inner.named_modules() if isinstance(module, nn.Conv2d))
-    config = timm.get_pretrained_cfg(backbone.variant)
-    std = torch.tensor(config.std if config else (0.5, 0.5, 0.5)).view(3, 1, 1)
-    state[f"{first}.weight"] = state[f"{first}.weight"] * (torch.tensor(PIXEL_STD).view(3, 1, 1) / 255 / std)
-    missing = sorted(inner.state_dict().keys() - state.keys())
-    if missing:
-        raise ValueError(f"{path} has missing key(s) for timm's {backbone.variant}: {first_few(missing)}.")
-    inner.load_state_dict({key: state[key] for key in inner.state_dict()})
-    logger.info("loaded backbone %s from %s; neck and decoder are unchanged", backbone.variant, path)
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return ``name`` and ``encoder`` of the model in a safetensors file written by ``save_weights``.
+    Files of earlier versions have no image size, which is then None: the registry's.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -144,7 +93,11 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     require_weights(path)
     try:
         content = _model_record(path)
-        return {"name": str(content["name"]), "encoder": str(content["encoder"])}
+        return {
+            "name": str(content["name"]),
+            "encoder": str(content["encoder"]),
+            "image_size": int(content["image_size"]) if "image_size" in content else None,
+        }
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} must be a safetensors file written by mobilesamv2, got one without its metadata. "
@@ -191,6 +144,8 @@ def weights_sha256(module: nn.Module) -> str:
 def save_weights(sam: Sam, path: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a model as safetensors, with its registry names and its thresholds as JSON in the metadata.
 
+    Low-rank updates are merged into the weights that they are of.
+
     Args:
         sam: the model.
         path: of the file.
@@ -205,8 +160,8 @@ def save_weights(sam: Sam, path: str | Path, dtype: torch.dtype | None = None) -
         raise ValueError("The model must have a registry name to be saved, got None; build it with build_sam(name).")
     if sam.is_for_inference:
         raise ValueError("The model must not be a copy for inference; save the model that it was copied from.")
-    metadata = {"name": sam.name, "encoder": sam.encoder_name} | asdict(sam.thresholds)
-    state = {key: value.detach().cpu().contiguous() for key, value in sam.state_dict().items()}
+    metadata = {"name": sam.name, "encoder": sam.encoder_name, "image_size": sam.image_size} | asdict(sam.thresholds)
+    state = {key: value.detach().cpu().contiguous() for key, value in merge_low_rank(sam).state_dict().items()}
     if dtype is not None:
         state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     with atomic_write(path) as partial:
@@ -228,7 +183,7 @@ def save_mobile_sam(sam: Sam, path: str | Path) -> None:
             "save_weights writes any model as safetensors."
         )
     state: StateDict = {}
-    for key, value in sam.state_dict().items():
+    for key, value in merge_low_rank(sam).state_dict().items():
         part, name = key.split(".", 1)
         name = to_mobile_sam(name) if part == "image_encoder" else name
         state[f"{part}.{name}"] = value.detach().cpu().clone()
@@ -247,6 +202,7 @@ def save_transformers(sam: Sam, folder: str | Path) -> Path:
     """
     if sam.is_for_inference:
         raise ValueError("The model must not be a copy for inference; save the model that it was copied from.")
+    sam = merge_low_rank(sam)
     folder, settings = Path(folder), {CONFIG_FILE: transformers_config(sam), PROCESSOR_FILE: processor_config(sam)}
     with atomic_write(folder / "model.safetensors") as partial:
         save_file(to_transformers(sam), partial, metadata={"format": "pt"})
@@ -255,8 +211,17 @@ def save_transformers(sam: Sam, folder: str | Path) -> Path:
     return folder
 
 
-def _read(path: Path, unwrap: bool = True) -> dict[str, Any]:
-    """Return the dictionary in a weight file, or the weights in it, without executing code in it."""
+def read_state_dict(path: Path, unwrap: bool = True) -> dict[str, Any]:
+    """Return the dictionary in a weight file, or the weights in it, without executing code in it.
+
+    Args:
+        path: of the file.
+        unwrap: return the weights that a training program has wrapped as ``state_dict`` or ``model``.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it can't be read as weights alone.
+    """
     require_weights(path)
     try:
         if path.suffix == ".safetensors":

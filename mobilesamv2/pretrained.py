@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mobilesamv2.checkpoints import save_weights
+from mobilesamv2.files import write_text_atomic
+from mobilesamv2.model_card import CARD_FILE, Paths, model_card
 from mobilesamv2.model_zoo import MODEL_FILES, PACKAGE_WEIGHTS, find_or_download, require_weights, shipped_models
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.names import did_you_mean
@@ -121,28 +123,49 @@ def toy_note(sam: Sam, weights: str | Path = "weights") -> str:
     return f"{what} Get mobile_sam, which is better, with `mobilesamv2 download mobile_sam -o {weights}`."
 
 
-def save_pretrained(sam: Sam, folder: str | Path) -> Path:
-    """Write a model into a folder that ``load_pretrained`` accepts, and return the file's path.
+# Not huggingface_hub's PyTorchModelHubMixin: it rebuilds a model from the JSON of its constructor's arguments, which
+# for ``Sam`` are networks, so that models would have to import the registry; and it falls back to a pickle.
+def save_pretrained(
+    sam: Sam, folder: str | Path, *, run: str | Path | None = None, results: Paths = (), licence: str | None = None
+) -> Path:
+    """Write a model and its card into a folder that ``load_pretrained`` accepts, and return the path of the weights.
+
+    Args:
+        sam: a model built by name.
+        folder: created if missing; a ``README.md`` in it is replaced.
+        run: folder of the training that made it, for the card.
+        results: ``results.json`` of one evaluation or several, or their folders, for the card.
+        licence: of the weights, as an SPDX identifier, ``Apache-2.0`` for example.
 
     Raises:
-        ValueError: if the model can't be rebuilt (see ``save_weights``).
+        ValueError: if the model can't be rebuilt (see ``save_weights``), or a file for the card is none.
+        FileNotFoundError: if a file for the card is missing.
     """
-    path = Path(folder) / HUB_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(sam, path)
-    return path
+    return _write_pretrained(sam, Path(folder), str(folder), run, results, licence)
 
 
-def push_to_hub(sam: Sam, repo_id: str, private: bool = False) -> str:
-    """Upload a model to the Hugging Face Hub for ``load_pretrained(repo_id)``, and return the commit's URL.
+def push_to_hub(
+    sam: Sam,
+    repo_id: str,
+    private: bool = False,
+    *,
+    run: str | Path | None = None,
+    results: Paths = (),
+    licence: str | None = None,
+) -> str:
+    """Upload a model and its card to the Hugging Face Hub for ``load_pretrained(repo_id)``; return the commit's URL.
 
     Args:
         sam: a model built by name.
         repo_id: ``OWNER/REPOSITORY``, created if missing.
         private: make a new repository private.
+        run: as in ``save_pretrained``.
+        results: as in ``save_pretrained``.
+        licence: as in ``save_pretrained``.
 
     Raises:
-        ValueError: if the model can't be rebuilt (see ``save_weights``).
+        ValueError: if the model can't be rebuilt (see ``save_weights``), or a file for the card is none.
+        FileNotFoundError: if a file for the card is missing.
         huggingface_hub.errors.HfHubHTTPError: if there is no login (``hf auth login``), or no write permission.
     """
     import tempfile
@@ -151,9 +174,20 @@ def push_to_hub(sam: Sam, repo_id: str, private: bool = False) -> str:
 
     api = HfApi()
     with tempfile.TemporaryDirectory() as folder:
-        path = save_pretrained(sam, folder)
+        _write_pretrained(sam, Path(folder), repo_id, run, results, licence)
         api.create_repo(repo_id, private=private, exist_ok=True)
-        return str(api.upload_file(path_or_fileobj=path, path_in_repo=HUB_FILE, repo_id=repo_id))
+        return str(api.upload_folder(folder_path=folder, repo_id=repo_id))
+
+
+def _write_pretrained(
+    sam: Sam, folder: Path, source: str, run: str | Path | None, results: Paths, licence: str | None
+) -> Path:
+    """Write the weights and the card of a model that is loaded from ``source``; nothing if one can't be written."""
+    card = model_card(sam, source, run, results, licence)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(sam, folder / HUB_FILE)
+    write_text_atomic(folder / CARD_FILE, card)
+    return folder / HUB_FILE
 
 
 def _from_hub(repo_id: str) -> Path:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import timm
 
-from mobilesamv2.checkpoints import PARTS, load_backbone, load_weights, read_metadata, read_thresholds
+from mobilesamv2.backbone_weights import load_backbone
+from mobilesamv2.checkpoints import PARTS, load_weights, read_metadata, read_thresholds
 from mobilesamv2.model_zoo import EFFICIENTVIT_SAM_MODELS, MICRO_SAM_FILES, MODEL_FILES, SAM_HQ_MODELS, shipped_models
 from mobilesamv2.models.efficientvit_xl import efficientvit_sam_xl
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
@@ -23,6 +24,7 @@ from mobilesamv2.models.sam_hq import SamHq, sam_hq_tiny_vit, sam_hq_vit
 from mobilesamv2.models.sam_variants import EdgeSam, EfficientViTSam, TinySam
 from mobilesamv2.models.timm_backbone import require_timm_model
 from mobilesamv2.names import did_you_mean
+from mobilesamv2.ranges import Count
 from mobilesamv2.structures import SAM_2_THRESHOLDS, SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transformers_checkpoints import check_config, identify_transformers
 
@@ -213,6 +215,7 @@ def build_sam(
     *,
     encoder: str | None = None,
     backbone_checkpoint: str | Path | None = None,
+    image_size: Count | None = None,
     allow_partial: bool = True,
     prefix: str | None = None,
 ) -> Sam:
@@ -224,8 +227,9 @@ def build_sam(
             weights.
         encoder: image encoder to use instead of the model's own: one of the model's family, see ``ENCODER_SETS``, or
             ``timm/<backbone>``.
-        backbone_checkpoint: a file of the backbone's pretrained weights, as timm or its authors publish them, loaded
-            before ``checkpoint``; see ``load_backbone``.
+        backbone_checkpoint: pretrained weights of the encoder's backbone, loaded before ``checkpoint``: ``timm``
+            downloads timm's, a file has them as timm or the backbone's authors publish them; see ``load_backbone``.
+        image_size: S, pixels, a multiple of 32, for a model of another input than the registry's.
         allow_partial: warn, instead of raising, if the files leave a part of the model without weights.
         prefix: of the model's keys where a file holds several models, a student and its teacher for example; see
             ``load_weights``.
@@ -235,15 +239,20 @@ def build_sam(
         registry's.
 
     Raises:
-        ValueError: if a name is unknown, the list of files is empty, or a file does not fit (see ``load_weights``).
+        ValueError: if a name is unknown, the list of files is empty, a file does not fit (see ``load_weights``), or
+            the image size is no multiple of 32.
         FileNotFoundError: if a weight file does not exist.
+        ConnectionError: if timm's weights of the backbone can't be downloaded.
     """
     spec = _spec(name)
     encoder_name = encoder or spec.encoder
-    image_encoder = build_encoder(encoder_name, spec.image_size, spec.embed_dim, spec.family)
+    side = spec.image_size if image_size is None else image_size
+    if side < 32 or side % 32:
+        raise ValueError(f"image_size must be a positive multiple of 32 pixels, got {side}.")
+    image_encoder = build_encoder(encoder_name, side, spec.embed_dim, spec.family)
     sam = spec.family(
         image_encoder,
-        image_size=spec.image_size,
+        image_size=side,
         embed_dim=spec.embed_dim,
         decoder_heads=spec.decoder_heads,
         decoder_mlp_dim=spec.decoder_mlp_dim,
@@ -293,7 +302,8 @@ def load_sam(path: str | Path) -> Sam:
         _require_encoder(metadata["encoder"], _spec(metadata["name"]).family)
     except ValueError as error:
         raise ValueError(f"The metadata of {path} must name a model of this version of mobilesamv2. {error}") from error
-    return build_sam(metadata["name"], path, encoder=metadata["encoder"], allow_partial=False)
+    settings = {key: metadata[key] for key in ("encoder", "image_size")}
+    return build_sam(metadata["name"], path, **settings, allow_partial=False)
 
 
 def build_encoder(name: str, image_size: int, out_channels: int, family: type[Sam] = Sam) -> ImageEncoder:

@@ -114,22 +114,25 @@ def test_the_hub_by_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         load_pretrained("someone/other")
 
 
-def test_pushing_uploads_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pushing_uploads_weights_and_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Hub's client with its requests replaced: what would be uploaded is what is pulled again."""
     from huggingface_hub import HfApi
 
     created: dict[str, object] = {}
 
-    def upload(self: HfApi, *, path_or_fileobj: Path, path_in_repo: str, repo_id: str) -> str:
-        (tmp_path / path_in_repo).write_bytes(path_or_fileobj.read_bytes())
+    def upload(self: HfApi, *, folder_path: str, repo_id: str) -> str:
+        for path in Path(folder_path).iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
         return f"https://hub/{repo_id}"
 
     monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **given: created.update(given, repo_id=repo_id))
-    monkeypatch.setattr(HfApi, "upload_file", upload)
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
     sam = build_sam("mini")
-    assert push_to_hub(sam, "someone/small-sam", private=True) == "https://hub/someone/small-sam"
+    assert push_to_hub(sam, "someone/small-sam", private=True, licence="Apache-2.0") == "https://hub/someone/small-sam"
     assert created == {"repo_id": "someone/small-sam", "private": True, "exist_ok": True}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "model.safetensors"]
     assert same_weights(sam, load_pretrained(tmp_path))
+    assert 'SegAny.from_pretrained("someone/small-sam")' in (tmp_path / "README.md").read_text()
 
 
 def test_the_table_of_models_lists_known_weights(capsys: pytest.CaptureFixture[str]) -> None:

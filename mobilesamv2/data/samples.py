@@ -27,12 +27,20 @@ class EncoderSamples(Dataset[Sample]):
         images: any data set of RGB images with their objects.
         image_size: S, pixels.
         keep_aspect_ratio: the model's, see ``ModelFrame``.
+        student_size: input of a student whose teacher has ``image_size``, pixels; None for one of the same input.
     """
 
     reads_objects = False
     """Whether samples have the images' objects, without which there is nothing to learn."""
 
-    def __init__(self, images: ImageDataset, image_size: int, keep_aspect_ratio: bool = True) -> None:
+    def __init__(
+        self,
+        images: ImageDataset,
+        image_size: int,
+        keep_aspect_ratio: bool = True,
+        student_size: Count | None = None,
+    ) -> None:
+        self.student_size = student_size
         self.images = images
         self.image_size = image_size
         self.keep_aspect_ratio = keep_aspect_ratio
@@ -51,16 +59,22 @@ class EncoderSamples(Dataset[Sample]):
         return default_collate(samples)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return ``pixels`` (3, S, S), ``image_id``, and ``resized``, height and width of the image without padding."""
+        """Return ``pixels`` (3, S, S), ``image_id``, and ``resized``, height and width of the image without padding.
+
+        With a student of another input, ``student_pixels`` has its own.
+        """
         image = self.images.load_image(index)  # without its objects
         return self._encoder_sample(image, self.images.image_ids[index])
 
     def _encoder_sample(self, image: np.ndarray, image_id: int) -> Sample:
-        return {
+        sample = {
             "pixels": normalized_pixels(image, self.image_size, self.keep_aspect_ratio),
             "image_id": image_id,
             "resized": torch.tensor(self._frame(image.shape[:2]).resized),
         }
+        if self.student_size is not None:
+            sample["student_pixels"] = normalized_pixels(image, self.student_size, self.keep_aspect_ratio)
+        return sample
 
     def _frame(self, size: tuple[int, int]) -> ModelFrame:
         return ModelFrame(size, self.image_size, self.keep_aspect_ratio)
@@ -81,6 +95,7 @@ class PromptSamples(EncoderSamples):
         mask_stride: pixels of the model's input per cell of a mask: 4 as in the low-res logits, or 2 or 1.
         points: points in each object beside the first one.
         keep_aspect_ratio: the model's, see ``ModelFrame``.
+        student_size: as in ``EncoderSamples``.
 
     Raises:
         ValueError: if ``mask_stride`` is not 1, 2 or 4.
@@ -98,8 +113,9 @@ class PromptSamples(EncoderSamples):
         mask_stride: Literal[1, 2, 4] = 4,
         points: NonNegativeInt = 0,
         keep_aspect_ratio: bool = True,
+        student_size: Count | None = None,
     ) -> None:
-        super().__init__(images, image_size, keep_aspect_ratio)
+        super().__init__(images, image_size, keep_aspect_ratio, student_size)
         if mask_stride not in (1, 2, 4):
             raise ValueError(f"mask_stride must be 1, 2 or 4, got {mask_stride}.")
         self.mask_stride = mask_stride

@@ -99,6 +99,7 @@ def sam_vit(
     )
     # timm's model includes the neck; here the neck is separate from the backbone, as for every other encoder
     backbone.neck = nn.Identity()
+    backbone.input_size = image_size
     return ImageEncoder(backbone, sam_neck(int(backbone.embed_dim), out_channels))
 
 
@@ -149,6 +150,7 @@ class EfficientViTBackbone(nn.Module):
     def __init__(self, variant: str, depths: tuple[int, ...] | None, halve: bool = True) -> None:
         super().__init__()
         self.halve = halve
+        self.variant = variant
         overrides: dict[str, Any] = {} if depths is None else {"depths": depths}
         self.body: Any = create_timm_model(variant, features_only=True, out_indices=(1, 2, 3), **overrides)
         for module in self.body.modules():

@@ -95,6 +95,7 @@ class HieraTrunk(nn.Module):
 
     def __init__(self, variant: str, **overrides: Any) -> None:
         super().__init__()
+        self.variant = variant
         self.body: Any = create_timm_model(variant, features_only=True, **overrides)
         self.channels: list[int] = self.body.feature_info.channels()
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilesamv2.models.folding import fold_batch_norms
+from mobilesamv2.models.low_rank import merge_low_rank
 from mobilesamv2.models.mask_decoder import Decoded, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.models.transformer import ImageContext
@@ -93,7 +94,7 @@ class Sam(nn.Module):
         Raises:
             ValueError: if the model is in training mode.
         """
-        fast = copy.deepcopy(self)
+        fast = copy.deepcopy(merge_low_rank(self))
         fold_batch_norms(fast.image_encoder, self.encoder_side)
         fast.is_for_inference = True
         return fast

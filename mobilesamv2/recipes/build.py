@@ -15,6 +15,8 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from mobilesamv2.callbacks.log_lines import LogLines
+from mobilesamv2.callbacks.pictures import PredictionPictures
+from mobilesamv2.models.object_detector import ObjectDetector
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes.checks import is_sweep
 
@@ -56,6 +58,11 @@ def progress_bars(trainer: DictConfig) -> list[Callback]:
     if not trainer.get("enable_progress_bar", True):
         return []
     return [TQDMProgressBar() if sys.stderr.isatty() else LogLines()]
+
+
+def picture_callbacks(cfg: DictConfig, model: Sam | ObjectDetector) -> list[Callback]:
+    """Return the pictures of what a run trains, every ``picture_steps``, for loggers that show images."""
+    return [] if cfg.picture_steps is None else [PredictionPictures(model, cfg.picture_steps)]
 
 
 def own_callbacks(trainer: DictConfig) -> list[Callback]:

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from mobilesamv2.backbone_weights import TIMM
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.model_zoo import require_weights
 
@@ -88,9 +89,11 @@ def weight_checks(*nodes: DictConfig | None) -> list[Callable[[], Any]]:
 
 
 def weight_files(node: DictConfig) -> list[str]:
-    """Return the files that a node names under ``checkpoint``: none, one or several."""
+    """Return the files that a node names under ``checkpoint``, none, one or several, and ``backbone_checkpoint``."""
     checkpoint: Any = node.get("checkpoint")
-    return list(checkpoint) if OmegaConf.is_list(checkpoint) else [checkpoint] if checkpoint else []
+    files = list(checkpoint) if OmegaConf.is_list(checkpoint) else [checkpoint] if checkpoint else []
+    backbone = node.get("backbone_checkpoint")
+    return [*files, backbone] if backbone and backbone != TIMM else files
 
 
 def dataset_checks(node: DictConfig, with_images: bool = True) -> list[Callable[[], Any]]:

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 
 from mobilesamv2.callbacks.mask_recall import MaskRecallAtEnd
 from mobilesamv2.models.object_detector import ObjectDetector, save_detector
-from mobilesamv2.recipes.build import build_model, needs_detector
+from mobilesamv2.recipes.build import build_model, needs_detector, picture_callbacks
 from mobilesamv2.recipes.checks import Check, weight_checks
 from mobilesamv2.recipes.training import TrainingSetup, build_samples
 
@@ -27,7 +27,7 @@ def build(cfg: DictConfig) -> TrainingSetup:
     """Build a detector and the boxes that it is to find; and a model, if one is named, that decodes them at the end."""
     detector = instantiate(cfg.detector, _convert_="all")
     task = instantiate(cfg.task, detector=detector, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    callbacks: list[Callback] = []
+    callbacks: list[Callback] = picture_callbacks(cfg, detector)
     if cfg.model is not None:
         if cfg.prompt_sampler is None or not needs_detector(cfg):
             raise ValueError("prompt_sampler must be object_aware to measure the masks of this detector's boxes.")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mobilesamv2.recipes.build import build_model
+from mobilesamv2.recipes.build import build_model, picture_callbacks
 from mobilesamv2.recipes.checks import Check, weight_checks
+from mobilesamv2.recipes.records import describe_start
 from mobilesamv2.recipes.teachers import build_teacher, teacher_config
 from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
 
@@ -23,12 +25,18 @@ def missing_files(cfg: DictConfig) -> list[Check]:
 
 def build(cfg: DictConfig) -> TrainingSetup:
     """Build a student, its teacher, and the cache of the teacher's embeddings."""
+    print(describe_start("model", cfg.model))
     teacher, student = build_teacher(cfg), build_model(cfg.model, cfg.encoder)
     optimizer = instantiate(cfg.optimizer)
     task = instantiate(cfg.task, student=student, teacher=teacher, optimizer=optimizer, _convert_="all")
+    size = teacher.sam.image_size  # of the cache, too
+    frame: dict[str, Any] = {"keep_aspect_ratio": teacher.sam.keep_aspect_ratio}
+    if student.image_size != size:
+        frame["student_size"] = student.image_size
     return TrainingSetup(
         task,
-        build_samples(cfg, student.image_size, keep_aspect_ratio=student.keep_aspect_ratio),
+        build_samples(cfg, size, **frame),
         partial(write_sam, student),
         teacher.cache,
+        picture_callbacks(cfg, student),
     )

@@ -32,6 +32,16 @@ def warn_of_random_weights(nodes: Mapping[str, Any]) -> None:
             print(f"{name}.checkpoint is null: its weights are random, and so is the result.", file=sys.stderr)
 
 
+def describe_start(name: str, node: DictConfig) -> str:
+    """Return a line on the weights that the model of a run starts from, of a node of conf/model."""
+    whole, backbone = node.get("checkpoint"), node.get("backbone_checkpoint")
+    if whole is not None:
+        return f"{name} starts from {whole}"
+    if backbone is not None:
+        return f"{name} starts from random weights, its image encoder's backbone from those of {backbone}"
+    return f"{name} starts from random weights"
+
+
 def environment(seed: int) -> dict[str, Any]:
     """Return what else decides the numbers: versions, commit, seed; None for what can't be found out."""
     versions: dict[str, str | None] = {"python": platform.python_version()}

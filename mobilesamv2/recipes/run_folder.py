@@ -17,6 +17,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from mobilesamv2.backbone_weights import TIMM
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.files import sha256_of, write_text_atomic
 from mobilesamv2.identity import read_identity, require_same_identity
@@ -24,8 +25,8 @@ from mobilesamv2.recipes.records import environment
 
 FREE_SETTINGS = (
     "output_dir", "resume", "requeue", "objective", "best.*", "num_workers", "checkpoint_minutes", "max_broken",
-    "compile", "logger.*", "paths.*", "cache.folder", "hydra.*", "dataset.index_folder", "dataset.max_broken",
-    "dataset.bad_annotations",
+    "compile", "picture_steps", "logger.*", "paths.*", "cache.folder", "hydra.*", "dataset.index_folder",
+    "dataset.max_broken", "dataset.bad_annotations",
     "trainer.accelerator", "trainer.strategy", "trainer.max_epochs", "trainer.max_steps",
     "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches",  # images a step are compared instead
     "trainer.log_every_n_steps", "trainer.enable_*", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
@@ -60,7 +61,7 @@ def run_identity(cfg: DictConfig, images: ImageDataset) -> dict[str, Any]:
         elif key.endswith("checkpoint"):
             files = value if isinstance(value, list) else [value] if value else []
             found = bool(files) and all(Path(file).is_file() for file in files)  # a task may leave a model out
-            identity[f"{key} (SHA-256)"] = sha256_of(files) if found else None
+            identity[f"{key} (SHA-256)"] = TIMM if value == TIMM else sha256_of(files) if found else None
     ids = "\n".join(map(str, images.image_ids))
     identity["images (SHA-256 of their ids)"] = hashlib.sha256(ids.encode()).hexdigest()
     return json.loads(json.dumps(identity))

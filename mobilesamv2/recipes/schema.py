@@ -93,6 +93,7 @@ class TrainConfig:
     channels_last: bool = False
     objective: str | None = None
     best: BestConfig = field(default_factory=BestConfig)
+    picture_steps: Count | None = None
     checkpoint_minutes: Annotated[float, Range(above=0, most=MINUTES_OF_A_YEAR)] = 15.0
     resume: str | None = "auto"
     requeue: bool = True

@@ -7,8 +7,9 @@ from functools import partial
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mobilesamv2.recipes.build import build_model
-from mobilesamv2.recipes.checks import Check, require_file, weight_checks
+from mobilesamv2.recipes.build import build_model, picture_callbacks
+from mobilesamv2.recipes.checks import Check, weight_checks
+from mobilesamv2.recipes.records import describe_start
 from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "model")
@@ -17,13 +18,13 @@ OPTIONS: dict[str, object] = {}
 
 def missing_files(cfg: DictConfig) -> list[Check]:
     """Return checks of the model's weights, and of those of its backbone."""
-    backbone = cfg.model.get("backbone_checkpoint")
-    return [*weight_checks(cfg.model), *([partial(require_file, backbone)] if backbone else [])]
+    return weight_checks(cfg.model)
 
 
 def build(cfg: DictConfig) -> TrainingSetup:
     """Build a model and the objects that prompt it."""
+    print(describe_start("model", cfg.model))
     sam = build_model(cfg.model, cfg.encoder)
     task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
     samples = build_samples(cfg, sam.image_size, needs_masks=True, keep_aspect_ratio=sam.keep_aspect_ratio)
-    return TrainingSetup(task, samples, partial(write_sam, sam))
+    return TrainingSetup(task, samples, partial(write_sam, sam), callbacks=picture_callbacks(cfg, sam))

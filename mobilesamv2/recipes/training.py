@@ -288,14 +288,14 @@ def build_trainer(cfg: DictConfig, folder: Path, run_id: str, more: Sequence[Cal
         raise
 
 
-def build_samples(cfg: DictConfig, image_size: int, needs_masks: bool = False, **frame: bool) -> EncoderSamples:
+def build_samples(cfg: DictConfig, image_size: int, needs_masks: bool = False, **frame: Any) -> EncoderSamples:
     """Build what a task trains on: its samples of the data set.
 
     Args:
         cfg: the composed configuration.
         image_size: S, pixels.
         needs_masks: check that every object has a mask, for a task that learns from masks.
-        frame: ``keep_aspect_ratio`` for the samples of a SAM.
+        frame: ``keep_aspect_ratio`` for the samples of a SAM, and ``student_size``.
     """
     images: ImageDataset = instantiate(cfg.dataset, _convert_="all")
     if needs_masks:

@@ -51,10 +51,13 @@ class DetectObjects(pl.LightningModule):
         ks: box counts per image at which validation measures recall, by confidence; the largest bounds the boxes.
         batchnorm_momentum: momentum of the running statistics; None keeps ultralytics' .03, too slow for runs of a few
             hundred steps from random weights, whose statistics would lag behind their weights.
+        freeze: the first layers of the model, by ultralytics' numbers, that stay as they are, the running statistics of
+            their batch norms too: 10 are the backbone of YOLOv8 up to its pooling.
 
     Raises:
         ValueError: if the detector has several classes, if its input's side is no multiple of its stride, if masks are
-            to supervise a detector that predicts none, or if ``box_gain`` is not positive.
+            to supervise a detector that predicts none, if ``box_gain`` is not positive, or if ``freeze`` leaves no
+            layer to train.
 
     Source: MobileSAMv2, section 4.1; the gains are ultralytics' defaults, the paper's are unpublished.
     """
@@ -71,6 +74,7 @@ class DetectObjects(pl.LightningModule):
         mask_gain: Weight = 7.5,
         ks: Sequence[Count] = DEFAULT_KS,
         batchnorm_momentum: Share | None = None,
+        freeze: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         _check(detector, masks, box_gain)
@@ -82,6 +86,12 @@ class DetectObjects(pl.LightningModule):
             for module in detector.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = batchnorm_momentum
+        layers: Any = detector.model.model
+        if freeze >= len(layers):
+            raise ValueError(f"task.freeze must be below the detector's {len(layers)} layers, got {freeze}.")
+        self._frozen = list(layers[:freeze])
+        for layer in self._frozen:
+            layer.requires_grad_(False)
         self._gains = SimpleNamespace(box=box_gain, cls=class_gain, dfl=dfl_gain, overlap_mask=True, epochs=1)
         self._relative_mask_gain = mask_gain / box_gain
         self._masks = masks
@@ -103,6 +113,8 @@ class DetectObjects(pl.LightningModule):
         box_model = ultralytics_module("nn.tasks").DetectionModel
         self._loss = model.init_criterion() if self._masks else box_model.init_criterion(model)
         self.detector.train()  # Lightning keeps the modes that it finds
+        for layer in self._frozen:
+            layer.eval()
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self._total_steps = max(1, data.total_steps)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
@@ -25,16 +26,19 @@ class Distill(pl.LightningModule):
     """A student and its teacher: the base of all kinds of distillation.
 
     The student's prompt encoder and mask decoder become copies of the teacher's, since its embeddings are to fit them.
+    This holds for a student of another input too: its image embedding has another grid, and nothing in the two depends
+    on one, since the positions of cells and of prompts are shares of the input's side. A student of another embedding
+    width keeps its own two, whose weights have other shapes.
 
     Args:
         student: the model to train.
-        teacher: the model to imitate, of the student's image size and embedding width.
+        teacher: the model to imitate; samples and prompts are in pixels of its input.
         optimizer: builds the optimizer from the parameter groups.
         warmup_images: images of the learning rate's warm-up.
         train_decoder: train the student's mask decoder too.
 
     Raises:
-        ValueError: if the two models' sizes differ.
+        ValueError: if the two are of different families, or the cache lacks the padding for a student of another input.
     """
 
     def __init__(
@@ -46,24 +50,21 @@ class Distill(pl.LightningModule):
         train_decoder: bool = False,
     ) -> None:
         super().__init__()
-        student_size, teacher_size = ((s.image_size, s.prompt_encoder.embed_dim) for s in (student, teacher.sam))
         if student.keep_aspect_ratio != teacher.sam.keep_aspect_ratio:
             raise ValueError(
                 f"The student must be of its teacher's family, SAM or SAM 2, got {student.name} for {teacher.sam.name}."
             )
-        if student_size != teacher_size:
-            raise ValueError(
-                f"The student's image size and embedding width must be the teacher's {teacher_size}, "
-                f"got {student_size}."
+        self._scale = student.image_size / teacher.sam.image_size
+        if self._scale != 1:
+            teacher.check_full_embeddings(
+                "the embeddings are resampled for a student of another image size. Set cache.store_padding=true."
             )
-        if len(student.level_channels) > len(teacher.sam.level_channels):
-            raise ValueError(
-                f"The teacher must have the levels of its student {student.encoder_name}, got "
-                f"{teacher.sam.encoder_name}, which leaves out the finer ones."
-            )
-        student.prompt_encoder.load_state_dict(teacher.sam.prompt_encoder.state_dict())
-        student.mask_decoder.load_state_dict(teacher.sam.mask_decoder.state_dict())
-        student.thresholds = teacher.sam.thresholds  # they are of the decoder's scores
+        _require_levels(student, teacher.sam)
+        if student.prompt_encoder.embed_dim == teacher.sam.prompt_encoder.embed_dim:
+            student.prompt_encoder.load_state_dict(teacher.sam.prompt_encoder.state_dict())
+            student.mask_decoder.load_state_dict(teacher.sam.mask_decoder.state_dict())
+            student.thresholds = teacher.sam.thresholds  # they are of the decoder's scores
+        _log_differences(student, teacher.sam)
         student.prompt_encoder.requires_grad_(False)
         student.mask_decoder.requires_grad_(train_decoder)
         self.student = student
@@ -96,7 +97,11 @@ class Distill(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        return cosine_schedule(self.trainer, self.student, self._optimizer, self._warmup_images)
+        return cosine_schedule(self.trainer, self, self._optimizer, self._warmup_images)
+
+    def encode(self, batch: Sample) -> Tensor:
+        """Return the student's image embeddings (B, C, h, w) of a batch, of its own pixels where its input differs."""
+        return self.student.image_encoder(batch["pixels" if self._scale == 1 else "student_pixels"])
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -113,9 +118,13 @@ class Distill(pl.LightningModule):
 class DistillDecoupled(Distill):
     """Decoupled distillation: only the student's image encoder is trained, on the teacher's image embeddings.
 
+    For a student of another input the teacher's embeddings are resampled to the student's grid, by antialiased bilinear
+    interpolation. For one of another embedding width a 1 x 1 convolution, which is trained along and then dropped, maps
+    the student's embeddings to the teacher's width.
+
     Args:
         student: the model to train.
-        teacher: the model to imitate, of the student's image size and embedding width.
+        teacher: the model to imitate.
         optimizer: builds the optimizer from the parameter groups.
         warmup_images: images of the learning rate's warm-up.
         mse_weight: weight of the mean squared error.
@@ -127,10 +136,10 @@ class DistillDecoupled(Distill):
             a student that is a pruned teacher; else the student keeps the weights that it comes with.
 
     Raises:
-        ValueError: if the two models' sizes differ, if the weights are not those of the student's levels, if the cache
-            lacks the padding and the loss includes it, or if the teacher has no tensor to start from.
+        ValueError: as in ``Distill``; if the weights are not those of the student's levels, if the cache lacks the
+            padding and the loss includes it, or if the teacher has no tensor to start from.
 
-    Source: MobileSAM, section 3, which has only the mean squared error, of all cells.
+    Source: MobileSAM, section 3, which has only the mean squared error, of all cells. The projection is FitNets'.
     """
 
     def __init__(
@@ -152,6 +161,8 @@ class DistillDecoupled(Distill):
             teacher.check_full_embeddings(
                 "the loss includes the padding. Set cache.store_padding=true or task.mask_padding=true."
             )
+        widths = student.prompt_encoder.embed_dim, teacher.sam.prompt_encoder.embed_dim
+        self.projection = nn.Identity() if widths[0] == widths[1] else nn.Conv2d(*widths, kernel_size=1)
         self._mse_weight, self._cosine_weight = mse_weight, cosine_weight
         self._level_shares = _level_shares(level_weights, student)
         self._mask_padding = mask_padding
@@ -175,9 +186,12 @@ class DistillDecoupled(Distill):
 
     def _errors(self, batch: Sample) -> tuple[Tensor, Tensor]:
         """Return the mean squared error and one minus the cosine similarity, means over the cells that count."""
-        student, teacher = self.student.image_encoder(batch["pixels"]), self.teacher.embedding(batch)
-        valid = valid_cells(batch["resized"], student.shape[-1]) if self._mask_padding else None
-        widths = self.student.level_channels
+        student, teacher = self.projection(self.encode(batch)), self.teacher.embedding(batch)
+        teacher = resample_embedding(teacher, student.shape[-1])
+        resized = (batch["resized"] * self._scale).ceil().long() if self._scale != 1 else batch["resized"]
+        valid = valid_cells(resized, student.shape[-1]) if self._mask_padding else None
+        levels = self.student.level_channels
+        widths = levels if len(levels) > 1 else (student.shape[1],)  # after the projection
         # a student without the finer levels has the first channels of its teacher's embedding
         pairs = zip(student.split(widths, 1), teacher[:, : student.shape[1]].split(widths, 1), strict=True)
         errors = [embedding_losses(*pair, valid) for pair in pairs]
@@ -204,6 +218,46 @@ def _level_shares(weights: Sequence[float] | None, student: Sam) -> list[float]:
             f"{student.encoder_name} from stride 16 on, got {list(weights)}."
         )
     return [weight / sum(weights) for weight in weights]
+
+
+def _require_levels(student: Sam, teacher: Sam) -> None:
+    """Check that the levels of a student's embedding are its teacher's."""
+    if len(student.level_channels) > len(teacher.level_channels):
+        raise ValueError(
+            f"The teacher must have the levels of its student {student.encoder_name}, got {teacher.encoder_name}, "
+            "which leaves out the finer ones."
+        )
+    sizes = [(sam.image_size, sam.prompt_encoder.embed_dim) for sam in (student, teacher)]
+    if not student.keep_aspect_ratio and sizes[0] != sizes[1]:
+        raise ValueError(
+            f"A student of SAM 2 must have its teacher's image size and embedding width {sizes[1]}, got {sizes[0]}: "
+            "its finer levels are packed cell by cell."
+        )
+
+
+def _log_differences(student: Sam, teacher: Sam) -> None:
+    """State what a student of another size than its teacher's means for the target and the decoder."""
+    if student.image_size != teacher.image_size:
+        logger.info(
+            "The student has an input of %d pixels, the teacher one of %d: it learns from the teacher's output, "
+            "resampled to its own grid.",
+            *(student.image_size, teacher.image_size),
+        )
+        if student.prompt_encoder.embed_dim == teacher.prompt_encoder.embed_dim:
+            logger.info("The student uses the teacher's prompt encoder and mask decoder, on this grid.")
+    if student.prompt_encoder.embed_dim != teacher.prompt_encoder.embed_dim:
+        logger.warning(
+            "The student's embeddings have %d channels, the teacher's %d: the student can't use the teacher's prompt "
+            "encoder and mask decoder and keeps its own. Train them by task=distill_coupled or task=finetune_decoder.",
+            *(student.prompt_encoder.embed_dim, teacher.prompt_encoder.embed_dim),
+        )
+
+
+def resample_embedding(embedding: Tensor, grid: int) -> Tensor:
+    """Resample image embeddings (B, C, h, h) to (B, C, grid, grid), antialiased; unchanged if they have this grid."""
+    if embedding.shape[-1] == grid:
+        return embedding
+    return F.interpolate(embedding, size=(grid, grid), mode="bilinear", align_corners=False, antialias=True)
 
 
 def _copy_shared_tensors(teacher: nn.Module, student: nn.Module) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
@@ -28,9 +29,12 @@ class DistillMasks(Distill):
     the student's mask and the teacher's differ: foreground where only the teacher's has the cell, background where only
     the student's has it.
 
+    For a student of another input, prompts are scaled to it and its masks are interpolated to the teacher's low-res
+    logits. A student of another embedding width decodes with its own mask decoder.
+
     Args:
         student: the model to train.
-        teacher: the model to imitate, of the student's image size and embedding width.
+        teacher: the model to imitate.
         optimizer: builds the optimizer from the parameter groups.
         warmup_images: images of the learning rate's warm-up.
         train_decoder: train the student's mask decoder too.
@@ -40,8 +44,7 @@ class DistillMasks(Distill):
         iou_weight: weight of the squared error between the two predicted IoUs.
 
     Raises:
-        ValueError: if the two models' sizes differ, if the cache lacks the padding, or if ``rounds`` is
-            negative.
+        ValueError: as in ``Distill``; if the cache lacks the padding; or if ``rounds`` is negative.
 
     Source: MobileSAM, section 3, which compares decoupled distillation with the coupled kind, SAM's own, and names the
     semi-coupled kind without a recipe; EdgeSAM, section 3.3 and algorithm 1, for the prompt in the loop. The losses and
@@ -90,7 +93,7 @@ class DistillMasks(Distill):
         prompts_per_image = batch["masks"].shape[1]
         student, teacher = (
             embeddings.repeat_interleave(prompts_per_image, dim=0)  # (N, C, h, w)
-            for embeddings in (self.student.image_encoder(batch["pixels"]), self.teacher.embedding(batch))
+            for embeddings in (self.encode(batch), self.teacher.embedding(batch))
         )
         weights = batch["weights"].flatten()
         loss, ious = torch.zeros((), device=self.device), {}
@@ -106,14 +109,22 @@ class DistillMasks(Distill):
         for i in range(self._rounds + 1):
             with torch.no_grad():
                 teacher_logits, teacher_iou = self.teacher.sam.decode(teacher, **prompt)  # (N, M, S/4, S/4), (N, M)
-            logits, predicted_iou = self.student.decode(student, **prompt)
+            logits, predicted_iou = self._decode(student, prompt, teacher_logits.shape[-1])
             loss, iou = self._compare(logits, predicted_iou, teacher_logits, teacher_iou, weights)
             losses.append(loss)
             if i < self._rounds:
                 best = teacher_iou.argmax(1)[:, None, None, None].expand(-1, 1, *teacher_logits.shape[2:])
                 pair = (masks.detach().gather(1, best)[:, 0] > 0 for masks in (logits, teacher_logits))
-                prompt = append_point(prompt, *sample_error_points(*pair, generator, self.student.image_size))
+                prompt = append_point(prompt, *sample_error_points(*pair, generator, self.teacher.sam.image_size))
         return torch.stack(losses).mean(), iou
+
+    def _decode(self, embedding: Tensor, prompt: Prompt, side: int) -> tuple[Tensor, Tensor]:
+        """Return the student's masks (N, M, side, side) and predicted IoUs (N, M) of prompts in the teacher's frame."""
+        coordinates = {key: prompt[key] * self._scale for key in ("points", "boxes_xyxy") if key in prompt}
+        logits, predicted_iou = self.student.decode(embedding, **(prompt | coordinates))
+        if logits.shape[-1] != side:
+            logits = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
+        return logits, predicted_iou
 
     def _compare(
         self, logits: Tensor, predicted_iou: Tensor, teacher_logits: Tensor, teacher_iou: Tensor, weights: Tensor

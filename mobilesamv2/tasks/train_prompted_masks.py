@@ -1,8 +1,8 @@
-"""Training on masks from box and point prompts: fine-tuning of a decoder, or a small SAM from scratch."""
+"""Training on masks from box, point and mask prompts: fine-tuning of a model's parts, or a small SAM from scratch."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -11,12 +11,14 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
+from mobilesamv2.models.low_rank import add_low_rank
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.ranges import NonNegativeInt, Weight
+from mobilesamv2.ranges import Count, NonNegativeInt, Positive, Weight
 from mobilesamv2.structures import PointLabel
 from mobilesamv2.tasks.losses import MaskLoss, mask_iou
 from mobilesamv2.tasks.mask_prompts import (
     Prompt,
+    append_point,
     initial_prompts,
     points_generator,
     sample_error_points,
@@ -29,27 +31,42 @@ ERROR_SHARE = 0.5
 VALIDATION_POINTS = 3
 
 
+Training = Literal["frozen", "lora", "full"]
+"""What is trained of a part of the model: nothing, low-rank updates of its linear layers, or all weights."""
+
+
 class TrainPromptedMasks(pl.LightningModule):
-    """Training on each object's box, for one mask, a point in it, for three, and several points, for one.
+    """Training on each object's box, for one mask, a point in it, for three, several points and a mask, for one.
 
     Of the three masks the one of least loss is trained, as in SAM. The predicted IoU learns the IoU of every mask.
     Several points are used where the samples have them: the first one, and more that lie in the object or where the
     mask of the first one is wrong. Without them a model trained from scratch predicts worse masks from several points
     than from one.
 
+    With mask prompts the low-res logits that the point, or several, led to are a prompt beside it, for half of the
+    objects with a further point where their mask is wrong, as in SAM's later rounds.
+
     Args:
         sam: the model to train.
         optimizer: builds the optimizer from the parameter groups.
         warmup_images: images of the learning rate's warm-up.
-        freeze_image_encoder: train only the prompt encoder and mask decoder.
+        image_encoder: what is trained of it: ``frozen``, ``lora`` or ``full``.
+        decoder: what is trained of the mask decoder; ``full`` trains the prompt encoder too.
+        lora_rank: rank of the low-rank updates.
+        lora_alpha: scale of the low-rank updates, in units of 1 / rank.
+        mask_prompts: train prompts of a mask too.
         focal_weight: weight of the focal loss.
         dice_weight: weight of the dice loss.
         iou_weight: weight of the squared error of the predicted IoU.
         bce_weight: weight of the cross-entropy, which a model from scratch learns sooner by than by the focal loss.
 
+    Raises:
+        ValueError: if a part is trained in no known way, nothing is trained, or an encoder for LoRA has no linear
+            layer.
+
     Source: SAM, appendix A; its weights are 20, 1 and 1, and it adds a point in each of 8 rounds, with the last mask as
-    a prompt beside the points, where one round adds several points here. A small model trained from scratch needs less
-    focal loss.
+    a prompt beside the points, where one round adds several points here and another one the mask. A small model trained
+    from scratch needs less focal loss.
     """
 
     def __init__(
@@ -57,7 +74,11 @@ class TrainPromptedMasks(pl.LightningModule):
         sam: Sam,
         optimizer: OptimizerFactory,
         warmup_images: NonNegativeInt = 0,
-        freeze_image_encoder: bool = True,
+        image_encoder: Training = "frozen",
+        decoder: Training = "full",
+        lora_rank: Count = 8,
+        lora_alpha: Positive = 16.0,
+        mask_prompts: bool = False,
         focal_weight: Weight = 20.0,
         dice_weight: Weight = 1.0,
         iou_weight: Weight = 1.0,
@@ -65,13 +86,34 @@ class TrainPromptedMasks(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.sam = sam
-        self.sam.image_encoder.requires_grad_(not freeze_image_encoder)
-        # No prompt contains a mask, and distributed training requires a gradient of every trainable parameter.
-        self.sam.prompt_encoder.mask_downscaling.requires_grad_(False)
+        self._choose_trained(image_encoder, decoder, lora_rank, lora_alpha)
+        if not mask_prompts:
+            # No prompt contains a mask, and distributed training requires a gradient of every trainable parameter.
+            self.sam.prompt_encoder.mask_downscaling.requires_grad_(False)
+        self._mask_prompts = mask_prompts
         self._optimizer = optimizer
         self._warmup_images = warmup_images
-        self._freeze_image_encoder = freeze_image_encoder
+        self._image_encoder, self._decoder = image_encoder, decoder
         self._mask_loss = MaskLoss(focal_weight, dice_weight, iou_weight, bce_weight)
+
+    def _choose_trained(self, image_encoder: Training, decoder: Training, rank: int, alpha: float) -> None:
+        """Freeze what is not trained, and add low-rank updates where they are."""
+        sam = self.sam
+        for name, how in (("image_encoder", image_encoder), ("decoder", decoder)):
+            if how not in get_args(Training):
+                raise ValueError(f"task.{name} must be frozen, lora or full, got {how}.")
+        if image_encoder == decoder == "frozen":
+            raise ValueError("task.image_encoder or task.decoder must be lora or full, got frozen for both.")
+        sam.image_encoder.requires_grad_(image_encoder == "full")
+        sam.prompt_encoder.requires_grad_(decoder == "full")
+        sam.mask_decoder.requires_grad_(decoder == "full")
+        if image_encoder == "lora" and not add_low_rank(sam.image_encoder, rank, alpha):
+            raise ValueError(
+                f"task.image_encoder=lora needs an encoder with linear layers, as ViT and TinyViT have, and "
+                f"{sam.encoder_name} has none: frozen or full."
+            )
+        if decoder == "lora":
+            add_low_rank(sam.mask_decoder.transformer, rank, alpha)
 
     @property
     def backbone(self) -> nn.Module:
@@ -82,7 +124,9 @@ class TrainPromptedMasks(pl.LightningModule):
     def on_fit_start(self) -> None:
         # Lightning keeps the modes that it finds, and build_sam builds in eval mode.
         self.sam.train()
-        self.sam.image_encoder.train(not self._freeze_image_encoder)
+        # low-rank updates leave the statistics of batch norms alone
+        self.sam.image_encoder.train(self._image_encoder == "full")
+        self.sam.mask_decoder.train(self._decoder != "frozen")
 
     @override
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
@@ -105,20 +149,25 @@ class TrainPromptedMasks(pl.LightningModule):
 
     def _loss(self, batch: Sample) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and the mean IoU of the masks by kind of prompt."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._freeze_image_encoder):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._image_encoder != "frozen"):
             embeddings = self.sam.image_encoder(batch["pixels"])
         prompts_per_image = batch["masks"].shape[1]
         embeddings = embeddings.repeat_interleave(prompts_per_image, dim=0)  # (N, C, S/16, S/16)
         targets, weights = batch["masks"].flatten(0, 1), batch["weights"].flatten()
         total = weights.sum().clamp(min=1)
         loss, ious = torch.zeros((), device=self.device), {}
-        masks = targets
-        for kind, prompt in self._prompts(batch):
+        prompt: Prompt = {}
+        logits = targets
+        kinds = [*self._prompts(batch), *([("mask", prompt)] if self._mask_prompts else [])]
+        for kind, given in kinds:
             if kind == "points":
-                prompt = self._mix_error_points(prompt, masks, targets)
-            prompt_loss, iou, masks = self._prompt_loss(embeddings, prompt, targets)
+                given = self._mix_error_points(given, _like_targets(logits, targets) > 0, targets)
+            elif kind == "mask":
+                given = self._append_mask(prompt, logits, targets)
+            prompt_loss, iou, logits = self._prompt_loss(embeddings, given, targets)
             loss = loss + (prompt_loss * weights).sum() / total
             ious[kind] = (iou * weights).sum() / total
+            prompt = given
         return loss, ious
 
     def _prompts(self, batch: Sample) -> list[tuple[str, Prompt]]:
@@ -147,14 +196,38 @@ class TrainPromptedMasks(pl.LightningModule):
         labels = torch.cat([labels[:, :1], labels[:, 1:].masked_fill(~is_kept, PointLabel.PADDING)], dim=1)
         return prompt | {"points": points, "labels": labels}
 
+    def _append_mask(self, prompt: Prompt, logits: Tensor, targets: Tensor) -> Prompt:
+        """Return a prompt with its mask as another, and for half of the objects a point where the mask is wrong.
+
+        Args:
+            prompt: of points, whose masks the logits are.
+            logits: (N, S/4, S/4).
+            targets: (N, h, w).
+        """
+        generator = points_generator(self)
+        masks = _like_targets(logits, targets) > 0
+        points, labels = sample_error_points(masks, targets > 0.5, generator, self.sam.image_size)
+        is_left_out = torch.rand(labels.shape, generator=generator, device=labels.device) < 0.5
+        labels = labels.masked_fill(is_left_out, PointLabel.PADDING)
+        return append_point(prompt, points, labels) | {"mask_input": logits[:, None]}
+
     def _prompt_loss(self, embeddings: Tensor, prompt: Prompt, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss (N,), IoU (N,) and cells, bool and in the targets' shape, of each prompt's best mask."""
+        """Return the loss (N,), IoU (N,) and low-res logits (N, S/4, S/4) of each prompt's best mask."""
         logits, predicted_iou = self.sam.decode(embeddings, **prompt)  # (N, M, S/4, S/4), (N, M)
-        if logits.shape[-2:] != targets.shape[-2:]:
-            logits = F.interpolate(logits, size=targets.shape[-2:], mode="bilinear", align_corners=False)
+        low_res = logits.detach()
+        logits = _like_targets(logits, targets)
         targets = targets[:, None].expand_as(logits)
         iou = mask_iou(logits, targets)
         iou_loss = self._mask_loss.iou_term(predicted_iou, iou).mean(1)
         least_loss, best = self._mask_loss.mask_terms(logits, targets).min(dim=1)
         rows = torch.arange(len(best), device=best.device)
-        return least_loss + iou_loss, iou[rows, best], logits.detach()[rows, best] > 0
+        return least_loss + iou_loss, iou[rows, best], low_res[rows, best]
+
+
+def _like_targets(logits: Tensor, targets: Tensor) -> Tensor:
+    """Interpolate logits (N, h, w) or (N, M, h, w) to the cells of the targets."""
+    if logits.shape[-2:] == targets.shape[-2:]:
+        return logits
+    channels = logits.flatten(0, -3)[:, None]
+    resized = F.interpolate(channels, size=targets.shape[-2:], mode="bilinear", align_corners=False)
+    return resized.view(*logits.shape[:-2], *targets.shape[-2:])

@@ -34,7 +34,7 @@ class Notes(pl.Callback):
 
 def finetuning(num_workers: int = 0) -> tuple[pl.LightningModule, TrainingData]:
     torch.manual_seed(0)
-    task = TrainPromptedMasks(build_sam("mini"), ADAMW, warmup_images=4, freeze_image_encoder=False)
+    task = TrainPromptedMasks(build_sam("mini"), ADAMW, warmup_images=4, image_encoder="full")
     samples = PromptSamples(SyntheticDataset(12, (64, 96)), 256, prompts_per_image=2)
     return task, TrainingData(samples, 2, validation_images=2, num_workers=num_workers, seed=1)
 

@@ -13,7 +13,7 @@ BASE = (
     *("model_zoo", "extras", "ranges", "broken_pipe", "names"),
 )
 ROOMS = ("models", "prompts", "data", "metrics")
-WEIGHTS = ("registry", "checkpoints", "pretrained")
+WEIGHTS = ("registry", "checkpoints", "backbone_weights", "model_card", "pretrained")
 FORMATS = ("sam2_checkpoints", "sam_hq_checkpoints", "encoder_checkpoints", "transformers_checkpoints")
 USE = ("segany", "segevery", "rle_encoder")
 RUN = ("tasks", "callbacks", "evaluation")
@@ -41,8 +41,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "visualize": ("structures", "transforms", "masks"),
     **dict.fromkeys(ROOMS, BASE),
     "checkpoints": (*BASE, *ROOMS, "checkpoint_layouts", *FORMATS),
-    "registry": (*BASE, *ROOMS, "checkpoints", *FORMATS),
-    "pretrained": (*BASE, *ROOMS, "registry", "checkpoints"),
+    "backbone_weights": (*BASE, *ROOMS, "checkpoints"),
+    "registry": (*BASE, *ROOMS, "checkpoints", "backbone_weights", *FORMATS),
+    "model_card": (*BASE, *ROOMS),
+    "pretrained": (*BASE, *ROOMS, "registry", "checkpoints", "model_card"),
     "segany": (*BASE, *ROOMS, *WEIGHTS, "rle_encoder"),
     "segevery": (*BASE, *ROOMS, *WEIGHTS, *USE),
     **dict.fromkeys(RUN, (*BASE, *ROOMS, *WEIGHTS, *USE)),

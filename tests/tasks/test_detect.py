@@ -315,3 +315,14 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     assert values[0] == values[1]
     assert "val/mask_ar_1000" in values[0]
     assert float(values[0]["val/box_ar_320"]) > 0
+
+
+def test_the_first_layers_may_stay_as_they_are(tmp_path: Path) -> None:
+    task, data = detecting(freeze=10)
+    before = {key: value.clone() for key, value in task.detector.state_dict().items()}
+    trainer(tmp_path, max_steps=1).fit(task, datamodule=data)
+    state = task.detector.state_dict()
+    changed = {int(key.split(".")[2]) for key, value in state.items() if not torch.equal(value, before[key])}
+    assert min(changed) >= 10  # statistics of batch norms included
+    with pytest.raises(ValueError, match=r"task\.freeze must be below the detector's 23 layers, got 23"):
+        detecting(freeze=23)
