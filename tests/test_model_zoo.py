@@ -8,12 +8,12 @@ import pytest
 from support.file_server import CONTENT, SHA256, Server, serving
 
 from mobilesamv2.cli.main import main
+from mobilesamv2.downloads import download
 from mobilesamv2.model_zoo import (
     MODEL_FILES,
     PACKAGE_WEIGHTS,
     WEIGHT_FILES,
     PublishedFile,
-    download,
     find_weights,
     require_weights,
     weight_folders,

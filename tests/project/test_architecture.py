@@ -10,7 +10,7 @@ from support import ROOT
 PACKAGE = ROOT / "mobilesamv2"
 BASE = (
     *("structures", "transforms", "masks", "mask_regions", "rle_validation", "visualize", "files", "identity"),
-    *("model_zoo", "extras", "ranges", "broken_pipe", "names"),
+    *("downloads", "model_zoo", "extras", "ranges", "broken_pipe", "names"),
 )
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "backbone_weights", "model_card", "pretrained")
@@ -29,7 +29,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "ranges": (),
     "broken_pipe": (),
     "names": (),
-    "model_zoo": ("files", "names"),
+    "downloads": ("files",),
+    "model_zoo": ("downloads", "files", "names"),
     "sam2_checkpoints": (),
     "sam_hq_checkpoints": (),
     "encoder_checkpoints": (),

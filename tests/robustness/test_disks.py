@@ -25,10 +25,10 @@ from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.tar_index import cached_index
 from mobilesamv2.data.writers import write_lvis, write_sa1b_tar
+from mobilesamv2.downloads import download
 from mobilesamv2.evaluation.results import write_record
 from mobilesamv2.evaluation.shards import ImageResult, ResultShards
 from mobilesamv2.files import atomic_write, read_arrays
-from mobilesamv2.model_zoo import download
 
 SCENES = SyntheticDataset(4, (64, 96))
 
