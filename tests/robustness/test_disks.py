@@ -84,13 +84,13 @@ def test_a_full_disk_keeps_no_index_and_reads_the_tar_all_the_same(
 
 
 def test_a_full_disk_amid_a_download_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mobilesamv2 import model_zoo
+    from mobilesamv2 import downloads
 
     class Answer(io.BytesIO):
         status, headers = 200, {"Content-Length": "9000"}
 
     asked: list[Any] = []
-    monkeypatch.setattr(model_zoo.urllib.request, "urlopen", lambda r, timeout: asked.append(r) or Answer(bytes(9000)))
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", lambda r, timeout: asked.append(r) or Answer(bytes(9000)))
     with small_disk(), pytest.raises(OSError, match=r"a\.pt\.part can't be written: .*resumes the download"):
         download("http://host/a.pt", tmp_path / "a.pt", pause_s=0)
     assert len(asked) == 1
