@@ -98,7 +98,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             "encoder": str(content["encoder"]),
             "image_size": int(content["image_size"]) if "image_size" in content else None,
         }
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{path} must be a safetensors file written by mobilesamv2, got one without its metadata. "
             "For any other file, pass the model's name: build_sam(name, checkpoint=path)."

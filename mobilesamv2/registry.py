@@ -85,7 +85,7 @@ _PYRAMIDS: dict[str, Callable[..., ImageEncoder]] = {
     "repvit": partial(timm_pyramid, "repvit_m1_1"),
 }
 
-SAM2_ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
+ENCODERS_OF_SAM_2: dict[str, Callable[..., ImageEncoder]] = {
     **{f"sam2_hiera_{size}": partial(sam2_hiera, f"sam2_hiera_{size}") for size in SAM2_SIZES},
     "sam2_hiera_mini": partial(
         sam2_hiera, "sam2_hiera_tiny", embed_dim=24, stages=(1, 1, 2, 1), global_att_blocks=(3,)
@@ -114,7 +114,7 @@ class EncoderSet(NamedTuple):
 
 ENCODER_SETS: dict[type[Sam], EncoderSet] = {
     Sam: EncoderSet(ENCODERS, timm_encoder),
-    Sam2: EncoderSet(SAM2_ENCODERS, timm_pyramid),
+    Sam2: EncoderSet(ENCODERS_OF_SAM_2, timm_pyramid),
 }
 """Image encoders by the family of models."""
 

@@ -76,7 +76,7 @@ class LogLines(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._say_batches("evaluated", batch_idx + 1, self.total_test_batches_current_dataloader)
+        self._say_batches("evaluated", batch_idx + 1, sum(trainer.num_test_batches))
 
     @override
     def on_predict_batch_end(
@@ -88,7 +88,7 @@ class LogLines(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._say_batches("done", batch_idx + 1, self.total_predict_batches_current_dataloader)
+        self._say_batches("done", batch_idx + 1, sum(trainer.num_predict_batches))
 
     def _start(self, first: int) -> None:
         self._begin = self._last = time.monotonic()
@@ -102,7 +102,8 @@ class LogLines(ProgressBar):
             self._say(f"{done}: {number} of {total} batches{self._left(number, total)}")
 
     def _place(self, trainer: pl.Trainer) -> str:
-        total = trainer.estimated_stepping_batches
+        steps = getattr(getattr(trainer, "datamodule", None), "total_steps", None)  # ``RunLength`` ends the run
+        total = trainer.estimated_stepping_batches if steps is None else steps
         of = f" of {total}" if math.isfinite(total) else ""
         return f"step {trainer.global_step}{of}, epoch {trainer.current_epoch}{self._left(trainer.global_step, total)}"
 

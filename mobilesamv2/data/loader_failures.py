@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 
 SHARED_MEMORY = re.compile(r"shared memory|/torch_\d+|Bus error|/dev/shm", re.IGNORECASE)
 KILLED = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (\w+)|exited unexpectedly)")
@@ -17,6 +18,11 @@ def loader_failure(error: BaseException, workers: str = "num_workers") -> str | 
         workers: the option that sets the number of workers.
     """
     text = str(error)
+    if isinstance(error, ConnectionResetError) and _is_of_a_process(error):  # the queue of a worker that is gone
+        return (
+            f"A worker of the loader was killed, most likely as memory ran out. Lower {workers} or the batch size; "
+            f"{workers}=0 loads images in the program itself."
+        )
     if not isinstance(error, RuntimeError | OSError) or not ("DataLoader worker" in text or "/torch_" in text):
         return "Memory is full: use a smaller batch, or fewer workers." if _is_memory_full(error) else None
     if SHARED_MEMORY.search(text):
@@ -31,6 +37,11 @@ def loader_failure(error: BaseException, workers: str = "num_workers") -> str | 
             f"{workers} or the batch size; {workers}=0 loads images in the program itself."
         )
     return None
+
+
+def _is_of_a_process(error: BaseException) -> bool:
+    """Return whether an error comes from the connection to another process, not from a network."""
+    return any("multiprocessing" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _is_memory_full(error: BaseException) -> bool:

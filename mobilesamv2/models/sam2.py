@@ -77,7 +77,7 @@ class Sam2MaskDecoder(MaskDecoder):
         both = self._upscale(context, torch.stack([weights[:, 0], weights[prompts, best]], dim=1))  # (N, 2, S/4, S/4)
         chosen = torch.where(_is_stable(both[:, 0]), 0, 1)
         logits, iou = both[prompts, chosen], predicted_iou[prompts, torch.where(chosen == 0, 0, best)]
-        keep = torch.ones_like(iou, dtype=torch.bool) if pred_iou_thresh is None else iou.float() > pred_iou_thresh
+        keep = slice(None) if pred_iou_thresh is None else iou.float() > pred_iou_thresh
         return Decoded(logits[keep], iou[:, None], prompts[keep])
 
 

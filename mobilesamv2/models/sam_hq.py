@@ -91,7 +91,7 @@ class HqMaskDecoder(MaskDecoder):
         best = predicted_iou[:, 1:].argmax(1) + 1 if multimask_output else predicted_iou.new_zeros(len(tokens)).long()
         prompts = torch.arange(len(tokens), device=tokens.device)
         iou = predicted_iou[prompts, best]
-        keep = torch.ones_like(iou, dtype=torch.bool) if pred_iou_thresh is None else iou.float() > pred_iou_thresh
+        keep = slice(None) if pred_iou_thresh is None else iou.float() > pred_iou_thresh
         weights = self._hypernetworks(tokens, slice(None))[prompts, best]  # (N, C/8)
         of_hq = self.hf_mlp(tokens[:, self.iou_index + 1 + len(self.output_hypernetworks_mlps)])
         assert context.fine is not None
