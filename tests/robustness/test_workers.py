@@ -19,8 +19,6 @@ from mobilesamv2.recipes.errors import errors_without_traceback
 from mobilesamv2.recipes.train import main as train
 
 KILLED = r"^error: A worker of the loader (\(process \d+\) )?was killed, most likely as memory ran out\. Lower "
-    r"^error: A worker of the loader (\(process \d+\) )?was killed, most likely as memory ran out\. Lower num_workers"
-)
 SCENES = [
     "dataset=synthetic",
     "dataset._target_=support.killed_scenes.KilledScenes",
