@@ -99,9 +99,7 @@ def test_smaller_weights_leave_no_separate_file(
         ("mobile_sam", "fp16"),
         ("sam_vit_b", "fp32"),
         ("efficientvit_l0", "fp32"),
-        ("efficientvit_l0", "fp16"),
         ("repvit", "fp32"),
-        ("repvit", "fp16"),
         ("timm/convnext_atto", "fp32"),
     ],
 )

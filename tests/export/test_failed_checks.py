@@ -72,7 +72,7 @@ def test_an_opset_that_torch_converts_wrongly_is_an_invalid_graph(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opset", range(18, 24))
+@pytest.mark.parametrize("opset", [18, 23])
 @pytest.mark.parametrize("signature", ["mobilesamv2", "sam"])
 def test_opsets_that_can_be_written(opset: int, signature: str, tmp_path: Path) -> None:
     written = export_onnx(build_sam("micro_conv"), tmp_path, opset, signature=signature)
