@@ -33,7 +33,7 @@ def errors_without_traceback() -> Iterator[None]:
         key = str(error).splitlines()[0].rpartition(": ")[2]
         way_out = f"{key}=NAME, one of conf/{key}" if (CONF / key).is_dir() else f"{key}=VALUE"
         raise SystemExit(f"error: {key} must be chosen for this run: {way_out}.") from error
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, EOFError) as error:
         sentence = loader_failure(error)
         if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

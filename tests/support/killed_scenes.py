@@ -11,13 +11,13 @@ from mobilesamv2.structures import GroundTruth
 
 
 class KilledScenes(SyntheticDataset):
-    """Scenes of which a worker loads six, and is killed at the seventh."""
+    """Scenes of which a worker loads ten, and is killed at the eleventh."""
 
     loaded = 0
 
     def _count(self) -> None:
         self.loaded += 1
-        if self.loaded == 7 and get_worker_info() is not None:
+        if self.loaded == 11 and get_worker_info() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def load_image(self, index: int) -> np.ndarray:
