@@ -18,9 +18,7 @@ def loader_failure(error: BaseException, workers: str = "num_workers") -> str | 
         workers: the option that sets the number of workers.
     """
     text = str(error)
-    if isinstance(error, ConnectionResetError | EOFError) and _is_of_a_process(
-        error
-    ):  # the queue of a worker that is gone
+    if isinstance(error, ConnectionResetError | EOFError) and _is_of_a_process(error):  # a worker's queue
         return (
             f"A worker of the loader was killed, most likely as memory ran out. Lower {workers} or the batch size; "
             f"{workers}=0 loads images in the program itself."
