@@ -82,16 +82,17 @@ def read_embeddings(folder: Path) -> dict[str, Any]:
 
 def read_weights(folder: Path) -> dict[str, Any]:
     """Return the tensors of the last weights and of the best."""
-    import torch
     from safetensors.torch import load_file
+
+    from mobilesamv2.models.object_detector import build_detector
 
     found: dict[str, Any] = {}
     for part in (folder, folder / "best"):
         for path in part.glob("*.safetensors"):
             found |= {f"{part.name == 'best'} {key}": value for key, value in load_file(path).items()}
         for path in part.glob("*.pt"):
-            model = torch.load(path, weights_only=False)["model"]  # written by this program, a minute ago
-            found |= {f"{part.name == 'best'} {key}": value for key, value in model.state_dict().items()}
+            state = build_detector(checkpoint=path).state_dict()
+            found |= {f"{part.name == 'best'} {key}": value for key, value in state.items()}
     return found
 
 

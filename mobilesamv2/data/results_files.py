@@ -52,7 +52,7 @@ def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = N
         raise ValueError(f"max_boxes must be at least 1, or null for all boxes, got {max_boxes}.")
     path, chosen = Path(path), set(dataset.image_ids)
     boxes_by_image: dict[int, Boxes] = {}
-    for image_id, entries in _by_image(path, dataset, _BOX_KEYS, is_strict=False).items():
+    for image_id, entries in _by_image(path, dataset, _BOX_KEYS, refuse_others=False).items():
         if image_id not in chosen:
             continue
         entries.sort(key=lambda numbered: -numbered[1]["score"])
@@ -106,7 +106,7 @@ def read_results(
     indices = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
     seen_in: dict[int, Path] = {}
     for file in files:
-        for image_id, entries in _by_image(file, dataset, _MASK_KEYS, is_strict=not ignore_others).items():
+        for image_id, entries in _by_image(file, dataset, _MASK_KEYS, refuse_others=not ignore_others).items():
             if image_id not in indices:
                 continue
             if image_id in seen_in:
@@ -122,10 +122,10 @@ Entries = list[tuple[int, dict[str, Any]]]
 """Entries of a results file with their numbers."""
 
 
-def _by_image(path: Path, dataset: ImageDataset, keys: tuple[str, ...], is_strict: bool) -> dict[int, Entries]:
-    """Return the entries of a file by image; unless ``is_strict``, on images outside the data set too."""
+def _by_image(path: Path, dataset: ImageDataset, keys: tuple[str, ...], refuse_others: bool) -> dict[int, Entries]:
+    """Return the entries of a file by image; unless ``refuse_others``, on images outside the data set too."""
     entries, ids = _entries(path, dataset)
-    chosen = set(dataset.image_ids) if is_strict else None
+    chosen = set(dataset.image_ids) if refuse_others else None
     by_image: dict[int, Entries] = {}
     for i, entry in enumerate(entries):
         name = f"Result number {i} of {path}"
@@ -140,7 +140,7 @@ def _by_image(path: Path, dataset: ImageDataset, keys: tuple[str, ...], is_stric
         if ids is not None:
             image_id = ids.get(image_id)
         if image_id is None or (chosen is not None and image_id not in chosen):
-            if not is_strict:
+            if not refuse_others:
                 continue
             listing = dataset.provenance["annotations"]
             got = shown(entry["image_id"])

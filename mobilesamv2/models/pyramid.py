@@ -63,7 +63,8 @@ def unpack_cells(embedding: Tensor, embed_dim: int) -> tuple[Tensor, tuple[Tenso
         (B, cells, 4, 4, C/8), the pixels of a cell as two steps of 2 x 2, row by row.
     """
     coarse, *finer = embedding.split([embed_dim * units for units in _units(embedding.shape[1], embed_dim)], dim=1)
-    return coarse, tuple(unpack(level) for unpack, level in zip((_twos, _fours), finer, strict=False))
+    unpacked = (_twos, _fours)[: len(finer)]
+    return coarse, tuple(unpack(level) for unpack, level in zip(unpacked, finer, strict=True))
 
 
 def _units(channels: int, embed_dim: int) -> tuple[int, ...]:

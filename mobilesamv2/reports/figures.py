@@ -124,7 +124,7 @@ def draw_against_k(runs: Sequence[Run], labels: Mapping[str, str]) -> Figure:
     figure = Figure(figsize=(width, 0.5 + rows * height), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     ks = runs[0].result["protocol"]["ks"]
-    for number, (axes, run, text) in enumerate(zip(panels, shown, texts, strict=False)):
+    for number, (axes, run, text) in enumerate(zip(panels[: len(shown)], shown, texts, strict=True)):
         for other in runs:
             axes.plot(ks, _percent(other, [f"AR@{k}" for k in ks])[0], color="0.8", linewidth=0.8)
         ar, low, high = _percent(run, [f"AR@{k}" for k in ks])
