@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from mobilesamv2.data.datamodule import identity_collate
+    from mobilesamv2.data.evaluation_samples import identity_collate
     from mobilesamv2.data.synthetic.dataset import SyntheticDataset
     from mobilesamv2.data.writers import write_lvis, write_sa1b_tar
 

@@ -17,16 +17,10 @@ from typing_extensions import override
 
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.embeddings import EmbeddingCache
+from mobilesamv2.data.evaluation_samples import NO_SAMPLE, EvaluationSample, PaddedDataset, identity_collate
 from mobilesamv2.data.samples import EncoderSamples, Sample
-from mobilesamv2.structures import GroundTruth
 
 logger = logging.getLogger(__name__)
-
-EvaluationSample = tuple[np.ndarray, GroundTruth]
-"""One image, RGB uint8 (H, W, 3), and its objects."""
-
-NO_SAMPLE = -1
-"""Index of the item of a ``PaddedDataset`` that is None."""
 
 
 def leave_signals_to_main(worker: int) -> None:
@@ -379,24 +373,3 @@ def _with_embeddings(
 def _rank(trainer: pl.Trainer | None) -> tuple[int, int]:
     """Return the rank of this process and the number of processes."""
     return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-
-
-class PaddedDataset(Dataset[EvaluationSample | Exception | None]):
-    """Data set with one more item, None, at the index ``NO_SAMPLE``.
-
-    For an image that can't be read the item is the error itself, since a worker process would wrap it in a traceback.
-    """
-
-    def __init__(self, dataset: ImageDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> EvaluationSample | Exception | None:
-        try:
-            return None if index == NO_SAMPLE else self.dataset[index]
-        except (ValueError, FileNotFoundError) as error:
-            return error
-
-
-def identity_collate(sample: Any) -> Any:
-    """Return a sample, or a list of samples, unchanged: a ``collate_fn`` that makes no tensors."""
-    return sample

@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 from torch import distributed
 
-from mobilesamv2.data.datamodule import EvaluationSample
+from mobilesamv2.data.evaluation_samples import EvaluationSample
 from mobilesamv2.evaluation.shards import ImageResult, ResultShards, truth_fingerprint
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.structures import GroundTruth

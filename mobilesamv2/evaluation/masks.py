@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilesamv2.data.datamodule import EvaluationSample
+from mobilesamv2.data.evaluation_samples import EvaluationSample
 from mobilesamv2.evaluation.loop import EvaluateImages, ImageOutcome
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.metrics.mask_metric import MaskMetric, RankedMasks, measure_image

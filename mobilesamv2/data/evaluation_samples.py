@@ -1,0 +1,38 @@
+"""What an evaluation reads: images with their objects, or the error of one that can't be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from mobilesamv2.data.base import ImageDataset
+from mobilesamv2.structures import GroundTruth
+
+EvaluationSample = tuple[np.ndarray, GroundTruth]
+"""One image, RGB uint8 (H, W, 3), and its objects."""
+
+NO_SAMPLE = -1
+"""Index of the item of a ``PaddedDataset`` that is None."""
+
+
+class PaddedDataset(Dataset[EvaluationSample | Exception | None]):
+    """Data set with one more item, None, at the index ``NO_SAMPLE``.
+
+    For an image that can't be read the item is the error itself, since a worker process would wrap it in a traceback.
+    """
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> EvaluationSample | Exception | None:
+        try:
+            return None if index == NO_SAMPLE else self.dataset[index]
+        except (ValueError, FileNotFoundError) as error:
+            return error
+
+
+def identity_collate(sample: Any) -> Any:
+    """Return a sample, or a list of samples, unchanged: a ``collate_fn`` that makes no tensors."""
+    return sample
