@@ -236,6 +236,20 @@ class MaskDecoder(nn.Module):
         return weights @ F.gelu(x).flatten(1, 3).mT
 
 
+def best_of_three(predicted_iou: Tensor) -> Tensor:
+    """Return the index of the best of masks 1 to 3 by predicted IoU (N, 4), (N,) int64."""
+    return predicted_iou[:, 1:].argmax(1) + 1
+
+
+def with_single(logits: Tensor, predicted_iou: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all masks (N, 4, h, w) and their IoU (N, 4) with those at an index (N,) in place of the single one."""
+    prompts = torch.arange(len(logits), device=logits.device)
+    return (
+        torch.cat([logits[prompts, index][:, None], logits[:, 1:]], dim=1),
+        torch.cat([predicted_iou[prompts, index][:, None], predicted_iou[:, 1:]], dim=1),
+    )
+
+
 def _prompts_of(context: ImageContext, prompts: slice | Tensor) -> ImageContext:
     """Return a context of one image for each prompt, cut to some prompts; finer levels that all share stay."""
     finer = tuple(level[prompts] if len(level) > 1 else level for level in context.finer_levels)

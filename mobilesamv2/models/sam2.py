@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from mobilesamv2.models.mask_decoder import MLP, Decoded, MaskDecoder
+from mobilesamv2.models.mask_decoder import MLP, Decoded, MaskDecoder, best_of_three, with_single
 from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.models.pyramid import PyramidNeck, unpack_cells
 from mobilesamv2.models.sam import Sam
@@ -49,12 +49,8 @@ class Sam2MaskDecoder(MaskDecoder):
     @override
     def decode_all_masks(self, context: ImageContext, sparse: Tensor) -> tuple[Tensor, Tensor]:
         logits, predicted_iou = super().decode_all_masks(context, sparse)
-        single = torch.where(_is_stable(logits[:, 0]), 0, _best_of_three(predicted_iou))
-        prompts = torch.arange(len(logits), device=logits.device)
-        return (
-            torch.cat([logits[prompts, single][:, None], logits[:, 1:]], dim=1),
-            torch.cat([predicted_iou[prompts, single][:, None], predicted_iou[:, 1:]], dim=1),
-        )
+        single = torch.where(_is_stable(logits[:, 0]), 0, best_of_three(predicted_iou))
+        return with_single(logits, predicted_iou, single)
 
     @override
     def _output_tokens(self) -> Tensor:
@@ -71,7 +67,7 @@ class Sam2MaskDecoder(MaskDecoder):
         if multimask_output or self.training:
             return super()._decode_tokens(tokens, context, multimask_output, pred_iou_thresh)
         predicted_iou = self._predict_iou(tokens)  # (N, 4)
-        best = _best_of_three(predicted_iou)
+        best = best_of_three(predicted_iou)
         prompts = torch.arange(len(tokens), device=tokens.device)
         weights = self._hypernetworks(tokens, slice(None))  # (N, 4, C/8)
         both = self._upscale(context, torch.stack([weights[:, 0], weights[prompts, best]], dim=1))  # (N, 2, S/4, S/4)
@@ -104,11 +100,6 @@ class Sam2(Sam):
     @override
     def _build_mask_decoder(self, embed_dim: int, num_heads: int, mlp_dim: int) -> MaskDecoder:
         return Sam2MaskDecoder(embed_dim, num_heads, mlp_dim)
-
-
-def _best_of_three(predicted_iou: Tensor) -> Tensor:
-    """Return the index of the best of masks 1 to 3 by predicted IoU (N, 4), (N,) int64."""
-    return predicted_iou[:, 1:].argmax(1) + 1
 
 
 def _is_stable(logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from mobilesamv2.models.mask_decoder import Decoded, MaskDecoder
+from mobilesamv2.models.mask_decoder import Decoded, MaskDecoder, best_of_three, with_single
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.transformer import ImageContext
 
@@ -54,12 +54,17 @@ class BestOfThreeMaskDecoder(MaskDecoder):
     ) -> Decoded:
         if multimask_output or self.training:
             return super()._decode_tokens(tokens, context, multimask_output, pred_iou_thresh)
-        iou, best = self._predict_iou(tokens)[:, 1:].max(1)
-        prompts = torch.arange(len(tokens), device=tokens.device)
-        weights = self._hypernetworks(tokens, slice(1, None))[prompts, best]
-        keep = torch.ones_like(iou, dtype=torch.bool) if pred_iou_thresh is None else iou.float() > pred_iou_thresh
+        predicted_iou = self._predict_iou(tokens)  # (N, 4)
+        best, prompts = best_of_three(predicted_iou), torch.arange(len(tokens), device=tokens.device)
+        iou, weights = predicted_iou[prompts, best], self._hypernetworks(tokens, slice(None))[prompts, best]
+        keep = slice(None) if pred_iou_thresh is None else iou.float() > pred_iou_thresh
         logits = self._upscale(context._replace(image=context.image[keep]), weights[keep, None])[:, 0]
         return Decoded(logits, iou[:, None], prompts[keep])
+
+    @override
+    def decode_all_masks(self, context: ImageContext, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        logits, predicted_iou = super().decode_all_masks(context, sparse)
+        return with_single(logits, predicted_iou, best_of_three(predicted_iou))
 
 
 class EfficientViTSam(Sam):

@@ -114,3 +114,7 @@ def test_the_single_mask_of_tinysam_is_the_best_of_three() -> None:
         sam.image_context(embedding), boxes_xyxy=boxes, multimask_output=False, pred_iou_thresh=threshold
     )
     assert kept.keep_index.tolist() == (best[:, 0] > threshold).nonzero()[:, 0].tolist()
+    sparse, _ = sam.prompt_encoder(boxes_xyxy=boxes)
+    exported, scores = sam.mask_decoder.decode_all_masks(sam.image_context(embedding), sparse)  # of an ONNX graph
+    assert relative_difference(exported, torch.cat([one, three], 1)) < 1e-5
+    assert torch.allclose(scores, torch.cat([best, iou], 1), atol=1e-6)
