@@ -53,10 +53,8 @@ def grid_points(points_per_side: int, number: int) -> Tensor:
 @torch.no_grad()
 def write_weights(image: np.ndarray, path: Path) -> None:
     """Random weights of MobileSAM, such that the masks of three in ten of a grid's prompts pass SAM's filters."""
-    from mobilesamv2 import SegAny, build_sam
+    from mobilesamv2 import build_sam
     from mobilesamv2.checkpoints import save_mobile_sam
-    from mobilesamv2.rle_encoder import RleEncoder
-    from mobilesamv2.structures import Prompts
 
     torch.manual_seed(0)
     sam = build_sam("mobile_sam")
@@ -71,6 +69,20 @@ def write_weights(image: np.ndarray, path: Path) -> None:
     for name, parameter in sam.named_parameters():
         if parameter.ndim == 4 and ("output_upscaling" in name or name.startswith("image_encoder.neck")):
             parameter.copy_(parameter.mean((2, 3), keepdim=True))  # or masks would be chequered
+    predicted_iou, stability = steady_masks(sam, image)
+    best = torch.where(stability >= 0.95, predicted_iou, -9.0).amax(1)  # of each prompt
+    last.bias[1:] += 0.88 - best.quantile(0.7)
+    heads[0].load_state_dict(heads[1].state_dict())
+    save_mobile_sam(sam, path)
+
+
+def steady_masks(sam: Any, image: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Scale a model's logits until half of an image's masks are stable; return predicted IoU and stability (64, 3)."""
+    from mobilesamv2 import SegAny
+    from mobilesamv2.rle_encoder import RleEncoder
+    from mobilesamv2.structures import Prompts
+
+    heads = sam.mask_decoder.output_hypernetworks_mlps
     segany = SegAny(sam)
     segany.set_image(image)
     encode = RleEncoder.for_frame(segany.frame, sam.device)
@@ -82,10 +94,7 @@ def write_weights(image: np.ndarray, path: Path) -> None:
         for head, quantile in zip(heads[1:], stability.quantile(0.5, dim=0).tolist(), strict=True):
             for parameter in head.layers[-1].parameters() if step < 4 else ():
                 parameter.mul_(max(1 - quantile, 0.01) / 0.05)
-    best = torch.where(stability >= 0.95, predicted_iou, -9.0).amax(1)  # of each prompt
-    last.bias[1:] += 0.88 - best.quantile(0.7)
-    heads[0].load_state_dict(heads[1].state_dict())
-    save_mobile_sam(sam, path)
+    return predicted_iou, stability
 
 
 class GivenBoxes:

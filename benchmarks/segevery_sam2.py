@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from segevery import agreement, grid_points, read_image, show, total, working
+from segevery import agreement, grid_points, read_image, show, steady_masks, total, working
 from segevery_official import Clock, memory, now, times
 
 SHORT_NAMES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
@@ -43,16 +43,14 @@ def official_sam2(model: str) -> Any:
 @torch.no_grad()
 def write_weights(model: str, image: np.ndarray, path: Path) -> None:
     """Random weights in the official format, such that masks of a third of a grid's points pass SAM 2's filters."""
-    from mobilesamv2 import SegAny, build_sam
-    from mobilesamv2.rle_encoder import RleEncoder
+    from mobilesamv2 import build_sam
     from mobilesamv2.sam2_checkpoints import rename_sam2
-    from mobilesamv2.structures import Prompts
 
     torch.manual_seed(0)
     state = official_sam2(model).state_dict()
     torch.save({"model": state}, path)
     sam = build_sam(model, path)
-    heads, last = sam.mask_decoder.output_hypernetworks_mlps, sam.mask_decoder.iou_prediction_head.layers[-1]
+    last = sam.mask_decoder.iou_prediction_head.layers[-1]
     last.weight.mul_(40)
     for name, parameter in sam.mask_decoder.transformer.named_parameters():
         if "attn" in name and parameter.ndim == 2:
@@ -60,17 +58,7 @@ def write_weights(model: str, image: np.ndarray, path: Path) -> None:
     for name, parameter in sam.mask_decoder.named_parameters():
         if parameter.ndim == 4 and "output_upscaling" in name:
             parameter.copy_(parameter.mean((2, 3), keepdim=True))  # or masks would be chequered
-    segany = SegAny(sam)
-    segany.set_image(image)
-    encode = RleEncoder.for_frame(segany.frame, sam.device)
-    points = (grid_points(8, 64) * torch.tensor([image.shape[1], image.shape[0]]))[:, None]
-    prompts = Prompts(points=points, labels=torch.ones(64, 1, dtype=torch.int64))
-    for step in range(5):  # the stability of a slot does not quite go with the scale of its logits
-        logits, predicted_iou = segany.predict_low_res(prompts, multimask_output=True)
-        stability = encode(logits.flatten(0, 1))[1].reshape(64, 3)
-        for head, quantile in zip(heads[1:], stability.quantile(0.5, dim=0).tolist(), strict=True):
-            for parameter in head.layers[-1].parameters() if step < 4 else ():
-                parameter.mul_(max(1 - quantile, 0.01) / 0.05)
+    predicted_iou, stability = steady_masks(sam, image)
     best = torch.where(stability >= 0.95, predicted_iou.logit(), -9.0).amax(1)  # of each prompt
     last.bias[1:] += 1.386 - best.quantile(0.65)  # sigmoid(1.386) is the threshold of .8
     ours = sam.state_dict()
