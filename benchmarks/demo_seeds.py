@@ -3,7 +3,7 @@
 python benchmarks/demo_seeds.py outputs/demo_2 outputs/demo_3 ...      each made by mobilesamv2 demo -o FOLDER --seed N
 
 Writes mobilesamv2/reports/demo_results.csv, which later demos are set beside, and the table of docs/demo.md; prints how
-often each claim held. A demo takes about 5.5 minutes on two idle cores.
+often each claim held. A demo takes about 5 minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="folders of demos")
     figures, outcomes = [], []
     for folder in parser.parse_args().folders:
-        runs = select_runs(load_runs(folder / "runs"), TEACHER, STUDENT)
+        runs = select_runs(load_runs(folder / "runs"), TEACHER, STUDENT, load_runs(folder / "dense"))
         figures.append(demo_figures(runs, read_json(folder / "demo.json")["seed"]))
         outcomes.append([claim.outcome for claim in evaluate_claims(runs)])
     figures.sort(key=lambda one: one.seed)

@@ -14,7 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/demo"), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2, help="of the scenes (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=48, help="test scenes (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=120, help="test scenes (default: %(default)s)")
+    parser.add_argument(
+        "--dense-scenes",
+        type=int,
+        default=10,
+        help="the first of them, for the grid of 64 x 64 points, 7 s of CPU time each (default: %(default)s)",
+    )
     parser.add_argument("--workers", type=int, default=2, help="jobs at a time (default: %(default)s)")
 
 
@@ -26,6 +32,8 @@ def run(args: argparse.Namespace) -> None:
     """
     from mobilesamv2.recipes.demo import run_demo
 
-    if min(args.scenes, args.workers) < 1:
-        raise ValueError(f"--scenes and --workers must be at least 1, got {args.scenes} and {args.workers}.")
-    run_demo(args.output, args.seed, args.scenes, args.workers)
+    for name in ("scenes", "dense_scenes", "workers"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}.")
+    dense_scenes = min(args.dense_scenes, args.scenes)
+    run_demo(args.output, args.seed, args.scenes, dense_scenes, args.workers)

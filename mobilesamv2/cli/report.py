@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     claims.add_argument("folder", type=Path, help="evaluations with task.save_masks=true; the report goes here too")
     claims.add_argument("--teacher", required=True, help="model name of the teacher")
     claims.add_argument("--student", required=True, help="model name of the student")
+    claims.add_argument(
+        "--dense",
+        type=Path,
+        metavar="FOLDER",
+        help="the teacher's evaluations by the 64 x 64 grid and by boxes, if these are of fewer images than the others",
+    )
     claims.set_defaults(run_report=report_claims)
 
 
@@ -118,7 +124,7 @@ def report_claims(args: argparse.Namespace) -> None:
     from mobilesamv2.reports.claims import format_claims, write_claims
     from mobilesamv2.reports.table import as_markdown
 
-    claims, tables = write_claims(args.folder, args.teacher, args.student)
+    _, claims, tables = write_claims(args.folder, args.teacher, args.student, args.dense)
     for title, cells in tables.items():
         print(f"{title}\n\n{as_markdown(cells)}\n")
     print(format_claims(claims))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -55,8 +55,10 @@ class ClaimRuns:
     """The evaluations that the claims are about.
 
     Attributes:
-        grids: the teacher's, by any grid.
-        dense: of these, the 64 x 64 points with three masks each that the paper compares AR with.
+        grids: the teacher's, by any grid, on the images of ``boxes``.
+        dense: the 64 x 64 points with three masks each that the paper compares AR with; one of ``grids``, or on fewer
+            images.
+        boxes_beside_dense: the teacher's by the detector's boxes, on the images of ``dense``.
         boxes: the teacher's, by the detector's boxes.
         student: the student's, by the same boxes.
         labels: what a reader calls each, by the name of its folder.
@@ -64,9 +66,15 @@ class ClaimRuns:
 
     grids: list[Run]
     dense: Run
+    boxes_beside_dense: Run
     boxes: Run
     student: Run
     labels: dict[str, str]
+
+    @property
+    def dense_apart(self) -> list[Run]:
+        """Return the dense grid and the boxes beside it if they are of fewer images than the others, else nothing."""
+        return [] if self.boxes_beside_dense is self.boxes else [self.dense, self.boxes_beside_dense]
 
     @property
     def in_order(self) -> list[Run]:
@@ -79,80 +87,105 @@ class ClaimRuns:
         return max(self.grids, key=lambda run: run.result["metrics"]["mAR"] or 0.0)
 
 
-def select_runs(runs: Sequence[Run], teacher: str, student: str) -> ClaimRuns:
+def select_runs(runs: Sequence[Run], teacher: str, student: str, dense_runs: Sequence[Run] = ()) -> ClaimRuns:
     """Select the evaluations of the claims from those of a folder.
 
     Args:
         runs: of ``load_runs``.
         teacher: model name of the teacher.
         student: model name of the student.
+        dense_runs: those of another folder, where the 64 x 64 grid and the boxes were measured on fewer images; empty
+            if ``runs`` has that grid.
 
     Raises:
         ValueError: if one is missing, or there are several of it.
     """
-
-    def runs_of(model: str, *samplers: str) -> list[Run]:
-        return [
-            run
-            for run in runs
-            if run.result["protocol"].get("sampler") in samplers
-            and (run.result["run"].get("model") or {}).get("name") == model
-        ]
-
-    grids = runs_of(teacher, *GRIDS)
-    dense = [run for run in runs_of(teacher, "GridProposals") if _is_dense(run)]
-    boxes, students = runs_of(teacher, "ObjectAware"), runs_of(student, "ObjectAware")
-    for name, found in (
-        (f"{teacher} with prompt_sampler=grid_proposals of 64 points per side", dense),
-        (f"{teacher} with prompt_sampler=object_aware", boxes),
-        (f"{student} with prompt_sampler=object_aware", students),
-    ):
-        if len(found) != 1:
-            raise ValueError(f"The claims require one evaluation of {name}, got {len(found)}.")
-    for run in (*grids, *boxes, *students):
+    # both folders may have a run of one name
+    dense_runs = [replace(run, name=f"{run.folder.parent.name}/{run.name}") for run in dense_runs]
+    dense = _single(_runs_of(dense_runs or runs, teacher, "GridProposals", dense=True), DENSE_OF.format(teacher))
+    boxes = _single(_runs_of(runs, teacher, "ObjectAware"), BOXES_OF.format(teacher))
+    beside = _single(_runs_of(dense_runs or runs, teacher, "ObjectAware"), BOXES_OF.format(teacher))
+    of_student = _single(_runs_of(runs, student, "ObjectAware"), BOXES_OF.format(student))
+    grids = _runs_of(runs, teacher, *GRIDS)
+    if not grids:
+        raise ValueError(f"The claims require an evaluation of {teacher} with a grid on all images, got none.")
+    apart = [dense, beside] if dense_runs else []
+    for run in (*grids, *apart, boxes, of_student):
         _require_measured(run)
     roles = {teacher: "teacher", student: "student"}
-    labels = unique({run.name: role_label(run, roles) for run in (*grids, *boxes, *students)})
-    return ClaimRuns(grids, dense[0], boxes[0], students[0], labels)
+    labels = {run.name: role_label(run, roles) for run in (*grids, boxes, of_student)}
+    labels |= {run.name: f"{role_label(run, roles)}, {run.result['protocol']['num_images']} images" for run in apart}
+    return ClaimRuns(grids, dense, beside, boxes, of_student, unique(labels))
+
+
+DENSE_OF = "{} with prompt_sampler=grid_proposals of 64 points per side"
+BOXES_OF = "{} with prompt_sampler=object_aware"
+
+
+def _runs_of(runs: Sequence[Run], model: str, *samplers: str, dense: bool = False) -> list[Run]:
+    """Return the evaluations of a model by any of some samplers; ``dense``: of 64 x 64 points with three masks each."""
+    return [
+        run
+        for run in runs
+        if run.result["protocol"].get("sampler") in samplers
+        and (run.result["run"].get("model") or {}).get("name") == model
+        and (_is_dense(run) or not dense)
+    ]
+
+
+def _single(found: Sequence[Run], what: str) -> Run:
+    if len(found) != 1:
+        raise ValueError(f"The claims require one evaluation of {what}, got {len(found)}.")
+    return found[0]
 
 
 def evaluate_claims(runs: ClaimRuns) -> list[Claim]:
     """Evaluate each claim.
 
-    The second one is about a difference: it is held where the interval's lower bound is above 0, failed where its upper
-    bound is below 0, and unresolved where the interval contains 0.
+    The second one is about differences: it is held where the lower bound of the interval against the best grid is above
+    0, failed where an upper bound is below 0, and unresolved where the interval contains 0. A dense grid on fewer
+    images is no candidate for the best grid; its own difference, on its images, can only fail the claim.
     """
-    unit, times = stage_times([*runs.grids, runs.boxes])
+    unit, times = stage_times([*runs.grids, *runs.dense_apart, runs.boxes])
     decoder = {name: stages["mask_decoder"] for name, stages in times.items()}
-    dense, boxes = decoder[runs.dense.name], decoder[runs.boxes.name]
-    prompts = [run.result["protocol"]["mean_prompts_decoded"] for run in (runs.dense, runs.boxes)]
+    dense, beside, boxes = (decoder[run.name] for run in (runs.dense, runs.boxes_beside_dense, runs.boxes))
+    prompts = [run.result["protocol"]["mean_prompts_decoded"] for run in (runs.dense, runs.boxes_beside_dense)]
     others = [run.name for run in runs.grids if run is not runs.dense]
     best = runs.best_grid
     change, low, high = mean_ar_change(best.folder, runs.boxes.folder)
+    against = f"{_points(change, low, high)} against the best one, {runs.labels[best.name]}"
+    failed = high < 0
+    if runs.dense_apart:
+        on_fewer = mean_ar_change(runs.dense.folder, runs.boxes_beside_dense.folder)
+        against += f"; {_points(*on_fewer)} against {runs.labels[runs.dense.name]}"
+        failed |= on_fewer[2] < 0
     teacher_ar, student_ar = (run.result["metrics"]["mAR"] or 0.0 for run in (runs.boxes, runs.student))
     loss, loss_low, loss_high = mean_ar_change(runs.boxes.folder, runs.student.folder)
     share = student_ar / teacher_ar if teacher_ar else 0.0
     return [
         Claim(
             f"Object-aware boxes take at least {SPEEDUP:g} times less mask-decoder time than a grid of 64 x 64.",
-            "held" if dense >= SPEEDUP * boxes else "failed",
-            f"{dense / boxes:.1f} times less, by the same code: {boxes:.0f} {unit} for {prompts[1]:.0f} boxes with one "
-            f"mask each, {dense:.0f} {unit} for {prompts[0]:.0f} points with three"
+            "held" if dense >= SPEEDUP * beside else "failed",
+            f"{dense / beside:.1f} times less, by the same code: {beside:.0f} {unit} for {prompts[1]:.0f} boxes with "
+            f"one mask each, {dense:.0f} {unit} for {prompts[0]:.0f} points with three"
             + "".join(f"; {decoder[name] / boxes:.1f} times less than {runs.labels[name]}" for name in others),
         ),
         Claim(
             "Object-aware boxes have a higher mean AR over K than any grid.",
-            "held" if low > 0 else "failed" if high < 0 else "unresolved",
-            f"{100 * change:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points against the best one, "
-            f"{runs.labels[best.name]}",
+            "failed" if failed else "held" if low > 0 else "unresolved",
+            against,
         ),
         Claim(
             f"The distilled student keeps {KEPT_SHARE:.0%} of its teacher's mean AR.",
             "held" if share >= KEPT_SHARE else "failed",
-            f"{share:.0%}: {percent(student_ar)} of {percent(teacher_ar)}, "
-            f"{100 * loss:+.1f} [{100 * loss_low:+.1f}, {100 * loss_high:+.1f}] points",
+            f"{share:.0%}: {percent(student_ar)} of {percent(teacher_ar)}, {_points(loss, loss_low, loss_high)}",
         ),
     ]
+
+
+def _points(change: float, low: float, high: float) -> str:
+    """Format a difference of fractions and its interval in percentage points."""
+    return f"{100 * change:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points"
 
 
 def demo_figures(runs: ClaimRuns, seed: int) -> DemoFigures:
@@ -162,23 +195,28 @@ def demo_figures(runs: ClaimRuns, seed: int) -> DemoFigures:
         runs: the evaluations of a demo.
         seed: of its test scenes.
     """
-    _, times = stage_times([runs.dense, runs.boxes])
-    dense, boxes = (times[run.name]["mask_decoder"] for run in (runs.dense, runs.boxes))
+    _, times = stage_times([runs.dense, runs.boxes_beside_dense])
+    dense, beside = (times[run.name]["mask_decoder"] for run in (runs.dense, runs.boxes_beside_dense))
     best, protocol, metrics = runs.best_grid, runs.boxes.result["protocol"], runs.boxes.result["metrics"]
-    gain, low, high = mean_ar_change(best.folder, runs.boxes.folder)
+    gain = [round(100 * x, 2) for x in mean_ar_change(best.folder, runs.boxes.folder)]
+    dense_gain = [round(100 * x, 2) for x in mean_ar_change(runs.dense.folder, runs.boxes_beside_dense.folder)]
     mean_ar, student = metrics["mAR"] or 0.0, runs.student.result["metrics"]["mAR"] or 0.0
     return DemoFigures(
         seed=seed,
         scenes=protocol["num_images"],
+        dense_scenes=runs.dense.result["protocol"]["num_images"],
         boxes=round(protocol["mean_prompts_decoded"], 1),
-        speedup=round(dense / boxes, 2),
+        speedup=round(dense / beside, 2),
         ar_1000=round(100 * (metrics["AR@1000"] or 0.0), 2),
         mean_ar=round(100 * mean_ar, 2),
         grid_mean_ar=round(100 * (best.result["metrics"]["mAR"] or 0.0), 2),
         best_grid=best.result["protocol"]["points_per_side"],
-        gain=round(100 * gain, 2),
-        gain_low=round(100 * low, 2),
-        gain_high=round(100 * high, 2),
+        gain=gain[0],
+        gain_low=gain[1],
+        gain_high=gain[2],
+        dense_gain=dense_gain[0],
+        dense_gain_low=dense_gain[1],
+        dense_gain_high=dense_gain[2],
         kept=round(student / mean_ar, 4) if mean_ar else 0.0,
     )
 
@@ -186,48 +224,70 @@ def demo_figures(runs: ClaimRuns, seed: int) -> DemoFigures:
 def claim_tables(runs: ClaimRuns) -> dict[str, list[list[str]]]:
     """Return the paper's tables 2, 4 and 5 in miniature, by their titles, as cells."""
     ks = runs.boxes.result["protocol"]["ks"]
-    unit, times = stage_times([*runs.grids, runs.boxes])
-    stages = ("mask_decoder", "postprocessing", "total")
-    time = [["prompts of", "prompts", "masks per prompt", *(f"{stage.replace('_', ' ')}, {unit}" for stage in stages)]]
-    recall = [["prompts of", *(f"AR@{k}" for k in ks), "mean AR [95%]", "masks counted"]]
-    for run in (*runs.grids, runs.boxes):
-        protocol, label = run.result["protocol"], runs.labels[run.name]
-        numbers = [times[run.name][stage] for stage in stages]
-        masks = "3" if protocol["multimask"] else "1"
-        time.append([label, f"{protocol['mean_prompts_decoded']:.0f}", masks, *(f"{n:.0f}" for n in numbers)])
-        recall.append([label, *_recalls(run), f"{protocol['mean_proposals']:.0f}"])
-    unit, times = stage_times([runs.boxes, runs.student])
     recalls = [*(f"AR@{k}" for k in ks), "mean AR [95%]"]
+    timed = [*(run for run in runs.dense_apart if run is runs.dense), *runs.grids, runs.boxes]
+    tables = {
+        "Time of each stage, as MobileSAMv2's table 2": _time_table(runs, timed),
+        "AR against K, as its table 4": _recall_table(runs, [*runs.grids, runs.boxes], recalls),
+    }
+    if runs.dense_apart:
+        number = runs.dense.result["protocol"]["num_images"]
+        title = f"AR against K of the densest grid, on the first {number} images"
+        tables[title] = _recall_table(runs, runs.dense_apart, recalls)
+    unit, times = stage_times([runs.boxes, runs.student])
     encoders = [["run", "model", "M parameters", "G MACs", f"encoder, {unit}", *recalls]]
     for run in (runs.boxes, runs.student):
         cost = run.result["run"]["encoder_cost"]
         sizes = [f"{cost['parameters'] / 1e6:.2f}", f"{cost['macs'] / 1e9:.3f}"]
         names = [runs.labels[run.name], run.result["run"]["model"]["name"]]
         encoders.append([*names, *sizes, f"{times[run.name]['image_encoder']:.1f}", *_recalls(run)])
-    return {
-        "Time of each stage, as MobileSAMv2's table 2": time,
-        "AR against K, as its table 4": recall,
-        "Image encoders prompted with boxes, as its table 5": encoders,
-    }
+    return tables | {"Image encoders prompted with boxes, as its table 5": encoders}
 
 
-def write_claims(folder: str | Path, teacher: str, student: str) -> tuple[list[Claim], dict[str, list[list[str]]]]:
+def _time_table(runs: ClaimRuns, shown: Sequence[Run]) -> list[list[str]]:
+    """Return the prompts and the time of each stage of some evaluations, as cells."""
+    unit, times = stage_times(shown)
+    stages = ("mask_decoder", "postprocessing", "total")
+    table = [["prompts of", "prompts", "masks per prompt", *(f"{stage.replace('_', ' ')}, {unit}" for stage in stages)]]
+    for run in shown:
+        protocol = run.result["protocol"]
+        numbers = [f"{times[run.name][stage]:.0f}" for stage in stages]
+        masks = "3" if protocol["multimask"] else "1"
+        table.append([runs.labels[run.name], f"{protocol['mean_prompts_decoded']:.0f}", masks, *numbers])
+    return table
+
+
+def _recall_table(runs: ClaimRuns, shown: Sequence[Run], recalls: Sequence[str]) -> list[list[str]]:
+    """Return AR for each K of some evaluations, and the number of masks, as cells."""
+    table = [["prompts of", *recalls, "masks counted"]]
+    for run in shown:
+        proposals = f"{run.result['protocol']['mean_proposals']:.0f}"
+        table.append([runs.labels[run.name], *_recalls(run), proposals])
+    return table
+
+
+def write_claims(
+    folder: str | Path, teacher: str, student: str, dense_folder: str | Path | None = None
+) -> tuple[ClaimRuns, list[Claim], dict[str, list[list[str]]]]:
     """Evaluate the claims on the evaluations of a folder; write ``report.md`` and ``report.html`` with figures into it.
 
     Args:
         folder: evaluations with ``task.save_masks=true``, of one data set.
         teacher: model name of the teacher.
         student: model name of the student.
+        dense_folder: evaluations of the teacher by the 64 x 64 grid and by the boxes, on fewer images; None if
+            ``folder`` has that grid.
 
     Returns:
-        The claims, and the tables as cells by their titles.
+        The evaluations, the claims, and the tables as cells by their titles.
 
     Raises:
         FileNotFoundError: if there is no evaluation, or one has no saved masks.
         ValueError: if an evaluation is missing, or they are of different images.
     """
     folder = Path(folder)
-    runs = select_runs(load_runs(folder), teacher, student)
+    dense_runs = [] if dense_folder is None else load_runs(dense_folder)
+    runs = select_runs(load_runs(folder), teacher, student, dense_runs)
     claims, tables, labels = evaluate_claims(runs), claim_tables(runs), runs.labels
     shown = {labels[run.name]: run.folder for run in (runs.best_grid, runs.boxes, runs.student)}
     result_picture(shown).save(folder / "masks.png")
@@ -241,13 +301,13 @@ def write_claims(folder: str | Path, teacher: str, student: str) -> tuple[list[C
         tables=tables,
         notes=dict.fromkeys(tables, NOTE),
         figures=figures,
-        runs=runs.in_order,
+        runs=[*runs.in_order, *runs.dense_apart],
         labels=labels,
         masks=mask_panels(*result_panels(shown)),
     )
     write_text_atomic(folder / "report.md", _markdown(page, [folder / "masks.png", *figures]))
     write_page(page, folder / "report.html")
-    return claims, tables
+    return runs, claims, tables
 
 
 NOTE = "Times are medians over images; AR in percent, with 95% intervals from a bootstrap over images."
@@ -256,6 +316,8 @@ NOTE = "Times are medians over images; AR in percent, with 95% intervals from a 
 def _changes(runs: ClaimRuns) -> list[Change]:
     """Return the differences that the claims are about: of the boxes from each grid, and of the student."""
     pairs = [*((grid, runs.boxes) for grid in runs.grids), (runs.boxes, runs.student)]
+    if runs.dense_apart:
+        pairs.insert(0, (runs.dense, runs.boxes_beside_dense))
     return [
         Change(
             f"{runs.labels[second.name]} minus {runs.labels[first.name]}", *mean_ar_change(first.folder, second.folder)

@@ -12,7 +12,7 @@ schema.register()
 
 
 def test_the_jobs_measure_what_the_claims_require(tmp_path: Path) -> None:
-    jobs = demo.demo_jobs(tmp_path, seed=2, scenes=4)
+    jobs = demo.demo_jobs(tmp_path, seed=2, scenes=4, dense_scenes=2)
     runs = set()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for job in jobs:
@@ -23,9 +23,12 @@ def test_the_jobs_measure_what_the_claims_require(tmp_path: Path) -> None:
             assert str(cfg.output_dir) in (str(job.output.parent), str(job.output))
             if program == "evaluate":
                 sampler = cfg.prompt_sampler
-                runs.add((cfg.model.name, sampler._target_.rsplit(".", 1)[1], sampler.get("points_per_side")))
-    grids = {("mini_conv", "GridProposals", side) for side in (16, 32, 64)}
-    assert runs == grids | {("mini_conv", "ObjectAware", None), ("mini_conv_slim", "ObjectAware", None)}
+                setting = (cfg.model.name, sampler._target_.rsplit(".", 1)[1], sampler.get("points_per_side"))
+                runs.add((job.output.parent.parent.name, cfg.dataset.limit, *setting))
+    boxes = {("runs", None, model, "ObjectAware", None) for model in ("mini_conv", "mini_conv_slim")}
+    grids = {("runs", None, "mini_conv", "GridProposals", side) for side in (16, 32)}
+    dense = {("dense", 2, "mini_conv", "GridProposals", 64), ("dense", 2, "mini_conv", "ObjectAware", None)}
+    assert runs == grids | boxes | dense
     outputs = {str(job.output) for job in jobs}
     named = {value.split("=", 1)[1] for job in jobs for value in job.arguments if ".checkpoint=" in value}
     assert {path for path in named if path.startswith(str(tmp_path))} <= outputs  # weights that a job before writes
@@ -67,6 +70,9 @@ def test_a_job_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
 def test_a_folder_of_other_scenes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "run_jobs", lambda *_: iter(()))
     monkeypatch.setattr(demo, "_report", lambda *_: 0)
-    assert demo.run_demo(tmp_path, seed=2, scenes=4) == demo.run_demo(tmp_path, seed=2, scenes=4) == 0
-    with pytest.raises(ValueError, match=r"holds a demo of seed 2, scenes 4, got seed 3, scenes 4\. Choose another"):
-        demo.run_demo(tmp_path, seed=3, scenes=4)
+    assert demo.run_demo(tmp_path, 2, 4, 2) == demo.run_demo(tmp_path, 2, 4, 2) == 0
+    with pytest.raises(
+        ValueError,
+        match=r"holds a demo of seed 2, scenes 4, dense_scenes 2, got seed 3, scenes 4, dense_scenes 2\. Choose",
+    ):
+        demo.run_demo(tmp_path, 3, 4, 2)

@@ -44,8 +44,8 @@ def change(folder: Path, ms: dict | None = None, prompts: int | None = None, **p
     (folder / "results.json").write_text(json.dumps(result))
 
 
-def claims(folder: Path) -> None:
-    main(["report", "claims", str(folder), "--teacher", "mini_conv", "--student", "micro_conv"])
+def claims(folder: Path, *options: str) -> None:
+    main(["report", "claims", str(folder), "--teacher", "mini_conv", "--student", "micro_conv", *options])
 
 
 def single_spaced(text: str) -> str:
@@ -110,6 +110,35 @@ def test_a_difference_whose_interval_contains_0_is_unresolved(folder: Path, caps
     assert "+0.0 [+0.0, +0.0] points" in printed
     markdown, page = ((folder / f"report.{kind}").read_text() for kind in ("md", "html"))
     assert markdown.count("**unresolved**") == page.count('<b class="unresolved">') == 1
+
+
+def test_the_dense_grid_may_be_of_fewer_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenes = LvisDataset(folder.parent / "scenes" / "annotations.json", folder.parent / "scenes" / "images", limit=2)
+    dense = folder.parent / "dense"
+    for name in ("grid_64", "boxes"):
+        share, _, sampler, points, multimask, prompts, ms = RUNS[name]
+        write_run(scenes, dense / name, share, sampler=sampler, points_per_side=points, multimask=multimask)
+        times = {"image_encoder": 5.0, "mask_decoder": 2 * ms, "postprocessing": 1.0, "total": 2 * ms + 6}
+        run = json.loads((folder / name / "results.json").read_text())["run"]
+        change(dense / name, ms=times, run=run, prompts=prompts)
+    (folder / "grid_64" / "results.json").unlink()
+    capsys.readouterr()
+    claims(folder, "--dense", str(dense))
+    printed = single_spaced(capsys.readouterr().out)
+    assert "160.0 times less, by the same code: 40 ms for 40 boxes with one mask each, 6400 ms for 4096" in printed
+    assert "with three; 10.0 times less than grid 16 x 16, teacher" in printed  # of the boxes on all images
+    assert "HELD Object-aware boxes have a higher mean AR" in printed
+    assert re.search(
+        r"against the best one, grid 16 x 16, teacher; \+\d\S+ \[.*\] points against grid 64 x 64", printed
+    )
+    assert "AR against K of the densest grid, on the first 2 images" in printed
+    assert "| grid 64 x 64, teacher, 2 images | 4096 | 3 | 6400 |" in printed
+    # boxes that are worse than the dense grid on its images do not have a higher AR than any grid
+    counts = {name: (dense / name / "per_image.npz").read_bytes() for name in ("grid_64", "boxes")}
+    (dense / "grid_64" / "per_image.npz").write_bytes(counts["boxes"])
+    (dense / "boxes" / "per_image.npz").write_bytes(counts["grid_64"])
+    claims(folder, "--dense", str(dense))
+    assert "FAILED Object-aware boxes have a higher mean AR" in single_spaced(capsys.readouterr().out)
 
 
 def test_a_missing_evaluation_is_named(folder: Path) -> None:
