@@ -154,14 +154,25 @@ class Bench:
         write_weights(image, folder / "weights.pt")
 
     def measure(
-        self, side: str, work: str, prompts: Tensor, *, tuned: bool = False, nms_iou: float = 0.7
+        self,
+        side: str,
+        work: str,
+        prompts: Tensor,
+        *,
+        tuned: bool = False,
+        nms_iou: float = 0.7,
+        fast: bool = False,
     ) -> dict[str, Any]:
-        """One side's seconds by stage, peak memory and masks, from a process of its own."""
+        """One side's seconds by stage, peak memory and masks, from a process of its own.
+
+        ``fast`` runs the official code in bfloat16, compiled.
+        """
         name = f"{side}, {work}, {len(prompts)} prompts{', tuned malloc' if tuned else ''}"
         print(f"\r\033[K{name} ...", end="", file=sys.stderr, flush=True)
         job = {"image": str(self.folder / "photo.png"), "weights": str(self.folder / "weights.pt")}
         job |= {
             "nms_iou": nms_iou,
+            "fast": fast,
             "work": work,
             "device": self.device,
             "points" if work == "grid" else "boxes_xyxy": prompts.tolist(),
