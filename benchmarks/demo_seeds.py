@@ -1,8 +1,9 @@
-"""The demo's claims seed by seed: from the folders of demos to the figures and the table that the documentation states.
+"""The demo's claims seed by seed: from the folders of demos to the figures and the texts that the documentation states.
 
 python benchmarks/demo_seeds.py outputs/demo_2 outputs/demo_3 ...      each made by mobilesamv2 demo -o FOLDER --seed N
 
-Writes mobilesamv2/reports/demo_results.csv, which later demos are set beside, and the table of docs/demo.md; prints how
+Writes mobilesamv2/reports/demo_results.csv, which later demos are set beside, benchmarks/results/demo_example.csv with
+the evaluations of the first seed, and from these two the tables and claims of docs/demo.md and README.md; prints how
 often each claim held. A demo takes about 5 minutes on two idle cores.
 """
 
@@ -11,42 +12,84 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from mobilesamv2.data.json_files import read_json
+from mobilesamv2.evaluation.results import percent, percent_range
 from mobilesamv2.files import write_text_atomic
 from mobilesamv2.recipes.demo import STUDENT, TEACHER
-from mobilesamv2.reports.claims import demo_figures, evaluate_claims, select_runs
-from mobilesamv2.reports.stated import DEMO_RESULTS, demo_rows, demo_table
-from mobilesamv2.reports.sweep import load_runs
+from mobilesamv2.reports.claims import ClaimRuns, demo_figures, evaluate_claims, select_runs
+from mobilesamv2.reports.stated import DEMO_RESULTS, DemoFigures, demo_claims, demo_rows, demo_table
+from mobilesamv2.reports.sweep import load_runs, stage_times
 from mobilesamv2.reports.table import as_markdown
 
-PAGE = Path(__file__).parents[1] / "docs" / "demo.md"
-BEGIN, END = "<!-- demo_seeds: begin -->\n", "<!-- demo_seeds: end -->"
+ROOT = Path(__file__).parents[1]
+EXAMPLE = Path(__file__).with_name("results") / "demo_example.csv"
+PAGES = (ROOT / "docs" / "demo.md", ROOT / "README.md")
 
 
 def main() -> None:
-    """Write the figures and the table, and print them."""
+    """Write the figures and the texts, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of demos")
-    figures, outcomes = [], []
+    demos = []
     for folder in parser.parse_args().folders:
         runs = select_runs(load_runs(folder / "runs"), TEACHER, STUDENT, load_runs(folder / "dense"))
-        figures.append(demo_figures(runs, read_json(folder / "demo.json")["seed"]))
-        outcomes.append([claim.outcome for claim in evaluate_claims(runs)])
-    figures.sort(key=lambda one: one.seed)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(demo_rows(figures))
-    write_text_atomic(DEMO_RESULTS, text.getvalue())
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    table = as_markdown(demo_table(figures))
-    write_text_atomic(PAGE, f"{before}{BEGIN}{table}\n{END}{after}")
-    print(table)
+        demos.append((read_json(folder / "demo.json")["seed"], runs))
+    demos.sort(key=lambda demo: demo[0])
+    figures = [demo_figures(runs, seed) for seed, runs in demos]
+    example = example_rows(demos[0][1])
+    write_csv(DEMO_RESULTS, demo_rows(figures))
+    write_csv(EXAMPLE, example)
+    write_pages(figures, example)
+    print(as_markdown(demo_table(figures)))
+    outcomes = [[claim.outcome for claim in evaluate_claims(runs)] for _, runs in demos]
     for number, claim in enumerate(zip(*outcomes, strict=True), 1):
         print(f"claim {number}: held on {claim.count('held')} of {len(claim)} seeds")
     widths = [one.gain_high - one.gain_low for one in figures]
     print(f"interval of the difference: {min(widths):.1f} to {max(widths):.1f} points wide")
+
+
+def example_rows(runs: ClaimRuns) -> list[list[str]]:
+    """Return prompts, time and AR of each evaluation of a demo, as cells."""
+    shown = [*runs.grids, runs.boxes, runs.student, *runs.dense_apart]
+    unit, times = stage_times(shown)
+    ks = runs.boxes.result["protocol"]["ks"]
+    rows = [["", "scenes", "prompts", f"mask decoder, {unit}", *(f"AR@{k}" for k in ks), "mean AR [95%]"]]
+    for run in shown:
+        protocol, metrics = run.result["protocol"], run.result["metrics"]
+        label = runs.labels[run.name].removesuffix(f", {protocol['num_images']} images")
+        cells = [label, str(protocol["num_images"]), f"{protocol['mean_prompts_decoded']:.0f}"]
+        recalls = [percent(metrics[f"AR@{k}"]) for k in ks]
+        mean = f"{percent(metrics['mAR'])} {percent_range(run.result['interval']['mAR'])}"
+        rows.append([*cells, f"{times[run.name]['mask_decoder']:.0f}", *recalls, mean])
+    return rows
+
+
+def write_pages(figures: Sequence[DemoFigures], example: list[list[str]]) -> None:
+    """Write each text where a page has a place for it."""
+    texts = {
+        "demo_seeds": as_markdown(demo_table(figures)),
+        "demo_example": as_markdown(example),
+        "demo_claims": demo_claims(figures),
+    }
+    for page in PAGES:
+        content = page.read_text()
+        for name, text in texts.items():
+            begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+            before, found, rest = content.partition(begin)
+            if found:
+                content = f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}"
+        write_text_atomic(page, content)
+
+
+def write_csv(path: Path, rows: list[list[str]]) -> None:
+    """Write cells."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    path.parent.mkdir(exist_ok=True)
+    write_text_atomic(path, text.getvalue())
 
 
 if __name__ == "__main__":

@@ -14,20 +14,9 @@ from mobilesamv2.reports.figures import CAPTIONS, Change, write_figures
 from mobilesamv2.reports.labels import role_label, unique
 from mobilesamv2.reports.page import Page, mask_panels, write_page
 from mobilesamv2.reports.picture import result_panels, result_picture
-from mobilesamv2.reports.stated import DemoFigures
+from mobilesamv2.reports.stated import KEPT_SHARE, SPEEDUP, DemoFigures
 from mobilesamv2.reports.sweep import Run, load_runs, stage_times
 from mobilesamv2.reports.table import as_markdown
-
-SPEEDUP = 16.0
-"""Mask-decoder time of the dense grid over that of the boxes.
-
-Source: MobileSAMv2, table 2: 1616 ms of prompts and decoding for 32 x 32 points, by SAM's code, against 97 ms for 320
-boxes. Deviation: here the same code decodes both, and the grid is that of 64 x 64, whose AR the paper sets beside the
-boxes' (tables 3 and 4); the other grids are printed too.
-"""
-
-KEPT_SHARE = 0.86
-"""Share of the teacher's AR@1000 that TinyViT keeps: 51.1 of 59.3. Source: MobileSAMv2, table 5."""
 
 GRIDS = ("GridProposals", "Grid", "Hierarchical")
 

@@ -1,16 +1,24 @@
 """The demo's stated figures: the documentation shows what the file holds, and another demo is set beside them."""
 
+import csv
 from dataclasses import replace
 
 from support import ROOT
 
-from mobilesamv2.reports.stated import against_stated, demo_table, read_demo_figures
+from mobilesamv2.reports.stated import against_stated, demo_claims, demo_table, read_demo_figures
 from mobilesamv2.reports.table import as_markdown
 
 
-def test_the_documentation_shows_the_file() -> None:
+def test_the_documentation_shows_the_files() -> None:
     figures = read_demo_figures()
-    assert as_markdown(demo_table(figures)) in (ROOT / "docs" / "demo.md").read_text()
+    guide, readme = ((ROOT / name).read_text() for name in ("docs/demo.md", "README.md"))
+    assert as_markdown(demo_table(figures)) in guide
+    assert demo_claims(figures) in guide
+    assert demo_claims(figures) in readme
+    with (ROOT / "benchmarks" / "results" / "demo_example.csv").open(newline="") as file:
+        example = as_markdown(list(csv.reader(file)))
+    assert example in guide
+    assert example in readme
     assert len({one.seed for one in figures}) == len(figures)
 
 
