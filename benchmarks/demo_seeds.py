@@ -35,7 +35,8 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="folders of demos")
     demos = []
     for folder in parser.parse_args().folders:
-        runs = select_runs(load_runs(folder / "runs"), TEACHER, STUDENT, load_runs(folder / "dense"))
+        dense = load_runs(folder / "dense") if (folder / "dense").is_dir() else ()  # or it is among the other grids
+        runs = select_runs(load_runs(folder / "runs"), TEACHER, STUDENT, dense)
         demos.append((read_json(folder / "demo.json")["seed"], runs))
     demos.sort(key=lambda demo: demo[0])
     figures = [demo_figures(runs, seed) for seed, runs in demos]

@@ -83,13 +83,14 @@ def demo_rows(figures: Sequence[DemoFigures]) -> list[list[str]]:
 
 def demo_table(figures: Sequence[DemoFigures]) -> list[list[str]]:
     """Return the figures as cells of the documentation's table."""
-    head = ["seed", "boxes per scene", "decoder time, 64 x 64 over boxes", "AR@1000, boxes", "mean AR, boxes",
+    head = ["seed", "scenes, with 64 x 64", "boxes per scene", "decoder time, 64 x 64 over boxes", "AR@1000, boxes", "mean AR, boxes",
             "mean AR, best grid", "difference [95%]", "difference from 64 x 64 [95%]", "student keeps"]  # fmt: skip
     return [
         head,
         *(
             [
                 str(one.seed),
+                f"{one.scenes}, {one.dense_scenes}",
                 f"{one.boxes:.0f}",
                 f"{one.speedup:.1f}",
                 f"{one.ar_1000:.1f}",
