@@ -83,8 +83,9 @@ def demo_rows(figures: Sequence[DemoFigures]) -> list[list[str]]:
 
 def demo_table(figures: Sequence[DemoFigures]) -> list[list[str]]:
     """Return the figures as cells of the documentation's table."""
-    head = ["seed", "scenes, with 64 x 64", "boxes per scene", "decoder time, 64 x 64 over boxes", "AR@1000, boxes", "mean AR, boxes",
-            "mean AR, best grid", "difference [95%]", "difference from 64 x 64 [95%]", "student keeps"]  # fmt: skip
+    head = ["seed", "scenes, with 64 x 64", "boxes per scene", "decoder time, 64 x 64 over boxes", "AR@1000, boxes",
+            "mean AR, boxes", "mean AR, best grid", "difference [95%]", "difference from 64 x 64 [95%]",
+            "student keeps"]  # fmt: skip
     return [
         head,
         *(
