@@ -20,10 +20,11 @@ schema.register()
 @hydra.main(config_path=str(schema.CONF), config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Compose, check, build, run, and print the table."""
-    run_job(_run, cfg)
+    run_job(run, cfg)
 
 
-def _run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> None:
+    """Check a composed configuration, build, run, and print the table."""
     # imported once the configuration is composed, so that --help and a mistyped key answer at once
     import pytorch_lightning as pl
     from pytorch_lightning.utilities import rank_zero_only

@@ -21,10 +21,11 @@ schema.register()
 @hydra.main(config_path=str(schema.CONF), config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     """Compose, check, build, fit, and write the weights; return what a search of a sweep is to improve."""
-    return run_job(_run, cfg)
+    return run_job(run, cfg)
 
 
-def _run(cfg: DictConfig) -> float | None:
+def run(cfg: DictConfig) -> float | None:
+    """Check a composed configuration, build, fit, and write the weights; return as ``main`` does."""
     # imported once the configuration is composed, so that --help and a mistyped key answer at once
     import pytorch_lightning as pl
     from pytorch_lightning.utilities import rank_zero_only

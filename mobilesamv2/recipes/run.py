@@ -1,0 +1,73 @@
+"""Training and evaluation from Python, a notebook for example: what the two programs do, with the same arguments."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from mobilesamv2.recipes import schema
+from mobilesamv2.recipes.overrides import explanation
+
+schema.register()
+
+
+def train(*overrides: str) -> Path:
+    """Train as ``mobilesamv2 train`` does with these arguments, and return the folder that was written.
+
+    Args:
+        overrides: ``experiment=distill_tinyvit`` and others, each as on the command line. A finished run of the same
+            ``output_dir`` returns at once, and a stopped one goes on.
+
+    Raises:
+        FileNotFoundError: if weights or data are missing.
+        ValueError: if the settings can't be composed, or one makes no sense.
+    """
+    return _run("train", overrides)
+
+
+def evaluate(*overrides: str) -> Path:
+    """Evaluate as ``mobilesamv2 evaluate`` does with these arguments, and return the folder of ``results.json``.
+
+    Args:
+        overrides: ``dataset=lvis``, ``model=mobile_sam`` and others, each as on the command line.
+
+    Raises:
+        FileNotFoundError: if weights or data are missing.
+        ValueError: if the settings can't be composed, or one makes no sense.
+    """
+    return _run("evaluate", overrides)
+
+
+def _run(program: str, overrides: tuple[str, ...]) -> Path:
+    """Compose a configuration, run it in this process, and return its folder."""
+    cfg = _compose(program, overrides)
+    import_module(f"mobilesamv2.recipes.{program}").run(cfg)
+    return Path(cfg.output_dir)
+
+
+def _compose(program: str, overrides: tuple[str, ...]) -> DictConfig:
+    """Compose the configuration of one run.
+
+    Raises:
+        ValueError: if it can't be, or it is a sweep.
+    """
+    try:
+        with initialize_config_dir(str(schema.CONF), version_base="1.3"):
+            cfg = compose(program, list(overrides), return_hydra_config=True)
+    except (CompactHydraException, OmegaConfBaseException) as error:
+        raise ValueError(explanation(error, overrides)) from error
+    if cfg.hydra.mode == RunMode.MULTIRUN:
+        raise ValueError(
+            f"A sweep is many runs, and this is one: mobilesamv2 {program} {' '.join(overrides)}, or a loop over its "
+            "values."
+        )
+    with open_dict(cfg):
+        del cfg["hydra"]
+    cfg.output_dir = str(cfg.output_dir)  # named after the time by default, which would be another at each reading
+    return cfg
