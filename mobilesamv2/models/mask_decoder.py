@@ -44,6 +44,20 @@ class Decoded(NamedTuple):
     keep_index: Tensor
 
 
+class DecodedStages(NamedTuple):
+    """All masks of N prompts, and what the transformer makes of the output tokens.
+
+    Attributes:
+        tokens: (N, ., C), the IoU token and the mask tokens, with any that a family has beside them.
+        logits: (N, 4, S/4, S/4), low-res: the single mask, then the three.
+        predicted_iou: (N, 4).
+    """
+
+    tokens: Tensor
+    logits: Tensor
+    predicted_iou: Tensor
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them.
 
@@ -159,10 +173,20 @@ class MaskDecoder(nn.Module):
         Returns:
             low-res logits (N, 4, S/4, S/4) and predicted IoU (N, 4): the single mask, then the three.
         """
+        stages = self.decode_stages(context, sparse)
+        return stages.logits, stages.predicted_iou
+
+    def decode_stages(self, context: ImageContext, sparse: Tensor) -> DecodedStages:
+        """Decode all four masks of N prompts without chunks, whichever of them the family returns as its single one.
+
+        Args:
+            context: from ``precompute_image``, of one image or of N.
+            sparse: (N, ., C).
+        """
         tokens, image = self.transformer(self._with_output_tokens(sparse), context.image, context)
         weights = self._hypernetworks(tokens, slice(None))
         logits = _unshuffle_logits(self._upscale_cells(image, weights, context.finer_levels), context.grid)
-        return logits, self._predict_iou(tokens)
+        return DecodedStages(tokens[:, : len(self._output_tokens())], logits, self._predict_iou(tokens))
 
     def _decode_chunks(
         self, context: ImageContext, sparse: Tensor, multimask_output: bool, pred_iou_thresh: float | None, chunk: int

@@ -16,10 +16,14 @@ class RepViTBackbone(nn.Module):
 
     Args:
         variant: timm's name.
+
+    Attributes:
+        variant: the same, by which pretrained weights of the body are found.
     """
 
     def __init__(self, variant: str) -> None:
         super().__init__()
+        self.variant = variant
         self.body = _body(variant)
         self.body.stages[3].downsample.spatial_downsample.c.stride = (1, 1)
 
@@ -35,12 +39,16 @@ class EdgeSamBackbone(nn.Module):
         variant: timm's name.
         width: channels of the sum.
 
+    Attributes:
+        variant: as in ``RepViTBackbone``.
+
     Source: EdgeSAM's released code. Its map of stride 16 is the one that the last downsampling reads, one block later
     than timm's third stage ends.
     """
 
     def __init__(self, variant: str, width: int) -> None:
         super().__init__()
+        self.variant = variant
         self.body = _body(variant)
         middle, last = self.body.embed_dim[2:]
         self.fuse_stage2 = nn.Conv2d(middle, width, 1, bias=False)

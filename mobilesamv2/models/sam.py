@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mobilesamv2.models.folding import fold_batch_norms
 from mobilesamv2.models.low_rank import merge_low_rank
-from mobilesamv2.models.mask_decoder import Decoded, MaskDecoder
+from mobilesamv2.models.mask_decoder import Decoded, DecodedStages, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.models.transformer import ImageContext
 from mobilesamv2.structures import EMBEDDING_STRIDE, SAM_THRESHOLDS, Thresholds
@@ -124,6 +124,18 @@ class Sam(nn.Module):
         sparse, dense = self.prompt_encoder(points, labels, boxes_xyxy, mask_input)
         positions = self.prompt_encoder.image_positions()
         return self.mask_decoder(image_embedding, positions, sparse, dense, multimask_output)
+
+    def decode_stages(
+        self,
+        image_embedding: Tensor,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes_xyxy: Tensor | None = None,
+    ) -> DecodedStages:
+        """Decode all four masks of N prompts with their output tokens; arguments as for ``decode``."""
+        sparse, dense = self.prompt_encoder(points, labels, boxes_xyxy)
+        context = self.mask_decoder.precompute_image(image_embedding, self.prompt_encoder.image_positions(), dense)
+        return self.mask_decoder.decode_stages(context, sparse)
 
     def image_context(self, image_embedding: Tensor) -> ImageContext:
         """Compute what all prompts without a mask input share, from an image embedding (1, C, S/16, S/16)."""

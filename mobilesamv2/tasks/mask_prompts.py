@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -35,6 +35,11 @@ def initial_prompts(batch: Mapping[str, Tensor]) -> dict[str, Prompt]:
 def points_generator(task: pl.LightningModule) -> torch.Generator:
     """Return the generator of a step's points, seeded by the step alone: a resumed run draws the same points."""
     return torch.Generator(task.device).manual_seed(task.global_step if task.training else 0)
+
+
+def draw_one(kinds: Sequence[str], generator: torch.Generator) -> str:
+    """Draw one of several kinds of prompts, with equal probability."""
+    return kinds[int(torch.randint(len(kinds), (), generator=generator, device=generator.device))]
 
 
 def sample_error_points(

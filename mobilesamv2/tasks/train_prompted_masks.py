@@ -15,10 +15,11 @@ from mobilesamv2.models.low_rank import add_low_rank
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.ranges import Count, NonNegativeInt, Positive, Weight
 from mobilesamv2.structures import PointLabel
-from mobilesamv2.tasks.losses import MaskLoss, mask_iou
+from mobilesamv2.tasks.losses import MaskLoss, mask_iou, with_gradient_of_all
 from mobilesamv2.tasks.mask_prompts import (
     Prompt,
     append_point,
+    draw_one,
     initial_prompts,
     points_generator,
     sample_error_points,
@@ -46,6 +47,9 @@ class TrainPromptedMasks(pl.LightningModule):
     With mask prompts the low-res logits that the point, or several, led to are a prompt beside it, for half of the
     objects with a further point where their mask is wrong, as in SAM's later rounds.
 
+    With ``draw_prompts`` a step trains one kind, boxes half of the time and otherwise one of those of points, and its
+    mask where there are mask prompts; no point is then drawn where another kind's mask is wrong. Validation has all.
+
     Args:
         sam: the model to train.
         optimizer: builds the optimizer from the parameter groups.
@@ -59,6 +63,7 @@ class TrainPromptedMasks(pl.LightningModule):
         dice_weight: weight of the dice loss.
         iou_weight: weight of the squared error of the predicted IoU.
         bce_weight: weight of the cross-entropy, which a model from scratch learns sooner by than by the focal loss.
+        draw_prompts: train one kind of prompt in a step.
 
     Raises:
         ValueError: if a part is trained in no known way, nothing is trained, or an encoder for LoRA has no linear
@@ -83,6 +88,7 @@ class TrainPromptedMasks(pl.LightningModule):
         dice_weight: Weight = 1.0,
         iou_weight: Weight = 1.0,
         bce_weight: Weight = 0.0,
+        draw_prompts: bool = False,
     ) -> None:
         super().__init__()
         self.sam = sam
@@ -94,6 +100,7 @@ class TrainPromptedMasks(pl.LightningModule):
         self._optimizer = optimizer
         self._warmup_images = warmup_images
         self._image_encoder, self._decoder = image_encoder, decoder
+        self._draw_prompts = draw_prompts
         self._mask_loss = MaskLoss(focal_weight, dice_weight, iou_weight, bce_weight)
 
     def _choose_trained(self, image_encoder: Training, decoder: Training, rank: int, alpha: float) -> None:
@@ -168,16 +175,22 @@ class TrainPromptedMasks(pl.LightningModule):
             loss = loss + (prompt_loss * weights).sum() / total
             ious[kind] = (iou * weights).sum() / total
             prompt = given
-        return loss, ious
+        return with_gradient_of_all(loss, self.sam) if self._draw_prompts and self.training else loss, ious
 
     def _prompts(self, batch: Sample) -> list[tuple[str, Prompt]]:
-        """Return each object's box, for one mask; a point, for three; and any further points, for one."""
+        """Return prompts by kind: a box, for one mask; a point, for three; more points, for one; or a drawn kind."""
         prompts = list(initial_prompts(batch).items())
         points = batch["points"].flatten(0, 1)
         if points.shape[1] > 1:
             labels = torch.full(points.shape[:2], PointLabel.FOREGROUND, dtype=torch.int64, device=points.device)
             prompts.append(("points", {"points": points, "labels": labels, "multimask_output": False}))
-        return prompts
+        if not (self._draw_prompts and self.training):
+            return prompts
+        generator = points_generator(self)
+        if draw_one(("box", "points"), generator) == "box":
+            return prompts[:1]
+        kind = draw_one([kind for kind, _ in prompts[1:]], generator)
+        return [(name, prompt) for name, prompt in prompts if name == kind]
 
     def _mix_error_points(self, prompt: Prompt, masks: Tensor, targets: Tensor) -> Prompt:
         """Move some of several points to where the first one's mask is wrong, and drop some."""

@@ -33,6 +33,7 @@ WIRED = {
     "mobilesamv2.tasks.teacher.CacheTeacher": {"teacher"},
     "mobilesamv2.tasks.distill.DistillDecoupled": {"student", "teacher", "optimizer"},
     "mobilesamv2.tasks.distill_masks.DistillMasks": {"student", "teacher", "optimizer"},
+    "mobilesamv2.tasks.distill_full_stage.DistillFullStage": {"student", "teacher", "optimizer"},
     "mobilesamv2.tasks.train_prompted_masks.TrainPromptedMasks": {"sam", "optimizer"},
     "mobilesamv2.tasks.detect.DetectObjects": {"detector", "optimizer"},
     "torch.optim.AdamW": {"params"},

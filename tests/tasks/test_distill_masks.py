@@ -104,6 +104,39 @@ def test_points_lie_where_masks_differ() -> None:
         DistillMasks(build_sam("mini"), Teacher(build_sam("mini")), ADAMW, rounds=-1)
 
 
+def test_a_step_may_train_one_kind_of_prompt_and_all_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"train_decoder": True, "rounds": 1, "bce_weight": 5.0, "focal_weight": 0.0, "iou_weight": 0.0}
+    teacher = speaking_teacher()
+    task = DistillMasks(
+        build_sam("mini"), Teacher(teacher), ADAMW, draw_prompts=True, all_masks=True, mask_padding=True, **settings
+    )
+    samples = PromptSamples(SyntheticDataset(2, (60, 120)), 256, prompts_per_image=3)
+    batch = samples.collate([samples[0], samples[1]])
+    shapes: list[torch.Size] = []
+    compare = task._compare
+    monkeypatch.setattr(task, "_compare", lambda *given: (shapes.append(given[0].shape), compare(*given))[1])
+    kinds = []
+    for step in range(12):
+        monkeypatch.setattr(DistillMasks, "global_step", step)
+        kinds += task.train()._prompts(batch)
+    assert set(kinds) == {"box", "point"}
+    assert len(kinds) == 12
+    step = kinds.index("box")
+    monkeypatch.setattr(DistillMasks, "global_step", step)
+    loss, ious = task._loss(batch)
+    loss.backward()
+    assert list(ious) == ["box"]
+    assert all(parameter.grad is not None for parameter in task.parameters() if parameter.requires_grad)
+    assert shapes == [(6, 1, 64, 64)] * 2
+    shapes.clear()
+    with torch.no_grad():
+        assert list(task.eval()._loss(batch)[1]) == ["box", "point"]
+    assert shapes == [(6, 1, 64, 64)] * 2 + [(6, 4, 64, 64)] * 2
+    valid = task._valid_cells(batch)
+    assert valid is not None
+    assert valid[:, 0].sum((1, 2)).tolist() == [32 * 64] * 6
+
+
 def test_embedding_losses_by_hand() -> None:
     student, teacher = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
     student[0, :, 0, 0], teacher[0, :, 0, 0] = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
@@ -154,6 +187,10 @@ def test_every_experiment_takes_a_step_in_miniature(experiment: str, tmp_path: P
     detects = "detect" in experiment
     if not detects:
         given += [f"model.name={small}"]  # over the name that an experiment gives to model=by_name
+    if experiment == "distill_edgesam":
+        given += ["model.backbone_checkpoint=null"]  # nothing is downloaded
+    if experiment == "ablation_recipes":
+        given += ["~dataset.size"]
     if experiment == "distill_slim_synthetic":
         given += ["task.init_from_teacher=false"]
     if detects:  # masks of the model are measured at the end

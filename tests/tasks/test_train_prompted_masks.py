@@ -81,6 +81,27 @@ def test_masks_are_prompts(tmp_path: Path) -> None:
     assert (added[:, 0] < 160).all()
 
 
+def test_a_step_may_train_one_kind_of_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TrainPromptedMasks(build_sam("mini"), ADAMW, draw_prompts=True).train()
+    samples = PromptSamples(SyntheticDataset(2), 256, prompts_per_image=2, points=3)
+    batch = samples.collate([samples[0], samples[1]])
+    drawn = []
+    for step in range(80):
+        monkeypatch.setattr(TrainPromptedMasks, "global_step", step)
+        drawn += [kind for kind, _ in task._prompts(batch)]
+    assert len(drawn) == 80
+    assert 25 <= drawn.count("box") <= 55
+    assert min(drawn.count("point"), drawn.count("points")) >= 8
+    assert [kind for kind, _ in task.eval()._prompts(batch)] == ["box", "point", "points"]
+    monkeypatch.setattr(TrainPromptedMasks, "global_step", drawn.index("box"))
+    loss, ious = task.train()._loss(batch)
+    loss.backward()
+    assert list(ious) == ["box"]
+    left_out = task.sam.mask_decoder.output_hypernetworks_mlps[3].layers[0].weight
+    assert left_out.grad is not None
+    assert not left_out.grad.any()
+
+
 def test_what_can_not_be_trained_is_refused() -> None:
     with pytest.raises(ValueError, match=r"image_encoder must be frozen, lora or full, got all"):
         TrainPromptedMasks(build_sam("mini"), ADAMW, image_encoder="all")
