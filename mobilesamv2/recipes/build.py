@@ -54,10 +54,17 @@ def cluster_plugins() -> list[Any]:
 
 
 def progress_bars(trainer: DictConfig) -> list[Callback]:
-    """Return what shows the progress, unless conf/trainer has none: tqdm's bar in a terminal, lines in a log file."""
+    """Return what shows the progress, unless conf/trainer has none: tqdm's bar, or lines in a log file."""
     if not trainer.get("enable_progress_bar", True):
         return []
-    return [TQDMProgressBar() if sys.stderr.isatty() else LogLines()]
+    return [TQDMProgressBar() if sys.stderr.isatty() or is_notebook() else LogLines()]
+
+
+def is_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook, where a bar can move although nothing is a terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
 
 
 def picture_callbacks(cfg: DictConfig, model: Sam | ObjectDetector) -> list[Callback]:

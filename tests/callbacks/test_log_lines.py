@@ -1,6 +1,7 @@
 """What a log file shows of a run."""
 
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,8 +32,11 @@ def test_a_line_a_minute_and_a_line_a_validation(
     assert not any("%" in line and "it/s" in line for line in lines)
 
 
-def test_a_terminal_has_bars_and_a_file_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminals_and_notebooks_have_bars_and_a_file_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = composed().trainer
     for is_terminal, name in ((True, "TQDMProgressBar"), (False, "LogLines")):
         monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda answer=is_terminal: answer))
+        assert [type(bar).__name__ for bar in progress_bars(cfg)] == [name]
+    for shell, name in ((SimpleNamespace(kernel=object()), "TQDMProgressBar"), (SimpleNamespace(), "LogLines")):
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
         assert [type(bar).__name__ for bar in progress_bars(cfg)] == [name]
