@@ -53,6 +53,7 @@ def main() -> None:
         f"batch_size={BATCH}",
         f"dataset.limit={BATCH * args.start + 4}",
         "dataset.seed=1",
+        "task.warmup_images=32",
         "trainer.max_epochs=1",
         f"output_dir={args.output}/start",
     )
