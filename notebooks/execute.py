@@ -30,12 +30,32 @@ def execute(path: Path, settings: Mapping[str, int] | None = None) -> Any:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":  # warnings are of the machine that it ran on
-            cell.outputs = [output for output in cell.outputs if not _is_of_the_run(output)]
+            cell.outputs = _joined([output for output in cell.outputs if not _is_of_the_run(output)])
         for output in cell.get("outputs", ()):
+            if "text" in output:
+                output.text = settled(output.text)
             if "image/png" in output.get("data", {}):
                 output.data.pop("image/jpeg", None)  # Pillow's pictures come as both
     notebook.metadata["sources_sha256"] = sources_sha256(notebook)
     return notebook
+
+
+def settled(text: str) -> str:
+    """Return what was printed as it stands at the end: without progress bars, and with paths within the repository."""
+    lines = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").replace("\x1b[A", "").split("\n")]
+    kept = "\n".join(line.rstrip() for line in lines if not re.search(r"\d+%\||it/s|s/it|\?it", line))
+    return re.sub(r"\n{3,}", "\n\n", kept).strip("\n").replace(f"{FOLDER.parent}/", "") + "\n"
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Return outputs with those that follow one another on the same stream as one."""
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and output.get("name") and output.get("name") == joined[-1].get("name"):
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _is_of_the_run(output: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -11,10 +10,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from mobilesamv2.recipes import evaluate as evaluate_program
 from mobilesamv2.recipes import schema
+from mobilesamv2.recipes import train as train_program
 from mobilesamv2.recipes.overrides import explanation
-
-schema.register()
 
 
 def train(*overrides: str) -> Path:
@@ -28,7 +27,9 @@ def train(*overrides: str) -> Path:
         FileNotFoundError: if weights or data are missing.
         ValueError: if the settings can't be composed, or one makes no sense.
     """
-    return _run("train", overrides)
+    cfg = _compose("train", overrides)
+    train_program.run(cfg)
+    return Path(cfg.output_dir)
 
 
 def evaluate(*overrides: str) -> Path:
@@ -41,13 +42,8 @@ def evaluate(*overrides: str) -> Path:
         FileNotFoundError: if weights or data are missing.
         ValueError: if the settings can't be composed, or one makes no sense.
     """
-    return _run("evaluate", overrides)
-
-
-def _run(program: str, overrides: tuple[str, ...]) -> Path:
-    """Compose a configuration, run it in this process, and return its folder."""
-    cfg = _compose(program, overrides)
-    import_module(f"mobilesamv2.recipes.{program}").run(cfg)
+    cfg = _compose("evaluate", overrides)
+    evaluate_program.run(cfg)
     return Path(cfg.output_dir)
 
 
