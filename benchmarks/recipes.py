@@ -1,7 +1,7 @@
 """The six ways of EdgeSAM, EfficientViT-SAM, TinySAM and EfficientSAM3 to train a student, side by side in miniature.
 
-    python benchmarks/recipes.py                   # about 15 minutes of one CPU core; the table of docs/train.md
-    python benchmarks/recipes.py --start 20 --steps 10 --scenes 16
+    python benchmarks/recipes.py                   # about 5 minutes of one CPU core; the table of docs/train.md
+    python benchmarks/recipes.py --start 400 --steps 200 --scenes 100 -o outputs/longer
 
 A student (``micro_conv``, from random weights) is first distilled from ``mini_conv`` by its embeddings, which is what
 the second phases go on from. From there each way has the same number of steps of the same drawn scenes, and learns from
@@ -40,9 +40,9 @@ SIZE = "[192,256]"
 def main() -> None:
     """Train, evaluate, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", type=int, default=150, help="steps of the student that all ways start from")
-    parser.add_argument("--steps", type=int, default=60, help="steps of each way")
-    parser.add_argument("--scenes", type=int, default=64, help="scenes of the evaluation")
+    parser.add_argument("--start", type=int, default=40, help="steps of the student that all ways start from")
+    parser.add_argument("--steps", type=int, default=16, help="steps of each way")
+    parser.add_argument("--scenes", type=int, default=20, help="scenes of the evaluation")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of each way, one for all")
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/recipes"), help="a stopped run resumes here")
     args = parser.parse_args()
