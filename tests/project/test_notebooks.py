@@ -42,7 +42,7 @@ def test_every_notebook_gets_the_package_where_it_is_missing() -> None:
 
 
 SMALLER = {
-    "own_objects": {"EPOCHS": 1, "PICTURES": 16},
+    "own_objects": {"EPOCHS": 1, "PICTURES": 12},
     "distill": {"SCENES": 96},
     "evaluate": {"SCENES": 4},
 }
