@@ -189,3 +189,20 @@ def test_autocast_is_near_full_precision(sam: Sam) -> None:
             rough, rough_iou = sam.mask_decoder(*given, True)
         assert relative_difference(rough.float(), logits) < 0.05
         assert relative_difference(rough_iou.float(), iou) < 0.05
+
+
+@pytest.mark.parametrize("name", ["mini", "edge_sam", "tinysam"])
+def test_the_stages_hold_all_masks_whichever_a_family_returns(name: str) -> None:
+    torch.manual_seed(0)
+    sam = build_sam(name, image_size=256).train()
+    embedding = torch.randn(1, sam.prompt_encoder.embed_dim, 16, 16)
+    prompt = {"points": torch.rand(3, 2, 2) * 256, "labels": torch.ones(3, 2, dtype=torch.int64)}
+    with torch.no_grad():
+        stages = sam.decode_stages(embedding, **prompt)
+        single, several = (sam.decode(embedding, **prompt, multimask_output=three) for three in (False, True))
+    assert stages.tokens.shape == (3, 5, sam.prompt_encoder.embed_dim)
+    assert torch.allclose(stages.logits, torch.cat([single[0], several[0]], dim=1), atol=1e-4)
+    assert torch.allclose(stages.predicted_iou, torch.cat([single[1], several[1]], dim=1), atol=1e-5)
+    if name == "tinysam":  # whose single mask is the best of three, outside training
+        with torch.no_grad():
+            assert torch.equal(sam.eval().decode_stages(embedding, **prompt).logits, stages.logits)
