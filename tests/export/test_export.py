@@ -171,6 +171,12 @@ def test_metadata_describe_the_inputs(exported: Export) -> None:
     assert outputs == {"low_res_logits": ["N", 4, 64, 64], "predicted_iou": ["N", 4]}
 
 
+def test_files_hold_no_paths_of_the_machine(exported: Export) -> None:
+    """Which the exporter leaves in them, in the stack traces of where each node comes from."""
+    for path in exported.folder.glob("*.onnx"):
+        assert b"graphs.py" not in path.read_bytes()
+
+
 def test_the_guides_example_finds_what_segany_finds(exported: Export, photo: np.ndarray, tmp_path: Path) -> None:
     enlarged = Image.fromarray(photo).resize((390, 270))
     names = run_guide(0, exported.folder, enlarged, tmp_path)
