@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -71,7 +72,7 @@ def test_a_kill_at_any_moment_of_a_checkpoint_leaves_the_rows_of_its_steps(
     def keeps(moment: str) -> StepAlignedCheckpoint:
         return StepAlignedCheckpoint(tmp_path / moment, "recent", every_n_train_steps=1, enable_version_counter=False)
 
-    def killed(trainer: pl.Trainer, path: Path, *args: object) -> None:
+    def killed(trainer: pl.Trainer, path: Path, *args: Any) -> None:
         if trainer.global_step < 3 or "after" in str(path):
             save(trainer, path, *args)
         if trainer.global_step == 3:

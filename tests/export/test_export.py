@@ -184,7 +184,7 @@ def test_the_guides_example_finds_what_segany_finds(exported: Export, photo: np.
     segany.set_image(np.asarray(enlarged))
     masks, predicted_iou, logits = segany.predict(boxes=names["boxes"], multimask_output=False)
     again = segany.predict(boxes=names["boxes"], mask_input=logits[:, 0], multimask_output=False).low_res_logits
-    np.testing.assert_allclose(names["refined"][:, :1], again, atol=1e-3 * np.abs(again).max())
+    np.testing.assert_allclose(names["refined"][:, :1], again, atol=1e-2 * np.abs(again).max())
     np.testing.assert_allclose(names["logits"][:, :1], logits, atol=1e-4 * np.abs(logits).max())
     np.testing.assert_allclose(names["predicted_iou"][:, :1], predicted_iou, atol=1e-5)
     assert names["mask"].shape == (270, 390)
