@@ -366,7 +366,7 @@ def _find_encoder(name: str, family: type[Sam]) -> Callable[..., ImageEncoder]:
             f"The image encoder '{name}' is of another family than the model, {family.__name__}, which takes "
             f"{', '.join(list_encoders(family))} and timm/<any backbone of timm that fits>."
         )
-    raise ValueError(f"{_unknown('image encoder', name, list_encoders(family))} {HOW_TO_REGISTER}")
+    raise ValueError(_unknown("image encoder", name, list_encoders(family)))
 
 
 def _spec(name: str) -> SamSpec:
@@ -387,4 +387,5 @@ def _registered_models() -> dict[str, SamSpec]:
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:
     near = f" Did you mean '{TIMM_PREFIX}{name}'?" if timm.is_model(name) else did_you_mean(name, known)
-    return f"There is no {kind} '{name}'.{near} Available: {', '.join(known)} and timm/<any backbone of timm>."
+    available = f"Available: {', '.join(known)} and timm/<any backbone of timm>."
+    return f"There is no {kind} '{name}'.{near} {available} {HOW_TO_REGISTER}"

@@ -41,6 +41,8 @@ def test_saved_weights_carry_the_name_and_load_by_it(tmp_path: Path, monkeypatch
     register_by_variable(tmp_path, monkeypatch)
     sam = build_sam("mini", encoder="own_conv")
     save_weights(sam, tmp_path / "own.safetensors")
+    save_weights(build_sam("own_conv", image_size=64), tmp_path / "model.safetensors")
+    assert load_sam(tmp_path / "model.safetensors").name == "own_conv"
     with safe_open(tmp_path / "own.safetensors", framework="pt") as file:
         stored = str(file.metadata())
     assert "own_conv" in stored
@@ -53,11 +55,12 @@ def test_saved_weights_carry_the_name_and_load_by_it(tmp_path: Path, monkeypatch
     monkeypatch.delenv("MOBILESAMV2_ENCODERS")
     registration._registered["sam"].clear()
     message = (
-        r"own\.safetensors must name a model of this version .* no image encoder 'own_conv'.* @register_encoder.*"
+        r"safetensors must name a model of this version .* no (image encoder|model) 'own_conv'.* @register_encoder.*"
         r"mobilesamv2/models, .*mobilesamv2\.encoders, or that MOBILESAMV2_ENCODERS=MODULE names"
     )
-    with pytest.raises(ValueError, match=message):
-        load_sam(tmp_path / "own.safetensors")
+    for name in ("own", "model"):
+        with pytest.raises(ValueError, match=message):
+            load_sam(tmp_path / f"{name}.safetensors")
 
 
 def test_an_encoder_is_a_model_of_full_size_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
