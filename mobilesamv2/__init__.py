@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mobilesamv2.models.registration import register_encoder
     from mobilesamv2.pretrained import load_pretrained, push_to_hub, save_pretrained
     from mobilesamv2.registry import build_sam, list_models, load_sam
     from mobilesamv2.segany import SegAny
@@ -25,6 +26,7 @@ __all__ = [
     "load_pretrained",
     "load_sam",
     "push_to_hub",
+    "register_encoder",
     "save_pretrained",
 ]
 
@@ -36,6 +38,7 @@ _MODULES = {
     "load_pretrained": "pretrained",
     "load_sam": "registry",
     "push_to_hub": "pretrained",
+    "register_encoder": "models.registration",
     "save_pretrained": "pretrained",
 }
 

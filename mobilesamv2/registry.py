@@ -17,6 +17,7 @@ from mobilesamv2.model_zoo import EFFICIENTVIT_SAM_MODELS, MICRO_SAM_FILES, MODE
 from mobilesamv2.models.efficientvit_xl import efficientvit_sam_xl
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
 from mobilesamv2.models.pyramid import sam2_hiera, timm_pyramid
+from mobilesamv2.models.registration import HOW_TO_REGISTER, Family, registered_encoders
 from mobilesamv2.models.repvit_sam import edge_sam, repvit_sam
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
@@ -104,17 +105,34 @@ class EncoderSet(NamedTuple):
     """The image encoders that models of a family take.
 
     Attributes:
-        by_name: how to build those with a name.
+        by_name: how to build those of this module.
         from_timm: builds one from a backbone of timm, by its name.
+        family: what others register for.
     """
 
     by_name: dict[str, Callable[..., ImageEncoder]]
     from_timm: Callable[..., ImageEncoder]
+    family: Family
+
+    def registered(self) -> dict[str, Callable[..., ImageEncoder]]:
+        """Return those that register themselves.
+
+        Raises:
+            ValueError: if one has a name of this module's, or a module can't be imported.
+        """
+        own = registered_encoders(self.family)
+        if taken := own.keys() & self.by_name.keys():
+            raise ValueError(f"An encoder registers as '{min(taken)}', which is the name of another: rename it.")
+        return own
+
+    def find(self, name: str) -> Callable[..., ImageEncoder] | None:
+        """Return how to build an image encoder by its name, None where there is none; not for those from timm."""
+        return self.by_name.get(name) or self.registered().get(name)
 
 
 ENCODER_SETS: dict[type[Sam], EncoderSet] = {
-    Sam: EncoderSet(ENCODERS, timm_encoder),
-    Sam2: EncoderSet(ENCODERS_OF_SAM_2, timm_pyramid),
+    Sam: EncoderSet(ENCODERS, timm_encoder, "sam"),
+    Sam2: EncoderSet(ENCODERS_OF_SAM_2, timm_pyramid, "sam2"),
 }
 """Image encoders by the family of models."""
 
@@ -198,6 +216,8 @@ MODELS: dict[str, SamSpec] = {
 def list_models(pretrained: bool = False) -> list[str]:
     """Return the names that ``build_sam`` accepts, beside ``timm/<backbone>`` for any backbone of timm.
 
+    Encoders that register themselves are among them, each as a SAM of full size; see ``register_encoder``.
+
     Args:
         pretrained: only the models with published weights, whose names ``load_pretrained`` accepts; first those that
             ship with the package, the others are downloaded by ``mobilesamv2 download NAME``.
@@ -206,7 +226,13 @@ def list_models(pretrained: bool = False) -> list[str]:
         >>> list_models(pretrained=True)[:5]
         ['mini_conv', 'mobile_sam', 'sam_vit_b', 'sam_vit_l', 'sam_vit_h']
     """
-    return [*shipped_models(), *MODEL_FILES] if pretrained else list(MODELS)
+    return [*shipped_models(), *MODEL_FILES] if pretrained else [*MODELS, *_registered_models()]
+
+
+def list_encoders(family: type[Sam] = Sam) -> list[str]:
+    """Return the names of a family's image encoders, beside ``timm/<backbone>``."""
+    encoders = _encoders_of(family)
+    return [*encoders.by_name, *encoders.registered()]
 
 
 def build_sam(
@@ -225,7 +251,7 @@ def build_sam(
         name: one of ``list_models()``, or ``timm/<backbone>``.
         checkpoint: a weight file, or several that together contain the model, loaded in order; None leaves random
             weights.
-        encoder: image encoder to use instead of the model's own: one of the model's family, see ``ENCODER_SETS``, or
+        encoder: image encoder to use instead of the model's own: one of the model's family, see ``list_encoders``, or
             ``timm/<backbone>``.
         backbone_checkpoint: pretrained weights of the encoder's backbone, loaded before ``checkpoint``: ``timm``
             downloads timm's, a file has them as timm or the backbone's authors publish them; see ``load_backbone``.
@@ -299,7 +325,7 @@ def load_sam(path: str | Path) -> Sam:
         return sam
     metadata = read_metadata(path)
     try:
-        _require_encoder(metadata["encoder"], _spec(metadata["name"]).family)
+        _find_encoder(metadata["encoder"], _spec(metadata["name"]).family)
     except ValueError as error:
         raise ValueError(f"The metadata of {path} must name a model of this version of mobilesamv2. {error}") from error
     settings = {key: metadata[key] for key in ("encoder", "image_size")}
@@ -310,7 +336,7 @@ def build_encoder(name: str, image_size: int, out_channels: int, family: type[Sa
     """Build an image encoder by name, with random weights.
 
     Args:
-        name: one of the family's in ``ENCODER_SETS``, or ``timm/<backbone>``.
+        name: one of ``list_encoders(family)``, or ``timm/<backbone>``.
         image_size: S, pixels.
         out_channels: C.
         family: of the model that the encoder is for, SAM or SAM 2.
@@ -319,11 +345,7 @@ def build_encoder(name: str, image_size: int, out_channels: int, family: type[Sa
         ValueError: if the name is unknown or of another family, or the backbone does not fit (see ``TimmBackbone`` and
             ``TimmPyramid``).
     """
-    encoders = _encoders_of(family)
-    _require_encoder(name, family)
-    if name.startswith(TIMM_PREFIX):
-        return encoders.from_timm(name.removeprefix(TIMM_PREFIX), image_size=image_size, out_channels=out_channels)
-    return encoders.by_name[name](image_size=image_size, out_channels=out_channels)
+    return _find_encoder(name, family)(image_size=image_size, out_channels=out_channels)
 
 
 def _encoders_of(family: type[Sam]) -> EncoderSet:
@@ -331,29 +353,39 @@ def _encoders_of(family: type[Sam]) -> EncoderSet:
     return next(ENCODER_SETS[kind] for kind in family.__mro__ if kind in ENCODER_SETS)
 
 
-def _require_encoder(name: str, family: type[Sam]) -> None:
-    known = _encoders_of(family).by_name
+def _find_encoder(name: str, family: type[Sam]) -> Callable[..., ImageEncoder]:
+    """Return how to build an image encoder by name."""
+    encoders = _encoders_of(family)
     if name.startswith(TIMM_PREFIX):
         require_timm_model(name.removeprefix(TIMM_PREFIX))
-    elif name in known:
-        return
-    elif any(name in others.by_name for others in ENCODER_SETS.values()):
+        return partial(encoders.from_timm, name.removeprefix(TIMM_PREFIX))
+    if (build := encoders.find(name)) is not None:
+        return build
+    if any(others.find(name) for others in ENCODER_SETS.values()):
         raise ValueError(
             f"The image encoder '{name}' is of another family than the model, {family.__name__}, which takes "
-            f"{', '.join(known)} and timm/<any backbone of timm that fits>."
+            f"{', '.join(list_encoders(family))} and timm/<any backbone of timm that fits>."
         )
-    else:
-        raise ValueError(_unknown("image encoder", name, list(known)))
+    raise ValueError(_unknown("image encoder", name, list_encoders(family)))
 
 
 def _spec(name: str) -> SamSpec:
+    if name in MODELS:
+        return MODELS[name]
     if name.startswith(TIMM_PREFIX):
         return SamSpec(name)
-    if name not in MODELS:
-        raise ValueError(_unknown("model", name, list(MODELS)))
-    return MODELS[name]
+    registered = _registered_models()
+    if name not in registered:
+        raise ValueError(_unknown("model", name, list_models()))
+    return registered[name]
+
+
+def _registered_models() -> dict[str, SamSpec]:
+    """Return models of full size by the name of the encoder that registers itself, unless a model has that name."""
+    return {name: SamSpec(name) for name in ENCODER_SETS[Sam].registered() if name not in MODELS}
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:
     near = f" Did you mean '{TIMM_PREFIX}{name}'?" if timm.is_model(name) else did_you_mean(name, known)
-    return f"There is no {kind} '{name}'.{near} Available: {', '.join(known)} and timm/<any backbone of timm>."
+    available = f"Available: {', '.join(known)} and timm/<any backbone of timm>."
+    return f"There is no {kind} '{name}'.{near} {available} {HOW_TO_REGISTER}"

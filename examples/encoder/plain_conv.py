@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from mobilesamv2.models.image_encoder import ImageEncoder, sam_neck
+from mobilesamv2.models.registration import register_encoder
 
 
 class PlainConv(nn.Module):
@@ -29,13 +30,14 @@ class PlainConv(nn.Module):
         return self.trunk(images)
 
 
-def plain_conv(width: int, *, image_size: int, out_channels: int) -> ImageEncoder:
+@register_encoder("plain_conv")
+def plain_conv(*, image_size: int, out_channels: int, width: int = 8) -> ImageEncoder:
     """Build plain convolutions with SAM's neck.
 
     Args:
-        width: channels of the first convolution.
         image_size: S, pixels; any multiple of 16.
         out_channels: C.
+        width: channels of the first convolution.
     """
     del image_size
     return ImageEncoder(PlainConv(width), sam_neck(8 * width, out_channels))

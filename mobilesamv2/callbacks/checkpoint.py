@@ -65,7 +65,8 @@ def validating_first(trainer: pl.Trainer) -> Iterator[None]:
 class StepAlignedCheckpoint(ModelCheckpoint):
     """Saves only where a run can be resumed exactly: between optimizer steps, and before a validation.
 
-    The end of an epoch or a run follows at once, and has its own checkpoint.
+    The end of an epoch or a run follows at once, and has its own checkpoint. The step's row is in the log by then: a
+    run that is killed before the checkpoint is there removes the row as it resumes, and one killed after it has both.
     """
 
     @override
@@ -78,6 +79,12 @@ class StepAlignedCheckpoint(ModelCheckpoint):
         if not trainer.sanity_checking and follows(trainer) == "validation":
             with validating_first(trainer):
                 super().on_train_batch_end(trainer, pl_module, None, None, 0)
+
+    @override
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        if trainer.training:  # before a validation it is written
+            trainer._logger_connector.update_train_step_metrics()  # which Lightning does after ``on_train_batch_end``
+        super()._save_checkpoint(trainer, filepath)
 
 
 class EMA(WeightAveraging):

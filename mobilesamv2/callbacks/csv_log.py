@@ -16,6 +16,9 @@ from typing_extensions import override
 
 from mobilesamv2.files import named_in_errors, write_text_atomic
 
+Row = dict[str, Any]
+"""Values of a line by column."""
+
 
 class ResumableCSVLogger(CSVLogger):
     """Lightning's CSV logger, except that a run that resumes in its folder keeps the rows of metrics.csv."""
@@ -32,8 +35,19 @@ class ResumableCSVLogger(CSVLogger):
 class AppendingWriter(ExperimentWriter):
     """Lightning's writer, except that it appends to a file that is there, and replaces it whole for a new column.
 
-    Lightning's own deletes the file when it begins, and writes it anew in place when a column is added.
+    Lightning's own deletes the file when it begins, and writes it anew in place when a column is added. A row that
+    repeats the one before is left out: that of a step is logged before a checkpoint, and after it by Lightning.
     """
+
+    _latest: Row | None = None
+
+    @override
+    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        super().log_metrics(metrics_dict, step)
+        if self.metrics[-1] == self._latest:
+            self.metrics.pop()
+        else:
+            self._latest = self.metrics[-1]
 
     @override
     def _check_log_dir_exists(self) -> None:
@@ -57,10 +71,6 @@ class AppendingWriter(ExperimentWriter):
                 file.flush()
                 os.fsync(file.fileno())
         self.metrics = []
-
-
-Row = dict[str, Any]
-"""Values of a line by column."""
 
 
 def read_rows(path: Path) -> tuple[list[str], list[Row]]:

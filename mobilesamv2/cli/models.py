@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
-    from mobilesamv2.registry import MODELS
+    from mobilesamv2.registry import list_models
 
-    print(models_table(args.names or list(MODELS)))
+    print(models_table(args.names or list_models()))
 
 
 def models_table(names: Sequence[str]) -> str:

@@ -218,12 +218,6 @@ class TrainingData(pl.LightningDataModule):
         }
 
     @override
-    def on_exception(self, exception: BaseException) -> None:
-        """Keep the embeddings that are not on disk yet."""
-        if self.embeddings is not None:
-            self.embeddings.flush()
-
-    @override
     def on_before_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
         """Remove the errors of broken images from a batch, and log each once.
 

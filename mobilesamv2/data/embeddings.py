@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -45,7 +46,7 @@ class EmbeddingCache:
 
     A shard is written under a temporary name, synchronised and renamed, so that a killed run loses only the shard in
     progress. Several processes may write at once; each writes its own shards. Every embedding has a checksum, which is
-    checked on every read.
+    checked on every read. As a context manager it writes what is pending when the block ends, by any error too.
 
     Args:
         folder: folder of the shards, created if missing.
@@ -81,6 +82,13 @@ class EmbeddingCache:
         self._pending: dict[str, Parts] = {}
         self._grid: int | None = None  # side of an embedding with its padding, cells
         self.refresh()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self._pending:  # more than a shard, where the block ends amid a write
+            self.flush()
 
     def refresh(self) -> None:
         """Find the shards that other processes have written since the last call."""

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from mobilesamv2.export.graphs import POINTS_OF_ONE_MASK
-from mobilesamv2.export.runtime import labelled_points, open_session, read_export_metadata
+from mobilesamv2.export.runtime import (
+    decoder_inputs,
+    labelled_points,
+    open_session,
+    read_export_metadata,
+    require_decoder,
+)
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.transforms import ModelFrame, to_model_input
 
@@ -24,6 +30,27 @@ class Prompt(NamedTuple):
     points: Tensor | None
     labels: Tensor | None
     boxes_xyxy: Tensor | None
+
+
+class DecoderCase(NamedTuple):
+    """Numbers of what our decoder is compared on; no mask is a run without mask inputs."""
+
+    num_prompts: int
+    num_points: int
+    with_boxes: bool
+    num_masks: int = 0
+    num_images: int = 1
+
+
+DECODER_CASES = (
+    DecoderCase(1, 1, False),
+    DecoderCase(7, 3, False),
+    DecoderCase(5, 0, True, num_masks=1),
+    DecoderCase(3, 2, True, num_masks=3),
+    DecoderCase(4, 1, False, num_images=2),
+    DecoderCase(8, 0, True, num_masks=4, num_images=2),
+)
+"""One mask for all prompts and one for each, and several images, among them."""
 
 
 def check_graphs(
@@ -49,17 +76,18 @@ def check_graphs(
     sessions = open_session(encoder), open_session(decoder)
     rng = torch.Generator().manual_seed(seed)
     found: dict[str, float] = {}
-    for session in sessions:
+    for path, session in zip((encoder, decoder), sessions, strict=True):
         metadata = read_export_metadata(session)
         kind, precision = (metadata.get("part", ""), metadata.get("signature", "")), metadata.get("precision", "")
         if kind not in COMPARISONS or precision not in TOLERANCES:
-            path = encoder if session is sessions[0] else decoder
             raise ValueError(f"{path} does not say which graph it is, as exports of this version do; export it again.")
         compare = COMPARISONS[kind]
+        if compare is _compare_decoder:
+            require_decoder(session, path)
         limit = TOLERANCES[precision] if tolerance is None else tolerance
         with torch.inference_mode():
             differences = compare(sam, session, limit, rng)
-        _require_close(differences, limit, encoder if session is sessions[0] else decoder)
+        _require_close(differences, limit, path)
         found |= differences
     return found
 
@@ -95,15 +123,24 @@ def _compare_pixel_encoder(sam: Sam, session: Any, tolerance: float, rng: torch.
 
 
 def _compare_decoder(sam: Sam, session: Any, tolerance: float, rng: torch.Generator) -> dict[str, float]:
-    """Compare with ``Sam.decode``, for several numbers of prompts and points."""
-    embedding = _embedding(sam, rng)
+    """Compare with ``Sam.decode``, for several numbers of prompts, points, masks and images."""
+    side = sam.image_size
     found: dict[str, list[float]] = {"low_res_logits": [], "predicted_iou": []}
-    for num_prompts, num_points, with_boxes in ((1, 1, False), (7, 3, False), (5, 0, True), (3, 2, True)):
-        prompt = _random_prompt(sam.image_size, num_prompts, num_points, with_boxes, rng)
-        points, labels = _as_inputs(prompt, sam.prompt_encoder.pad_boxes)
-        theirs = session.run(None, {"image_embedding": embedding.numpy(), "points": points, "labels": labels})
-        for name, value, ours in zip(found, theirs, _decode_all(sam, embedding, prompt), strict=True):
-            found[name].append(_difference(value, ours))
+    embeddings = _embedding(sam, rng, 2)
+    for case in DECODER_CASES:
+        embedding = embeddings[: case.num_images]
+        prompt = _random_prompt(side, case.num_prompts, case.num_points, case.with_boxes, rng)
+        masks = 5 * torch.randn(case.num_masks, 1, side // 4, side // 4, generator=rng) if case.num_masks else None
+        fed = (_as_array(value) for value in (*prompt, masks))
+        inputs = decoder_inputs(embedding.numpy(), *fed, pad_boxes=sam.prompt_encoder.pad_boxes)
+        ours = _decode_all(
+            sam,
+            prompt,
+            _for_each(embedding, case.num_prompts),
+            None if masks is None else _for_each(masks, case.num_prompts),
+        )
+        for name, value, expected in zip(found, session.run(None, inputs), ours, strict=True):
+            found[name].append(_difference(value, expected))
     return {name: max(values) for name, values in found.items()}
 
 
@@ -116,7 +153,8 @@ def _compare_sam_decoder(sam: Sam, session: Any, tolerance: float, rng: torch.Ge
     for num_points, with_box, with_mask, size in cases:
         prompt = _random_prompt(side, 1, num_points, with_box, rng)
         mask_input = 5 * torch.randn(1, 1, side // 4, side // 4, generator=rng)
-        points, labels = _as_inputs(prompt, sam.prompt_encoder.pad_boxes)
+        fed = (_as_array(value) for value in prompt)
+        points, labels = labelled_points(*fed, pad_boxes=sam.prompt_encoder.pad_boxes)
         inputs = {
             "image_embeddings": embedding.numpy(),
             "point_coords": points,
@@ -126,7 +164,7 @@ def _compare_sam_decoder(sam: Sam, session: Any, tolerance: float, rng: torch.Ge
             "orig_im_size": np.array(size, np.float32),
         }
         theirs = dict(zip(found, session.run(None, inputs), strict=True))
-        logits, iou = _decode_all(sam, embedding, prompt, mask_input if with_mask else None)
+        logits, iou = _decode_all(sam, prompt, embedding, mask_input if with_mask else None)
         masks = ModelFrame(size, side).logits_to_original(logits[0]).mT[None]
         ours = {"masks": masks, "iou_predictions": iou, "low_res_masks": logits}
         chosen = list(range(4)) if theirs["masks"].shape[1] == 4 else _chosen(theirs, iou, points.shape[1], tolerance)
@@ -151,8 +189,8 @@ COMPARISONS = {
 }
 
 
-def _embedding(sam: Sam, rng: torch.Generator) -> Tensor:
-    return sam.image_encoder(torch.randn(1, 3, sam.image_size, sam.image_size, generator=rng))
+def _embedding(sam: Sam, rng: torch.Generator, num_images: int = 1) -> Tensor:
+    return sam.image_encoder(torch.randn(num_images, 3, sam.image_size, sam.image_size, generator=rng))
 
 
 def _random_prompt(side: int, num_prompts: int, num_points: int, with_boxes: bool, rng: torch.Generator) -> Prompt:
@@ -166,13 +204,18 @@ def _random_prompt(side: int, num_prompts: int, num_points: int, with_boxes: boo
     return Prompt(points, labels, boxes_xyxy)
 
 
-def _as_inputs(prompt: Prompt, pad_boxes: bool) -> tuple[np.ndarray, np.ndarray]:
-    return labelled_points(*(None if value is None else value.numpy() for value in prompt), pad_boxes=pad_boxes)
+def _as_array(value: Tensor | None) -> np.ndarray | None:
+    return None if value is None else value.numpy()
 
 
-def _decode_all(sam: Sam, embedding: Tensor, prompt: Prompt, mask_input: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _for_each(values: Tensor, num_prompts: int) -> Tensor:
+    """Repeat images or masks so that each prompt has its own, unless there is one, which serves all."""
+    return values if len(values) == 1 else values.repeat_interleave(num_prompts // len(values), dim=0)
+
+
+def _decode_all(sam: Sam, prompt: Prompt, image_embedding: Tensor, mask_input: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the single mask and the three: low-res logits (N, 4, S/4, S/4) and predicted IoU (N, 4)."""
-    parts = [sam.decode(embedding, *prompt, mask_input, multimask_output) for multimask_output in (False, True)]
+    parts = [sam.decode(image_embedding, *prompt, mask_input, multimask_output) for multimask_output in (False, True)]
     logits, predicted_iou = (torch.cat(both, dim=1) for both in zip(*parts, strict=True))
     return logits, predicted_iou
 

@@ -16,6 +16,7 @@ from mobilesamv2.export.io_doc import (
     SAM_DECODER_IO_DOC,
     SAM_ENCODER_IO_DOC,
 )
+from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.models.sam import Sam
 
 SIGNATURES = ("mobilesamv2", "sam")
@@ -35,7 +36,7 @@ class Graph(NamedTuple):
         module: what is traced.
         inputs: name of each input -> values to trace with.
         outputs: names.
-        axes: name of an input -> its dynamic axes, by index.
+        axes: name of an input -> its dynamic axes, by index; of an output, where they have names of their own.
         io_doc: inputs and outputs in words.
     """
 
@@ -104,14 +105,17 @@ def decoder_graph(
         graph = SamDecoderGraph(sam, return_single_mask).eval()
         return Graph(graph, inputs, ["masks", "iou_predictions", "low_res_masks"], axes, SAM_DECODER_IO_DOC)
     inputs = {
-        "image_embedding": embedding,
-        "points": torch.zeros(2, 3, 2),
-        "labels": torch.ones(2, 3, dtype=torch.int64),
+        "image_embedding": embedding.repeat(2, 1, 1, 1),
+        "points": torch.zeros(8, 3, 2),
+        "labels": torch.ones(8, 3, dtype=torch.int64),
+        "mask_input": torch.zeros(4, 1, 4 * grid, 4 * grid),
+        "has_mask_input": torch.ones(4),
     }
-    axes = {"points": {0: "N", 1: "P"}, "labels": {0: "N", 1: "P"}}
-    return Graph(
-        DecoderGraph(sam).eval(), inputs, ["low_res_logits", "predicted_iou"], axes, _io_doc(DECODER_IO_DOC, sam)
-    )
+    axes = {"image_embedding": {0: "B"}, "points": {0: "N", 1: "P"}, "labels": {0: "N", 1: "P"}}
+    axes |= {"mask_input": {0: "M"}, "has_mask_input": {0: "M"}}
+    axes |= {"low_res_logits": {0: "N"}, "predicted_iou": {0: "N"}}
+    outputs = ["low_res_logits", "predicted_iou"]
+    return Graph(DecoderGraph(sam).eval(), inputs, outputs, axes, _io_doc(DECODER_IO_DOC, sam))
 
 
 def _io_doc(text: str, sam: Sam) -> str:
@@ -160,7 +164,7 @@ class PixelEncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """Prompt encoder and mask decoder: prompts of all kinds and an image embedding to all four masks.
+    """Prompt encoder and mask decoder: prompts of all kinds and image embeddings to all four masks.
 
     Args:
         sam: the model, of any precision.
@@ -170,11 +174,29 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.sam = sam
 
-    def forward(self, image_embedding: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return low-res logits (N, 4, S/4, S/4) and predicted IoU (N, 4) for points (N, P, 2) with labels (N, P)."""
-        sparse = self.sam.prompt_encoder.embed_labelled(points, labels)
-        context = self.sam.image_context(image_embedding.to(sparse.dtype))
-        logits, predicted_iou = self.sam.mask_decoder.decode_all_masks(context, sparse)
+    def forward(
+        self, image_embedding: Tensor, points: Tensor, labels: Tensor, mask_input: Tensor, has_mask_input: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decode N prompts. In order, each of B images serves M/B masks, and each mask N/M prompts.
+
+        Args:
+            image_embedding: (B, C, S/16, S/16).
+            points: (N, P, 2) xy, pixels of the model's input.
+            labels: (N, P) int64, as ``PromptEncoder.embed_labelled``'s.
+            mask_input: (M, 1, S/4, S/4) logits.
+            has_mask_input: (M,), 1 or 0: where it is 0, the mask's prompts have no mask input.
+
+        Returns:
+            low-res logits (N, 4, S/4, S/4) and predicted IoU (N, 4).
+        """
+        encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
+        masks, masks_per_image = _in_shares(len(mask_input), len(image_embedding))
+        prompts, _ = _in_shares(len(points), len(mask_input))
+        sparse = encoder.embed_labelled(points.index_select(0, prompts), labels.index_select(0, prompts))
+        dense = _dense(encoder, mask_input.index_select(0, masks), has_mask_input.index_select(0, masks))
+        images = image_embedding.to(sparse.dtype)[:, None].expand(-1, masks_per_image, -1, -1, -1).flatten(0, 1)
+        context = decoder.precompute_image(images, encoder.image_positions(), dense, shared=True)
+        logits, predicted_iou = decoder.decode_all_masks(context, sparse)
         return logits.float(), predicted_iou.float()
 
 
@@ -218,7 +240,7 @@ class SamDecoderGraph(nn.Module):
         """
         encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
         sparse = encoder.embed_labelled(point_coords, point_labels)
-        dense = torch.where(has_mask_input > 0.5, encoder(mask_input=mask_input)[1], encoder()[1])
+        dense = _dense(encoder, mask_input, has_mask_input)
         image = image_embeddings.to(sparse.dtype)
         context = decoder.precompute_image(image, encoder.image_positions(), dense)
         low_res_masks, iou_predictions = (output.float() for output in decoder.decode_all_masks(context, sparse))
@@ -226,6 +248,22 @@ class SamDecoderGraph(nn.Module):
             best = _best_mask(iou_predictions, point_labels)
             low_res_masks, iou_predictions = low_res_masks.index_select(1, best), iou_predictions.index_select(1, best)
         return _upscaled(low_res_masks, orig_im_size, self.sam.image_size), iou_predictions, low_res_masks
+
+
+def _dense(encoder: PromptEncoder, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
+    """Return the dense embeddings (M, C, S/16, S/16) of mask inputs, or of none where ``has_mask_input`` (M,) is 0."""
+    has_mask = (has_mask_input > 0.5)[:, None, None, None]
+    return torch.where(has_mask, encoder(mask_input=mask_input)[1], encoder()[1])
+
+
+def _in_shares(number: int, owners: int) -> tuple[Tensor, int]:
+    """Return the indices of some things in order of their owners, and the share of each owner.
+
+    They are 0, 1, 2 and so on, as a product of lengths that the exporter understands. Where the owners can't have the
+    same share, the last index does not exist, so that a runtime refuses it.
+    """
+    share = (number + owners - 1) // owners
+    return (torch.arange(owners)[:, None] * share + torch.arange(share)).flatten(), share
 
 
 def _best_mask(iou_predictions: Tensor, point_labels: Tensor) -> Tensor:

@@ -13,10 +13,12 @@ _POINTS = (
     "ends with a point (0, 0) labelled -1"
 )
 DECODER_IO_DOC = (
-    "image_embedding: (1, C, S/16, S/16), of one image. points: (N, P, 2) float32 xy in pixels of the resized "
-    f"image. labels: (N, P) int64: {_POINTS}. N and P are any number; memory goes with N, 25 MB each at S = 1024, so "
-    "batches of 16 to 64 work best. It takes no mask inputs (the signature of sam does), and one image at a time. "
-    "low_res_logits: (N, 4, S/4, S/4), and predicted_iou: "
+    "image_embedding: (B, C, S/16, S/16), of one image or more. points: (N, P, 2) float32 xy in pixels of the resized "
+    f"image. labels: (N, P) int64: {_POINTS}. mask_input: (M, 1, S/4, S/4) float32, low_res_logits of an earlier run. "
+    "has_mask_input: (M,) float32, 1, or 0 where a mask is to be ignored; without masks, B of them that are ignored. "
+    "In order, each image serves M/B masks and each mask N/M prompts: M = 1 is one mask for all, M = N one for each "
+    "prompt. Other numbers are refused. N and P are any number, P = 0 for a mask alone; memory goes with N, 25 MB each "
+    "at S = 1024, so batches of 16 to 64 work best. low_res_logits: (N, 4, S/4, S/4), and predicted_iou: "
     "(N, 4): 0 is the single mask, 1 to 3 are the three of an ambiguous prompt. Resized bilinearly to S x S, cropped "
     "to the resized image and resized to the original size, a mask is where the logits are above mask_threshold."
 )

@@ -177,6 +177,12 @@ def write_graph(graph: Graph, path: Path, metadata: dict[str, Any], opset: int |
     from onnxscript import ir
 
     program = _trace(graph, opset)
+    for output in program.model.graph.outputs:  # by name, where the exporter states how it computes them
+        for axis, name in graph.axes.get(output.name, {}).items():
+            output.shape[axis] = name
+    for node in program.model.graph:  # a megabyte of stack traces, with the paths of this machine
+        for traced in (node, *node.outputs):
+            traced.metadata_props.clear()
     program.model.doc_string = graph.io_doc
     program.model.metadata_props["mobilesamv2"] = json.dumps(metadata)
     weights = sum(value.nbytes for value in graph.module.state_dict().values())

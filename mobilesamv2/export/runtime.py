@@ -18,6 +18,9 @@ from mobilesamv2.structures import PointLabel
 UPPER_LEFT, LOWER_RIGHT = 2, 3
 """Labels of box corners, which the exported decoder takes beside ``PointLabel``, as SAM's own ONNX decoder does."""
 
+DECODER_INPUTS = ["image_embedding", "points", "labels", "mask_input", "has_mask_input"]
+"""Inputs of the decoder of our signature."""
+
 
 def require_export_packages() -> None:
     """Check that the packages of the extra ``export`` are installed.
@@ -118,6 +121,110 @@ def labelled_points(
         extra = np.concatenate([extra, np.zeros((len(extra), 1, 2))], 1)
         extra_labels = np.concatenate([extra_labels, np.full((len(extra), 1), PointLabel.PADDING)], 1)
     return extra.astype(np.float32), extra_labels.astype(np.int64)
+
+
+def decoder_inputs(
+    image_embedding: np.ndarray,
+    points: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    boxes_xyxy: np.ndarray | None = None,
+    mask_input: np.ndarray | None = None,
+    pad_boxes: bool = False,
+) -> dict[str, np.ndarray]:
+    """Convert N prompts on B images to the inputs of the exported decoder of our signature.
+
+    In order, each image serves M/B masks and each mask N/M prompts, so that M must divide N, and B must divide M.
+
+    Args:
+        image_embedding: (B, C, S/16, S/16).
+        points: as of ``labelled_points``.
+        labels: as of ``labelled_points``.
+        boxes_xyxy: as of ``labelled_points``.
+        mask_input: (M, 1, S/4, S/4) low-res logits of earlier predictions, which may be the only prompt; None is none.
+        pad_boxes: as of ``labelled_points``; ``pad_boxes`` in the metadata.
+
+    Raises:
+        ValueError: if there is no prompt, the masks have another shape, or images and masks can't be shared evenly.
+    """
+    num_images, side = len(image_embedding), 4 * image_embedding.shape[-1]
+    has_mask = mask_input is not None
+    masks = np.zeros((num_images, 1, side, side)) if mask_input is None else np.asarray(mask_input)
+    if masks.ndim != 4 or masks.shape[1:] != (1, side, side):
+        raise ValueError(f"mask_input must have shape (M, 1, {side}, {side}), got {masks.shape}.")
+    if has_mask and points is None and boxes_xyxy is None:
+        points, labels = np.zeros((len(masks), 0, 2), np.float32), np.zeros((len(masks), 0), np.int64)
+    else:
+        points, labels = labelled_points(points, labels, boxes_xyxy, pad_boxes)
+    if not num_images or not len(masks) or len(masks) % num_images or len(points) % len(masks):
+        raise ValueError(
+            "Each image must have the same number of masks, and each mask the same number of prompts, got "
+            f"{num_images} images, {len(masks)} masks and {len(points)} prompts."
+        )
+    return {
+        "image_embedding": image_embedding.astype(np.float32),
+        "points": points,
+        "labels": labels,
+        "mask_input": masks.astype(np.float32),
+        "has_mask_input": np.full(len(masks), has_mask, np.float32),
+    }
+
+
+class OnnxDecoder:
+    """Exported decoder of our signature, run by onnxruntime on the CPU.
+
+    Args:
+        path: ``decoder.onnx`` or ``decoder.fp16.onnx``.
+
+    Attributes:
+        metadata: the model's, see ``read_export_metadata``.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ImportError: if onnxruntime is not installed.
+        ValueError: if it is no decoder of our signature, or one of a version that took no mask inputs.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.session = open_session(path)
+        self.metadata = read_export_metadata(self.session, path)
+        require_decoder(self.session, path)
+
+    def __call__(
+        self,
+        image_embedding: np.ndarray,
+        points: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        boxes_xyxy: np.ndarray | None = None,
+        mask_input: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Decode N prompts, in pixels of the model's input; arguments as of ``decoder_inputs``.
+
+        Returns:
+            low-res logits (N, 4, S/4, S/4) and predicted IoU (N, 4): of the single mask, then of the three.
+        """
+        pad_boxes = self.metadata.get("pad_boxes", False)
+        inputs = decoder_inputs(image_embedding, points, labels, boxes_xyxy, mask_input, pad_boxes)
+        logits, predicted_iou = self.session.run(None, inputs)
+        return logits, predicted_iou
+
+
+def require_decoder(session: Any, path: str | Path) -> None:
+    """Check that a graph is a decoder of our signature, with mask inputs.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    found = [node.name for node in session.get_inputs()]
+    if found == DECODER_INPUTS:
+        return
+    if found == DECODER_INPUTS[:3]:
+        raise ValueError(
+            f"{path} takes no mask inputs: an earlier version wrote it. Export it again with mobilesamv2 export."
+        )
+    raise ValueError(
+        f"{path} must be an exported decoder, whose inputs are {', '.join(DECODER_INPUTS)}, got {', '.join(found)}. "
+        "Export it without --signature sam."
+    )
 
 
 class OnnxEncoder(nn.Module):

@@ -132,11 +132,21 @@ class MaskDecoder(nn.Module):
         )
         return logits.unflatten(0, predicted_iou.shape), predicted_iou
 
-    def precompute_image(self, image_embedding: Tensor, image_pe: Tensor, dense: Tensor) -> ImageContext:
-        """Compute what all prompts on an image share; the arguments are those of ``forward``."""
-        image = (image_embedding + dense).flatten(2).transpose(1, 2)  # (N or 1, cells, C)
+    def precompute_image(
+        self, image_embedding: Tensor, image_pe: Tensor, dense: Tensor, shared: bool | None = None
+    ) -> ImageContext:
+        """Compute what the prompts on an image share.
+
+        Args:
+            image_embedding: as of ``forward``.
+            image_pe: as of ``forward``.
+            dense: as of ``forward``.
+            shared: whether an image has several prompts; None where there is one image, for all.
+        """
+        image = (image_embedding + dense).flatten(2).transpose(1, 2)  # (M, cells, C)
         grid = (image_embedding.shape[2], image_embedding.shape[3])
-        return self.transformer.precompute_image(image.contiguous(), image_pe.flatten(2).transpose(1, 2), grid)
+        shared = len(image) == 1 if shared is None else shared
+        return self.transformer.precompute_image(image.contiguous(), image_pe.flatten(2).transpose(1, 2), grid, shared)
 
     def decode(
         self,
@@ -164,10 +174,10 @@ class MaskDecoder(nn.Module):
         )
 
     def decode_all_masks(self, context: ImageContext, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode all four masks of N prompts on one image without chunks, so that N is dynamic in an exported graph.
+        """Decode all four masks of N prompts without chunks, so that N is dynamic in an exported graph.
 
         Args:
-            context: from ``precompute_image``, of one image.
+            context: from ``precompute_image``, of images that N/M prompts each share.
             sparse: (N, ., C).
 
         Returns:
@@ -252,11 +262,11 @@ class MaskDecoder(nn.Module):
         assert isinstance(second, nn.ConvTranspose2d)
         x = _transposed_conv_2x2(cells, first)  # (N, ., 4, C/4)
         if finer_levels:
-            x = x + finer_levels[0]
+            x = _with_level(x, finer_levels[0])
         x = F.gelu(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
         x = _transposed_conv_2x2(x, second)  # (N, ., 4, 4, C/8)
         if len(finer_levels) > 1:
-            x = x + finer_levels[1]
+            x = _with_level(x, finer_levels[1])
         return weights @ F.gelu(x).flatten(1, 3).mT
 
 
@@ -279,6 +289,13 @@ def _prompts_of(context: ImageContext, prompts: slice | Tensor) -> ImageContext:
     finer = tuple(level[prompts] if len(level) > 1 else level for level in context.finer_levels)
     fine = context.fine if context.fine is None or len(context.fine) == 1 else context.fine[prompts]
     return context._replace(image=context.image[prompts], finer_levels=finer, fine=fine)
+
+
+def _with_level(x: Tensor, level: Tensor) -> Tensor:
+    """Add a finer level of M images to N prompts, N/M each: (N, ...) and (M, ...)."""
+    if not len(x):
+        return x
+    return (x.unflatten(0, (len(level), -1)) + level[:, None]).flatten(0, 1)
 
 
 def _unshuffle_logits(logits: Tensor, grid: tuple[int, int]) -> Tensor:

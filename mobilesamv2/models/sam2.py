@@ -42,9 +42,11 @@ class Sam2MaskDecoder(MaskDecoder):
         self.pred_obj_score_head = MLP(embed_dim, embed_dim, embed_dim, 1)
 
     @override
-    def precompute_image(self, image_embedding: Tensor, image_pe: Tensor, dense: Tensor) -> ImageContext:
+    def precompute_image(
+        self, image_embedding: Tensor, image_pe: Tensor, dense: Tensor, shared: bool | None = None
+    ) -> ImageContext:
         coarse, finer_levels = unpack_cells(image_embedding, self.iou_token.embedding_dim)
-        return super().precompute_image(coarse, image_pe, dense)._replace(finer_levels=finer_levels)
+        return super().precompute_image(coarse, image_pe, dense, shared)._replace(finer_levels=finer_levels)
 
     @override
     def decode_all_masks(self, context: ImageContext, sparse: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,10 +74,12 @@ class HqMaskDecoder(MaskDecoder):
         )
 
     @override
-    def precompute_image(self, image_embedding: Tensor, image_pe: Tensor, dense: Tensor) -> ImageContext:
+    def precompute_image(
+        self, image_embedding: Tensor, image_pe: Tensor, dense: Tensor, shared: bool | None = None
+    ) -> ImageContext:
         width = self.iou_token.embedding_dim
         embedding, fine = image_embedding.split([width, 2 * width], dim=1)
-        return super().precompute_image(embedding, image_pe, dense)._replace(fine=F.pixel_shuffle(fine, 4))
+        return super().precompute_image(embedding, image_pe, dense, shared)._replace(fine=F.pixel_shuffle(fine, 4))
 
     @override
     def _output_tokens(self) -> Tensor:

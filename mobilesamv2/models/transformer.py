@@ -20,15 +20,17 @@ from torch.nn import functional as F
 
 
 class ImageContext(NamedTuple):
-    """Projections of an image that all its prompts share.
+    """Projections of M images that their prompts share: M is 1 or N, or a number that divides N.
+
+    Image i is that of the prompts i * N / M to (i + 1) * N / M.
 
     Attributes:
-        image: (1 or N, cells, C), the image embedding plus the dense prompt embeddings.
+        image: (M, cells, C), the image embedding plus the dense prompt embeddings.
         blocks: keys, values and queries of each block's cross-attentions.
         final: keys of the final attention.
         grid: height and width in cells.
-        finer_levels: SAM 2's maps of strides 8 and 4, cell by cell, which the upscaling adds: (1 or N, cells, 4, C/4)
-            and (1 or N, cells, 4, 4, C/8), or the first of them; none for SAM.
+        finer_levels: SAM 2's maps of strides 8 and 4, cell by cell, which the upscaling adds: (M, cells, 4, C/4) and
+            (M, cells, 4, 4, C/8), or the first of them; none for SAM.
         fine: SAM-HQ's features (1 or N, C/8, S/4, S/4); None for other models.
     """
 
@@ -41,11 +43,11 @@ class ImageContext(NamedTuple):
 
 
 class KeyValue(NamedTuple):
-    """Keys and values of the image for the tokens' attention, shared by all prompts.
+    """Keys and values of M images for the tokens' attention, shared by the prompts of each.
 
     Attributes:
-        keys: (heads, cells, C/heads) of the image with its positions, or of the positions alone.
-        values: (heads, cells, C/heads) of the image; None if each prompt has its own image.
+        keys: (M, heads, cells, C/heads) of the images with their positions, or (1, ...) of the positions alone.
+        values: (M, heads, cells, C/heads) of the images; None if each prompt has its own image.
     """
 
     keys: Tensor
@@ -89,16 +91,15 @@ class Attention(nn.Module):
 
         Args:
             tokens: (N, heads, ., C/heads), projected.
-            shared_projection: (heads, cells, C/heads), the projected cells that all prompts share, with the bias.
+            shared_projection: (M, heads, cells, C/heads), the projected cells that N/M prompts share, with the bias.
             per_prompt_image: (N, cells, C), whose projection by ``weight`` is added to ``shared_projection``.
             weight: (inner width, C), of the projection.
 
         Returns:
             (N, heads, ., cells).
         """
-        num_prompts, _, num_tokens, _ = tokens.shape
-        scores = tokens.transpose(0, 1).flatten(1, 2) @ shared_projection.mT  # (heads, N * ., cells)
-        scores = scores.unflatten(1, (num_prompts, num_tokens)).transpose(0, 1)
+        num_tokens = tokens.shape[2]
+        scores = _by_prompt(_by_image(tokens, len(shared_projection)) @ shared_projection.mT, num_tokens)
         if per_prompt_image is None:
             return scores
         tokens = tokens @ weight.unflatten(0, (self.num_heads, -1))  # (N, heads, ., C)
@@ -109,15 +110,15 @@ class TokenToImageAttention(Attention):
     """Attention of the tokens to the image."""
 
     def precompute_image(self, image: Tensor | None, image_pe: Tensor) -> KeyValue:
-        """Project keys and values once for all prompts.
+        """Project keys and values once for all prompts of an image.
 
         Args:
-            image: (1, cells, C); None if each prompt has its own image, then only the positions are projected.
+            image: (M, cells, C); None if each prompt has its own image, then only the positions are projected.
             image_pe: (1, cells, C), positional encoding.
         """
         if image is None:
-            return KeyValue(self._split(self.k_proj(image_pe))[0], None)
-        return KeyValue(self._split(self.k_proj(image + image_pe))[0], self._split(self.v_proj(image))[0])
+            return KeyValue(self._split(self.k_proj(image_pe)), None)
+        return KeyValue(self._split(self.k_proj(image + image_pe)), self._split(self.v_proj(image)))
 
     def forward(self, tokens: Tensor, shared: KeyValue, per_prompt_image: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Attend from the tokens (N, ., C) to the image; return (N, ., C).
@@ -134,8 +135,8 @@ class TokenToImageAttention(Attention):
         weights = scores.softmax(-1)  # (N, heads, ., cells)
         if per_prompt_image is None:
             assert shared.values is not None
-            attended = weights.transpose(0, 1).flatten(1, 2) @ shared.values  # (heads, N * ., C/heads)
-            return self._join(attended.unflatten(1, tokens.shape[:2]).transpose(0, 1))
+            attended = _by_image(weights, len(shared.values)) @ shared.values  # (M, heads, N/M * ., C/heads)
+            return self._join(_by_prompt(attended, tokens.shape[1]))
         attended = (weights.flatten(1, 2) @ per_prompt_image).unflatten(1, (self.num_heads, -1))  # (N, heads, ., C)
         values = attended @ self.v_proj.weight.unflatten(0, (self.num_heads, -1)).mT  # (N, heads, ., C/heads)
         return self._join(values + self.v_proj.bias.view(self.num_heads, 1, -1))
@@ -145,13 +146,13 @@ class ImageToTokenAttention(Attention):
     """Attention of the image to the tokens."""
 
     def precompute_image(self, image: Tensor | None, image_pe: Tensor) -> Tensor:
-        """Project queries (heads, cells, C/heads) once for all prompts.
+        """Project queries (M, heads, cells, C/heads) once for all prompts of an image.
 
         Args:
-            image: (1, cells, C); None if each prompt has its own image, then only the positions are projected.
+            image: (M, cells, C); None if each prompt has its own image, then only the positions are projected.
             image_pe: (1, cells, C), positional encoding.
         """
-        return self._split(self.q_proj(image_pe if image is None else image + image_pe))[0]
+        return self._split(self.q_proj(image_pe if image is None else image + image_pe))
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, image: Tensor, shared_queries: Tensor, per_prompt_image: Tensor | None, k: Tensor, v: Tensor
@@ -159,8 +160,8 @@ class ImageToTokenAttention(Attention):
         """Attend from the image to the tokens and add the result to the image.
 
         Args:
-            image: (1 or N, cells, C).
-            shared_queries: (heads, cells, C/heads), from ``precompute_image``.
+            image: (N, cells, C).
+            shared_queries: (M, heads, cells, C/heads), from ``precompute_image``.
             per_prompt_image: (N, cells, C) if each prompt has its own image, else None.
             k: (N, ., C).
             v: (N, ., C).
@@ -227,7 +228,7 @@ class TwoWayBlock(nn.Module):
 
         Args:
             tokens: (N, ., C).
-            image: (N or 1, cells, C).
+            image: (M, cells, C), or (N, cells, C) if each prompt has its own.
             token_pe: (N, ., C), the transformer's input tokens.
             shared: from ``precompute_image``.
 
@@ -244,7 +245,8 @@ class TwoWayBlock(nn.Module):
         tokens = self.norm1(tokens)
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, shared_keys, per_prompt_image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = image.expand(tokens.shape[0], -1, -1)
+        if per_prompt_image is None:
+            image = image[:, None].expand(-1, len(tokens) // len(image), -1, -1).flatten(0, 1)
         image = self.cross_attn_image_to_token(image, shared_queries, per_prompt_image, tokens + token_pe, tokens)
         return tokens, self.norm4(image)
 
@@ -265,15 +267,16 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = TokenToImageAttention(embed_dim, num_heads, downsample_rate=2)
         self.norm_final_attn = nn.LayerNorm(embed_dim)
 
-    def precompute_image(self, image: Tensor, image_pe: Tensor, grid: tuple[int, int]) -> ImageContext:
-        """Compute the projections that all prompts share.
+    def precompute_image(self, image: Tensor, image_pe: Tensor, grid: tuple[int, int], shared: bool) -> ImageContext:
+        """Compute the projections that the prompts of an image share.
 
         Args:
-            image: (1 or N, cells, C), the image embedding plus the dense prompt embeddings.
+            image: (M, cells, C), the image embedding plus the dense prompt embeddings.
             image_pe: (1, cells, C), positional encoding.
             grid: height and width in cells.
+            shared: project the images too, which pays off if an image has several prompts; else M must be N.
         """
-        shared_image = image if len(image) == 1 else None
+        shared_image = image if shared else None
         blocks = [
             layer.precompute_image(shared_image if i == 0 else None, image_pe)  # pyright: ignore[reportCallIssue]
             for i, layer in enumerate(self.layers)
@@ -285,7 +288,7 @@ class TwoWayTransformer(nn.Module):
 
         Args:
             tokens: (N, ., C).
-            image: (N or 1, cells, C), ``context.image`` or the part of it that belongs to these prompts.
+            image: (M, cells, C), ``context.image`` or the part of it that belongs to these prompts.
             context: from ``precompute_image``.
 
         Returns:
@@ -296,3 +299,13 @@ class TwoWayTransformer(nn.Module):
             tokens, image = layer(tokens, image, token_pe, shared)
         attended = self.final_attn_token_to_image(tokens + token_pe, context.final, image)
         return self.norm_final_attn(tokens + attended), image
+
+
+def _by_image(x: Tensor, num_images: int) -> Tensor:
+    """Gather the rows of all prompts of an image: (N, heads, ., C) to (M, heads, N/M * ., C)."""
+    return x.unflatten(0, (num_images, -1)).transpose(1, 2).flatten(2, 3)
+
+
+def _by_prompt(x: Tensor, num_rows: int) -> Tensor:
+    """Undo ``_by_image``: (M, heads, N/M * ., C) to (N, heads, ., C)."""
+    return x.unflatten(2, (-1, num_rows)).transpose(1, 2).flatten(0, 1)

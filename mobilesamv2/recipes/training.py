@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,11 +97,12 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
         run_folder.write_run_record(cfg, folder, run_id, identity, ids, resumed=resume is not None)
         log_begin(trainer, setup.task, identity, folder)
 
-    if setup.write_weights is not None:
-        seconds = fit(cfg, trainer, setup.task, data, resume, begin)
-        return finish(cfg, trainer, setup, folder, seconds) if trainer.is_global_zero else None
-    begin()
-    trainer.predict(setup.task, datamodule=data, return_predictions=False)
+    with nullcontext() if setup.cache is None else setup.cache:  # whatever ends the run, embeddings are kept
+        if setup.write_weights is not None:
+            seconds = fit(cfg, trainer, setup.task, data, resume, begin)
+            return finish(cfg, trainer, setup, folder, seconds) if trainer.is_global_zero else None
+        begin()
+        trainer.predict(setup.task, datamodule=data, return_predictions=False)
     if setup.summary is not None:
         print(f"process {trainer.global_rank}: {setup.summary()}")
     return None

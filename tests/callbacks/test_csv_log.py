@@ -42,6 +42,14 @@ def test_a_run_that_validates_first_logs_the_validation_of_its_last_step_again(t
     assert path.read_text() == "step,train/loss,val/loss\n0,3,\n0,,9\n1,2,\n"
 
 
+def test_a_row_that_repeats_the_one_before_is_left_out(tmp_path: Path) -> None:
+    written = logger(tmp_path)
+    for step, loss in ((0, 1.0), (0, 1.0), (1, 1.0), (1, 2.0), (1, 2.0)):
+        written.log_metrics({"loss": loss}, step)
+        written.save()
+    assert (tmp_path / "metrics.csv").read_text() == "loss,step\n1.0,0\n1.0,1\n2.0,1\n"
+
+
 def test_a_second_process_and_new_columns_keep_the_rows(tmp_path: Path) -> None:
     log(tmp_path, 0, b=1.0)
     log(tmp_path, 1, b=2.0)

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -60,6 +61,32 @@ def test_a_kill_amid_validation_does_not_skip_it(tmp_path: Path) -> None:
     resumed = fit(tmp_path / "killed", "recent.ckpt", more=(keeps(),), max_epochs=1, enable_checkpointing=True)
     assert resumed.global_step == STEPS
     assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
+
+
+def test_a_kill_at_any_moment_of_a_checkpoint_leaves_the_rows_of_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just before the checkpoint is there, and just after it."""
+    whole, save = fit(tmp_path / "whole", max_epochs=1), pl.Trainer.save_checkpoint
+
+    def keeps(moment: str) -> StepAlignedCheckpoint:
+        return StepAlignedCheckpoint(tmp_path / moment, "recent", every_n_train_steps=1, enable_version_counter=False)
+
+    def killed(trainer: pl.Trainer, path: Path, *args: Any) -> None:
+        if trainer.global_step < 3 or "after" in str(path):
+            save(trainer, path, *args)
+        if trainer.global_step == 3:
+            raise RuntimeError("killed")
+
+    for moment in ("before", "after"):
+        monkeypatch.setattr(pl.Trainer, "save_checkpoint", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(tmp_path / moment, more=(keeps(moment),), max_epochs=1, enable_checkpointing=True)
+        monkeypatch.undo()
+        assert logged(tmp_path / moment) == logged(tmp_path / "whole")[:3]
+        resumed = fit(tmp_path / moment, "recent.ckpt", more=(keeps(moment),), max_epochs=1, enable_checkpointing=True)
+        assert resumed.global_step == whole.global_step == STEPS
+        assert logged(tmp_path / moment) == logged(tmp_path / "whole")
 
 
 def test_the_best_validation_keeps_the_weights_that_were_validated(tmp_path: Path) -> None:

@@ -38,6 +38,30 @@ def test_a_killed_run_loses_only_the_shard_in_progress(tmp_path: Path) -> None:
     assert [i in again for i in range(3)] == [True, True, False]
 
 
+def test_a_block_keeps_what_is_pending_whatever_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Amid a write of its own too, which the handler of a signal may interrupt."""
+
+    def stop(folder: Path, error: type[BaseException]) -> None:
+        with EmbeddingCache(folder, TEACHER) as cache:
+            cache.write([0, 1], torch.randn(2, 1, 1, 1))
+            raise error
+
+    for name, error in (("error", ValueError), ("stop", SystemExit), ("interrupt", KeyboardInterrupt)):
+        with pytest.raises(error):
+            stop(tmp_path / name, error)
+        assert len(EmbeddingCache(tmp_path / name, TEACHER)) == 2
+
+    def interrupted(*args: object) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr("mobilesamv2.data.embeddings.save_file", interrupted)
+    with pytest.raises(RuntimeError, match="pid 7"), EmbeddingCache(tmp_path / "amid", TEACHER, shard_size=2) as cache:
+        cache.write([0, 1, 2], torch.randn(3, 1, 1, 1))
+    assert len(EmbeddingCache(tmp_path / "amid", TEACHER)) == 3
+    assert not list((tmp_path / "amid").glob("*.partial"))
+
+
 def test_two_writers_find_each_others_shards(tmp_path: Path) -> None:
     one, two = (EmbeddingCache(tmp_path, TEACHER, shard_size=1) for _ in range(2))
     one.write([1], torch.ones(1, 1, 1, 1))

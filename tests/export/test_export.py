@@ -23,7 +23,13 @@ from mobilesamv2.export.check import TOLERANCES, check_graphs
 from mobilesamv2.export.graphs import SIGNATURES, encoder_graph
 from mobilesamv2.export.onnx import export_metadata, export_onnx, write_graph
 from mobilesamv2.export.quantize import calibration_images, quantize_encoder
-from mobilesamv2.export.runtime import OnnxEncoder, labelled_points, open_session, read_export_metadata
+from mobilesamv2.export.runtime import (
+    OnnxDecoder,
+    OnnxEncoder,
+    labelled_points,
+    open_session,
+    read_export_metadata,
+)
 
 OUTPUTS = {"image_embedding", "low_res_logits", "predicted_iou"}
 
@@ -125,10 +131,7 @@ def test_any_number_of_prompts_and_points(
     labels = torch.randint(-1, 2, (num_prompts, num_points), generator=rng) if num_points else None
     boxes = torch.rand(num_prompts, 4, generator=rng).sort().values * 256 if with_boxes else None
     as_arrays = [None if value is None else value.numpy() for value in (points, labels, boxes)]
-    fed = dict(zip(("points", "labels"), labelled_points(*as_arrays), strict=True))
-    logits, predicted_iou = open_session(exported.folder / "decoder.onnx").run(
-        None, {"image_embedding": embedding.numpy(), **fed}
-    )
+    logits, predicted_iou = OnnxDecoder(exported.folder / "decoder.onnx")(embedding.numpy(), *as_arrays)
     assert logits.shape == (num_prompts, 4, 64, 64)
     assert predicted_iou.shape == (num_prompts, 4)
     if num_prompts == 0:
@@ -157,7 +160,21 @@ def test_metadata_describe_the_inputs(exported: Export) -> None:
         assert "float32" in onnx.load(exported.folder / name).doc_string
     assert open_session(exported.folder / "encoder.onnx").get_inputs()[0].shape == ["B", 3, 256, 256]
     axes = {node.name: node.shape for node in open_session(exported.folder / "decoder.onnx").get_inputs()}
-    assert axes == {"image_embedding": [1, 128, 16, 16], "points": ["N", "P", 2], "labels": ["N", "P"]}
+    assert axes == {
+        "image_embedding": ["B", 128, 16, 16],
+        "points": ["N", "P", 2],
+        "labels": ["N", "P"],
+        "mask_input": ["M", 1, 64, 64],
+        "has_mask_input": ["M"],
+    }
+    outputs = {node.name: node.shape for node in open_session(exported.folder / "decoder.onnx").get_outputs()}
+    assert outputs == {"low_res_logits": ["N", 4, 64, 64], "predicted_iou": ["N", 4]}
+
+
+def test_files_hold_no_paths_of_the_machine(exported: Export) -> None:
+    """Which the exporter leaves in them, in the stack traces of where each node comes from."""
+    for path in exported.folder.glob("*.onnx"):
+        assert b"graphs.py" not in path.read_bytes()
 
 
 def test_the_guides_example_finds_what_segany_finds(exported: Export, photo: np.ndarray, tmp_path: Path) -> None:
@@ -166,6 +183,8 @@ def test_the_guides_example_finds_what_segany_finds(exported: Export, photo: np.
     segany = SegAny(exported.sam)
     segany.set_image(np.asarray(enlarged))
     masks, predicted_iou, logits = segany.predict(boxes=names["boxes"], multimask_output=False)
+    again = segany.predict(boxes=names["boxes"], mask_input=logits[:, 0], multimask_output=False).low_res_logits
+    np.testing.assert_allclose(names["refined"][:, :1], again, atol=1e-2 * np.abs(again).max())
     np.testing.assert_allclose(names["logits"][:, :1], logits, atol=1e-4 * np.abs(logits).max())
     np.testing.assert_allclose(names["predicted_iou"][:, :1], predicted_iou, atol=1e-5)
     assert names["mask"].shape == (270, 390)

@@ -14,7 +14,7 @@ from mobilesamv2.export.check import check_graphs
 from mobilesamv2.export.graphs import decoder_graph
 from mobilesamv2.export.onnx import export_metadata, export_onnx, write_graph
 from mobilesamv2.export.quantize import quantize_encoder
-from mobilesamv2.export.runtime import labelled_points, open_session, read_export_metadata
+from mobilesamv2.export.runtime import OnnxDecoder, labelled_points, open_session, read_export_metadata
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_mask_0_is_the_one_that_segany_chooses(photo: np.ndarray, tmp_path: Path
     calibrate_sam2(official, photo)
     sam = ours_from_sam2(official, tmp_path)
     write_graph(decoder_graph(sam), tmp_path / "decoder.onnx", export_metadata(sam))
-    decoder = open_session(tmp_path / "decoder.onnx")
+    decoder = OnnxDecoder(tmp_path / "decoder.onnx")
     segany = SegAny(sam)
     segany.set_image(photo)
     height, width = photo.shape[:2]
@@ -48,14 +48,18 @@ def test_mask_0_is_the_one_that_segany_chooses(photo: np.ndarray, tmp_path: Path
     points = np.stack([x, y], -1).reshape(-1, 1, 2)
     single = segany.predict(points, multimask_output=False)
     three = segany.predict(points, multimask_output=True)
-    fed, labels = labelled_points(points * [256 / width, 256 / height])
-    inputs = {"image_embedding": segany.image_embedding.numpy(), "points": fed, "labels": labels}
-    logits, predicted_iou = decoder.run(None, inputs)
+    scaled, embedding = points * [256 / width, 256 / height], segany.image_embedding.numpy()
+    logits, predicted_iou = decoder(embedding, scaled)
     np.testing.assert_allclose(predicted_iou[:, :1], single.predicted_iou, atol=1e-5)
     np.testing.assert_allclose(predicted_iou[:, 1:], three.predicted_iou, atol=1e-5)
     np.testing.assert_allclose(logits[:, :1], single.low_res_logits, atol=1e-4 * np.abs(logits).max())
     replaced = (predicted_iou[:, :1] == predicted_iou[:, 1:]).any(1).sum()
     assert 0 < replaced < len(points)
+    for masks in (single.low_res_logits, single.low_res_logits[:1]):
+        refined = segany.predict(points, mask_input=masks[:, 0], multimask_output=False)
+        logits, predicted_iou = decoder(embedding, scaled, mask_input=masks)
+        np.testing.assert_allclose(predicted_iou[:, :1], refined.predicted_iou, atol=1e-5)
+        np.testing.assert_allclose(logits[:, :1], refined.low_res_logits, atol=1e-4 * np.abs(logits).max())
 
 
 def test_a_box_of_sam_2_ends_with_a_padding_point() -> None:

@@ -8,7 +8,7 @@ from mobilesamv2 import build_sam, list_models
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
 from mobilesamv2.models.timm_backbone import TimmBackbone
-from mobilesamv2.registry import ENCODERS, ENCODERS_OF_SAM_2, build_encoder
+from mobilesamv2.registry import build_encoder, list_encoders
 
 # Millions of parameters as reported: SAM, MobileSAM and EfficientViT-SAM (tables of the EfficientViT-SAM paper).
 REPORTED = {
@@ -32,8 +32,8 @@ PYRAMIDS = ["convnext_atto", "swin_tiny_patch4_window7_224", "mobilenetv4_conv_s
 @pytest.mark.parametrize(
     ("name", "family"),
     [
-        *((n, Sam) for n in [*(n for n in ENCODERS if n not in BIG), *(f"timm/{n}" for n in TIMM)]),
-        *((n, Sam2) for n in [*(n for n in ENCODERS_OF_SAM_2 if n not in BIG), *(f"timm/{n}" for n in PYRAMIDS)]),
+        *((n, Sam) for n in [*(n for n in list_encoders(Sam) if n not in BIG), *(f"timm/{n}" for n in TIMM)]),
+        *((n, Sam2) for n in [*(n for n in list_encoders(Sam2) if n not in BIG), *(f"timm/{n}" for n in PYRAMIDS)]),
     ],
 )
 def test_encoder_shapes_and_gradients(name: str, family: type[Sam]) -> None:

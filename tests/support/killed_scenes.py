@@ -11,19 +11,12 @@ from mobilesamv2.structures import GroundTruth
 
 
 class KilledScenes(SyntheticDataset):
-    """Scenes of which a worker loads ten, and is killed at the eleventh."""
+    """Scenes of which a worker draws ten, and is killed at the eleventh."""
 
-    loaded = 0
-
-    def _count(self) -> None:
-        self.loaded += 1
-        if self.loaded == 11 and get_worker_info() is not None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def load_image(self, index: int) -> np.ndarray:
-        self._count()
-        return super().load_image(index)
+    drawn = 0
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
-        self._count()
+        self.drawn += 1
+        if self.drawn == 11 and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(index)
