@@ -66,8 +66,9 @@ def build_prompt_head(
     compared.
     """
     if checkpoint is None:
-        encoder = {"encoder_name": sam.encoder_name, "encoder_sha256": weights_sha256(sam.image_encoder)}
-        return PromptHead(*_embedding_of(sam).values(), width, finest_stride, **encoder).eval()
+        digest = weights_sha256(sam.image_encoder)
+        settings = _embedding_of(sam) | {"encoder_name": sam.encoder_name, "encoder_sha256": digest}
+        return PromptHead(**settings, width=width, finest_stride=finest_stride).eval()
     head = load_prompt_head(checkpoint)
     expected = _embedding_of(sam)
     differences = [
@@ -94,7 +95,7 @@ def build_prompt_head(
 
 
 def _embedding_of(sam: Sam) -> dict[str, Any]:
-    """Return what a head depends on of a model's embeddings, by the names of its arguments, in their order."""
+    """Return what a head depends on of a model's embeddings, by the names of its arguments."""
     return {
         "level_channels": sam.level_channels,
         "image_size": sam.image_size,
