@@ -190,11 +190,7 @@ class EncodedDetector(nn.Module):
             "max_boxes": max_boxes,
             "snap": snap,
         }
-        return self.detect_in_embedding(self.encode(image), (image.shape[0], image.shape[1]), **settings)
-
-    def detect_in_embedding(self, embedding: Tensor, size: tuple[int, int], **settings: Any) -> tuple[Tensor, Tensor]:
-        """Find the boxes of an image of this size, (H, W) pixels, in its embedding; see ``EmbeddingDetector``."""
-        return self.head.detect_in_embedding(embedding, size, **settings)
+        return self.head.detect_in_embedding(self.encode(image), (image.shape[0], image.shape[1]), **settings)
 
 
 def load_detector(path: str | Path, sam: Sam, image_size: int = 1024) -> ObjectDetector | PromptHead:

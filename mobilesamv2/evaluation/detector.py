@@ -74,7 +74,7 @@ class EvaluateDetector(EvaluateEachImage):
             with self._timer.stage("image_encoder"):
                 embedding = self.detector.encode(image)
             with self._timer.stage("detector"):
-                boxes, confidence = self.detector.detect_in_embedding(embedding, truth.size, **settings)
+                boxes, confidence = self.detector.head.detect_in_embedding(embedding, truth.size, **settings)
         else:
             with self._timer.stage("detector"):
                 boxes, confidence = self.detector.detect(image, **settings)

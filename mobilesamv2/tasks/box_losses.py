@@ -49,20 +49,18 @@ def assign_points(
     """
     if not len(truths_xyxy):
         return Assignment(torch.full_like(quality, -1, dtype=torch.int64), torch.zeros_like(quality))
-    corners, centres = truths_xyxy.split(2, 1), (truths_xyxy[:, :2] + truths_xyxy[:, 2:]) / 2
-    is_inside = ((points[:, None] > corners[0]) & (points[:, None] < corners[1])).all(2)  # (A, G)
-    nearest = torch.cdist(points, centres).argmin(0)
-    is_inside[nearest, torch.arange(len(centres), device=nearest.device)] = True
-    iou = box_iou(boxes_xyxy, truths_xyxy)
-    alignment = quality.sigmoid()[:, None] ** QUALITY_POWER * iou**IOU_POWER
-    ranked = torch.where(is_inside, alignment, -1.0)
-    best, rows = ranked.topk(min(points_per_object, len(points)), dim=0)  # (k, G)
-    is_chosen = torch.zeros_like(is_inside).scatter_(0, rows, best >= 0)
-    object_index = torch.where(is_chosen, iou, -1.0).argmax(1)
-    object_index = torch.where(is_chosen.any(1), object_index, -1)
+    centres = (truths_xyxy[:, :2] + truths_xyxy[:, 2:]) / 2
+    (x, y), (x0, y0, x1, y1) = points.unbind(1), truths_xyxy[..., None].unbind(1)
+    is_inside = (x > x0) & (x < x1) & (y > y0) & (y < y1)  # (G, A)
+    is_inside.scatter_(1, torch.cdist(centres, points).argmin(1, keepdim=True), True)
+    iou = box_iou(truths_xyxy, boxes_xyxy)
+    alignment = quality.sigmoid() ** QUALITY_POWER * iou**IOU_POWER
+    best, chosen = torch.where(is_inside, alignment, -1.0).topk(min(points_per_object, len(points)), dim=1)  # (G, k)
+    is_chosen = torch.zeros_like(is_inside).scatter_(1, chosen, best >= 0)
+    overlap, object_index = torch.where(is_chosen, iou, -1.0).max(0)
+    object_index = torch.where(overlap >= 0, object_index, -1)
     scale = _highest(iou, is_chosen) / _highest(alignment, is_chosen).clamp(min=1e-12)  # (G,)
-    own = object_index.clamp(min=0)
-    target = alignment.gather(1, own[:, None])[:, 0] * scale[own]
+    target = (alignment * scale[:, None]).gather(0, object_index.clamp(min=0)[None])[0]
     return Assignment(object_index, torch.where(object_index >= 0, target, 0.0))
 
 
@@ -93,5 +91,5 @@ def box_losses(
 
 
 def _highest(values: Tensor, is_chosen: Tensor) -> Tensor:
-    """Return the highest of the chosen values (A, G) of each object, (G,)."""
-    return torch.where(is_chosen, values, 0.0).amax(0)
+    """Return the highest of the chosen values (G, A) of each object, (G,)."""
+    return torch.where(is_chosen, values, 0.0).amax(1)
