@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/prompt_head.py
     python benchmarks/prompt_head.py --image image.jpg --device cuda
 
-The head reads the embedding that the mask decoder needs anyway: the image encoder's time, a row of its own, is spent either
-way. CPU time is of the process, over all threads.
+The head reads the embedding that the mask decoder needs anyway: the image encoder's time, a row of its own, is spent in any
+case. CPU time is of the process, over all threads.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
     device = torch.device(args.device)
     image = read_rgb(args.image, upright="always") if args.image else render_scene(0, (256, 256))[0]
     sam = load_pretrained(MODEL)
-    head = build_prompt_head(sam, find_weights(prompt_head_file(MODEL))).to(device)
+    head = build_prompt_head(sam, find_weights(prompt_head_file(MODEL))).fuse_().to(device)
     segany = SegAny(sam.for_inference().to(device))
     detector = build_detector(checkpoint=find_weights("mini_detector.pt"), image_size=384).fuse_().to(device)
     settings = {"confidence": 0.0001, "nms_iou": 0.75, "max_boxes": args.prompts, "snap": 0}
@@ -63,7 +63,7 @@ def main() -> None:
         "prompt head": lambda: head.detect_in_embedding(embedding, image.shape[:2], **settings),
     }
     print(
-        f"{MODEL}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}; fastest of {args.repeats}"
+        f"{MODEL}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, best of {args.repeats}"
     )
     print(f"{'':20s}{'wall, ms':>12s}{'CPU, ms':>12s}{'boxes':>8s}")
     for name, work in rows.items():

@@ -40,7 +40,7 @@ SETTINGS: dict[str, type] = {
 
 def prompt_head_file(model: str | None) -> str:
     """Return the name under which the head of a model ships, or is looked up in the folders of weights."""
-    return f"{model}{PROMPT_HEAD_ENDING}"
+    return f"{model}{PROMPT_HEAD_ENDING}".replace("/", "_")
 
 
 def build_prompt_head(

@@ -161,6 +161,8 @@ def build_sampler(args: argparse.Namespace, sam: Sam, device: str) -> PromptSamp
                 f"{options} can't be combined with --sampler {args.sampler}, which prompts with a detector's boxes "
                 "and keeps every mask."
             )
+        if args.detector_size is not None and args.sampler == "prompt_head":
+            raise ValueError("--detector-size is of an ultralytics detector; a prompt head has the model's input.")
         default = "ObjectAwareModel.pt" if args.sampler == "object_aware" else prompt_head_file(sam.name)
         checkpoint = args.detector or find_weights(default, args.weights)
         detector = load_detector(checkpoint, sam, args.detector_size or 1024)

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import nms
 from typing_extensions import override
 
@@ -102,8 +103,8 @@ class PromptHead(nn.Module):
 
     @override
     def forward(self, embedding: Tensor) -> BoxPredictions:
-        """Predict boxes on image embeddings (B, C, S/16, S/16)."""
-        coarse, *finer = embedding.split(self.level_channels, 1)
+        """Predict boxes on image embeddings (B, C, S/16, S/16); channels behind those of the levels are not read."""
+        coarse, *finer = embedding[:, : sum(self.level_channels)].split(self.level_channels, 1)
         middle = self.stem(coarse)
         maps = [middle]
         for i, up in enumerate(self.ups):
@@ -121,6 +122,16 @@ class PromptHead(nn.Module):
             boxes.append(torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], dim=-1))
             points.append(centres)
         return BoxPredictions(torch.cat(qualities, 1), torch.cat(boxes, 1), torch.cat(points))
+
+    def fuse_(self) -> PromptHead:
+        """Fold the batch norms behind convolutions into these in place, for inference; return the head itself."""
+        for layers in self.modules():
+            if not isinstance(layers, nn.Sequential):
+                continue
+            conv, norm = layers[0], layers[1]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                layers[0], layers[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+        return self
 
     def boxes(
         self,

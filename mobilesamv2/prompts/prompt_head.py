@@ -26,6 +26,6 @@ class PromptHeadBoxes(ObjectAware):
         super().__post_init__()
         if not isinstance(self.detector, EmbeddingDetector):
             raise ValueError(
-                "prompt_sampler=prompt_head takes a prompt head, which reads the image embedding: "
-                f"detector=mini_prompt_head for example; got {type(self.detector).__name__}."
+                "The detector of PromptHeadBoxes must be a prompt head, which reads the image embedding, got "
+                f"{type(self.detector).__name__}: detector=mini_prompt_head, or build_prompt_head(sam, file)."
             )

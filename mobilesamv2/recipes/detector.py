@@ -43,7 +43,7 @@ def evaluate(cfg: DictConfig) -> Evaluation:
     dataset = build_dataset(cfg, needs_masks=False)
     if reads_embedding(cfg.detector):
         sam = build_model(cfg.model, cfg.encoder)
-        detector = EncodedDetector(sam.for_inference(), build_detector(cfg.detector, sam))
+        detector = EncodedDetector(sam.for_inference(), build_detector(cfg.detector, sam).fuse_())
         networks = model_record(cfg, sam, detector=cfg.detector)
     else:
         detector = build_detector(cfg.detector).fuse_()

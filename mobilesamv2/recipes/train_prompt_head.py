@@ -9,9 +9,8 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
 from mobilesamv2.callbacks.mask_recall import MaskRecallAtEnd
-from mobilesamv2.model_zoo import PROMPT_HEAD_ENDING
 from mobilesamv2.models.prompt_head import PromptHead
-from mobilesamv2.prompt_heads import EncodedDetector, save_prompt_head
+from mobilesamv2.prompt_heads import EncodedDetector, prompt_head_file, save_prompt_head
 from mobilesamv2.recipes.build import build_detector, needs_detector, picture_callbacks
 from mobilesamv2.recipes.checks import Check, weight_checks
 from mobilesamv2.recipes.teachers import build_teacher, teacher_config
@@ -42,7 +41,7 @@ def build(cfg: DictConfig) -> TrainingSetup:
         callbacks.append(MaskRecallAtEnd(sam, sampler))
 
     def write_weights(folder: Path) -> list[Path]:
-        written = folder / f"{sam.name}{PROMPT_HEAD_ENDING}".replace("/", "_")
+        written = folder / prompt_head_file(sam.name)
         save_prompt_head(task.head, written)
         return [written]
 

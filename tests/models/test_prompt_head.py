@@ -179,6 +179,25 @@ def test_a_head_of_another_encoder_is_refused_or_warned_of(tmp_path: Path, recwa
         build_prompt_head(build_sam("sam2_mini"), path)
 
 
+def test_folded_batch_norms_change_nothing() -> None:
+    torch.manual_seed(0)
+    head = PromptHead((8,), 64, width=8, finest_stride=4)
+    head(torch.randn(4, 8, 4, 4))  # running statistics
+    embedding = torch.randn(1, 8, 4, 4)
+    before = head.eval()(embedding)
+    after = head.fuse_()(embedding)
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in head.modules()) == 2  # behind pixel shuffles
+    assert torch.allclose(before.boxes_xyxy, after.boxes_xyxy, rtol=1e-4, atol=1e-3)
+    assert torch.allclose(before.quality, after.quality, atol=1e-4)
+
+
+def test_channels_behind_the_levels_are_not_read() -> None:
+    """SAM-HQ's embedding has a map of its own behind SAM's."""
+    head = PromptHead((8,), 64, width=8).eval()
+    embedding = torch.randn(1, 24, 4, 4)
+    assert torch.equal(head(embedding).quality, head(embedding[:, :8]).quality)
+
+
 def test_files_that_hold_no_head(tmp_path: Path) -> None:
     sam = build_sam("mini")
     path, broken = tmp_path / "head.safetensors", tmp_path / "broken.safetensors"
@@ -239,5 +258,5 @@ def test_a_yolo_is_no_prompt_head() -> None:
         def detect(self, image: np.ndarray, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
             return torch.zeros(0, 4), torch.zeros(0)
 
-    with pytest.raises(ValueError, match=r"takes a prompt head, .*: detector=mini_prompt_head for example; got Blind"):
+    with pytest.raises(ValueError, match=r"must be a prompt head, .* got Blind: detector=mini_prompt_head, or"):
         PromptHeadBoxes(Blind())
