@@ -31,6 +31,7 @@ bench: install
 	$(BIN)/python benchmarks/segevery.py
 	$(BIN)/python benchmarks/segevery_sam2.py --points-per-side 16
 	$(BIN)/python benchmarks/encoder.py
+	$(BIN)/python benchmarks/prompt_head.py
 	$(BIN)/python benchmarks/help.py
 
 # The documentation and the API as one site, in outputs/docs/index.html; broken links stop it.

@@ -119,7 +119,7 @@ def our_worker(job: dict[str, Any]) -> dict[str, Any]:
     from mobilesamv2.structures import Prompts
 
     class GivenPoints(Grid):
-        def rounds(self, image: np.ndarray) -> Iterator[Prompts]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        def rounds(self, image: np.ndarray, embedding: Any) -> Iterator[Prompts]:  # pyright: ignore[reportIncompatibleMethodOverride]
             points = torch.tensor(job["points"]) * torch.tensor([image.shape[1], image.shape[0]])
             yield Prompts(points=points[:, None], labels=torch.ones(len(points), 1, dtype=torch.int64))
 

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[1] / "conf" / "experiment"
 
 GROUPS = {
     "Distillation": ("distill_", "cache_", "search_"),
-    "Fine-tuning and detectors": ("finetune_", "detect_", "pretrain_"),
+    "Fine-tuning and detectors": ("finetune_", "detect_", "prompt_head_", "pretrain_"),
     "Evaluation": ("evaluate_",),
     "Ablations": ("ablation_",),
 }

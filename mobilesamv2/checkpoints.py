@@ -80,6 +80,21 @@ def load_weights(sam: Sam, path: str | Path, prefix: str | None = None) -> tuple
     return tuple(part for part in PARTS if part in parts)
 
 
+def load_module(module: nn.Module, path: Path) -> None:
+    """Load a weight file strictly into a module that the file holds the whole of and nothing beside.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: as ``load_weights``.
+    """
+    ours, theirs = module.state_dict(), read_state_dict(path)
+    _check_kinds(path, ours, theirs)
+    if mismatches := _mismatches(type(module).__name__, ours, theirs):
+        raise ValueError(f"{path} does not fit its own settings: {'; '.join(mismatches)}.")
+    _check_finite(path, ours, theirs)
+    module.load_state_dict(theirs)
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """Return ``name``, ``encoder`` and ``image_size`` of the model in a safetensors file written by ``save_weights``.
 

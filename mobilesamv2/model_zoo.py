@@ -16,6 +16,9 @@ from mobilesamv2.names import did_you_mean
 PACKAGE_WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the weights that ship with the package."""
 
+PROMPT_HEAD_ENDING = "_prompt_head.safetensors"
+"""End of the name of a prompt head's file, behind the name of the model that it is for."""
+
 WEIGHTS_VARIABLE = "MOBILESAMV2_WEIGHTS"
 """Environment variable that names the user's folder of weights; without it, it is in the user's cache folder."""
 
@@ -176,7 +179,8 @@ MODEL_FILES = {
 
 def shipped_models() -> list[str]:
     """Return the names of the models whose weights ship with the package."""
-    return sorted(path.stem for path in PACKAGE_WEIGHTS.glob("*.safetensors"))
+    files = PACKAGE_WEIGHTS.glob("*.safetensors")
+    return sorted(path.stem for path in files if not path.name.endswith(PROMPT_HEAD_ENDING))
 
 
 def weight_folders(folder: str | Path = "weights") -> tuple[Path, ...]:

@@ -180,7 +180,7 @@ class SegEvery:
         """Run all rounds of prompts on the image that is set."""
         round_masks: list[Masks] = []
         self._best = _BestScores()
-        rounds = self.sampler.rounds(image)
+        rounds = self.sampler.rounds(image, self.segany.image_embedding)
         with self.timer.stage("prompt_sampling"):
             prompts = next(rounds, None)
         while prompts is not None:

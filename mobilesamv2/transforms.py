@@ -82,6 +82,11 @@ class ModelFrame:
         """Convert (N, 4) xyxy from pixels of the original image to float32 pixels of the model's input."""
         return self.coords_to_model(boxes_xyxy.reshape(-1, 2, 2)).reshape(-1, 4)
 
+    def boxes_to_original(self, boxes_xyxy: Tensor) -> Tensor:
+        """Convert (N, 4) xyxy from pixels of the model's input to float32 pixels of the original image."""
+        scale = [old / new for new, old in zip(self.resized[::-1], self.original_size[::-1], strict=True)]
+        return (boxes_xyxy.double() * torch.tensor(scale * 2, dtype=torch.float64, device=boxes_xyxy.device)).float()
+
     def logits_to_original(self, low_res_logits: Tensor) -> Tensor:
         """Upscale logits to the original image by SAM's two bilinear steps, to S x S and to H x W, or SAM 2's one.
 

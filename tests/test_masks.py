@@ -100,7 +100,7 @@ def test_what_is_no_image_is_refused(bad: object) -> None:
 def test_grid_is_the_official_one() -> None:
     from mobilesamv2.prompts import Grid
 
-    prompts = next(Grid(points_per_side=7).rounds(np.zeros((50, 90, 3), np.uint8)))
+    prompts = next(Grid(points_per_side=7).rounds(np.zeros((50, 90, 3), np.uint8), torch.zeros(1, 1, 1, 1)))
     assert prompts.points is not None
     np.testing.assert_allclose(prompts.points[:, 0].numpy(), build_point_grid(7) * [90, 50], rtol=1e-12)
 

@@ -96,7 +96,7 @@ class TwoRounds:
     multimask_output, filters, settings, one_round = False, Filters(), {}, False
     seen: Masks | None = None
 
-    def rounds(self, image: np.ndarray):
+    def rounds(self, image: np.ndarray, embedding: torch.Tensor):
         self.seen = yield Prompts(points=torch.tensor([[[20.0, 30.0]], [[90.0, 50.0]]]), labels=torch.ones(2, 1).long())
         yield Prompts(
             points=self.seen.boxes_xyxy.reshape(-1, 2, 2).mean(1)[:, None], labels=torch.ones(len(self.seen), 1).long()
@@ -121,7 +121,7 @@ class Script(TwoRounds):
     def __init__(self, *rounds: Prompts) -> None:
         self.script = rounds
 
-    def rounds(self, image: np.ndarray):
+    def rounds(self, image: np.ndarray, embedding: torch.Tensor):
         for prompts in self.script:  # noqa: UP028, since `send` reaches no tuple
             yield prompts
 

@@ -53,11 +53,12 @@ class RandomPoints:
         """Return every setting as plain values."""
         return recorded_settings(self, **asdict(self), rank_by="predicted IoU")
 
-    def rounds(self, image: np.ndarray) -> Rounds:
+    def rounds(self, image: np.ndarray, embedding: Tensor) -> Rounds:
         """Yield one round with all points.
 
         Args:
             image: RGB uint8 (H, W, 3).
+            embedding: of the image; not read.
         """
         height, width = image.shape[:2]
         points = np.random.default_rng(self.seed).random((self.num_points, 1, 2)) * (width, height)  # (N, 1, 2)

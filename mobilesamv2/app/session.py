@@ -15,11 +15,11 @@ from mobilesamv2.data.pixel_values import ValueRange, check_value_range
 from mobilesamv2.data.synthetic.render import render_scene
 from mobilesamv2.metrics.stage_time import STAGES, StageTimer
 from mobilesamv2.model_zoo import find_weights
-from mobilesamv2.models.object_detector import build_detector
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.pretrained import load_model, toy_note
+from mobilesamv2.prompt_heads import load_detector
 from mobilesamv2.prompts.grid import Grid
-from mobilesamv2.prompts.object_aware import Detector, ObjectAware
+from mobilesamv2.prompts.object_aware import Detector, EmbeddingDetector, ObjectAware
 from mobilesamv2.prompts.sampler import PromptSampler
 from mobilesamv2.segany import SegAny
 from mobilesamv2.segevery import SegEvery
@@ -213,7 +213,7 @@ class DemoApp:
     """
 
     sam: Sam
-    detector: Detector | None
+    detector: Detector | EmbeddingDetector | None
     about: str
     no_detector: str = ""
     filters: Filters = SAM_FILTERS
@@ -287,8 +287,8 @@ def open_demo(
         model: a name that ``load_pretrained`` accepts; None is ``mobile_sam``, or ``mini_conv`` if there is no file of
             ``mobile_sam``.
         weights: folder of published files; see ``load_pretrained``.
-        detector: an ultralytics ``.pt``; None is ``ObjectAwareModel.pt`` of ``weights``, or no detector if that does
-            not exist.
+        detector: an ultralytics ``.pt``, or the safetensors file of a prompt head; None is ``ObjectAwareModel.pt`` of
+            ``weights``, or no detector if that does not exist.
         detector_size: longest side of the detector's input, pixels.
         device: device of model and detector.
         value_range: see ``DemoApp``.
@@ -300,7 +300,8 @@ def open_demo(
         ValueError: if there are no weights under this name, a file does not fit, or ``value_range`` is none.
     """
     name = model or (None if checkpoint else default_model(weights))
-    sam = load_model(name, checkpoint, weights, download).for_inference().to(device)
+    loaded = load_model(name, checkpoint, weights, download)
+    sam = loaded.for_inference().to(device)
     about = f"{name or sam.name}: image encoder {sam.encoder_name}, input of {sam.image_size} pixels, on {device}."
     about = f"{about} {toy_note(sam, weights)}".strip()
     no_detector = ""
@@ -314,7 +315,7 @@ def open_demo(
             )
     built = None
     if detector is not None:
-        built = build_detector(checkpoint=detector, image_size=detector_size).to(device)
+        built = load_detector(detector, loaded, detector_size).to(device)
     filters = Grid().for_model(sam.thresholds).filters
     demo = DemoApp(sam, built, about, no_detector, filters, check_value_range(value_range))
     scene = synthetic_scene(0)

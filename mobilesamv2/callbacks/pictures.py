@@ -15,6 +15,7 @@ from typing_extensions import override
 from mobilesamv2.masks import boxes_from_rles
 from mobilesamv2.models.object_detector import ObjectDetector
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.prompt_heads import EncodedDetector
 from mobilesamv2.ranges import Count
 from mobilesamv2.segany import SegAny
 from mobilesamv2.structures import GroundTruth
@@ -46,7 +47,7 @@ class PredictionPictures(Callback):
         images: the number of validation images in a picture, the first ones.
     """
 
-    def __init__(self, model: Sam | ObjectDetector, every_n_steps: Count, images: Count = 4) -> None:
+    def __init__(self, model: Sam | ObjectDetector | EncodedDetector, every_n_steps: Count, images: Count = 4) -> None:
         self.model = model
         self.every_n_steps = every_n_steps
         self.images = images
@@ -89,7 +90,7 @@ class PredictionPictures(Callback):
         return rows
 
     def _draw(self, image: np.ndarray, truth: GroundTruth) -> np.ndarray:
-        if isinstance(self.model, ObjectDetector):
+        if isinstance(self.model, ObjectDetector | EncodedDetector):
             return _draw_boxes(image, self.model.detect(image)[0])
         segany = SegAny(self.model)
         segany.set_image(image)

@@ -88,12 +88,18 @@ def add_detector(
         confidence: default; None distinguishes an option that was not set.
         detector_size: likewise.
     """
-    detector_help = "object detector of object_aware, an ultralytics .pt (default: ObjectAwareModel.pt in --weights)"
+    detector_help = (
+        "object detector: an ultralytics .pt (default: ObjectAwareModel.pt in --weights), or a prompt head, a "
+        "safetensors file, which reads the model's own image embedding"
+    )
     parser.add_argument("--detector", type=Path, help=detector_help)
     parser.add_argument(
-        "--confidence", type=float, default=confidence, help="lowest confidence of its boxes (default: 0.4)"
+        "--confidence",
+        type=float,
+        default=confidence,
+        help="lowest confidence of its boxes (default: 0.4; of --sampler prompt_head 0.05)",
     )
-    size_help = "longest side of its input, pixels (default: 1024)"
+    size_help = "longest side of an ultralytics detector's input, pixels (default: 1024)"
     parser.add_argument("--detector-size", type=int, default=detector_size, help=size_help)
 
 

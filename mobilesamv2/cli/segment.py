@@ -27,6 +27,7 @@ from mobilesamv2.cli.options import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from mobilesamv2.models.sam import Sam
     from mobilesamv2.prompts import PromptSampler
     from mobilesamv2.structures import Masks
 
@@ -35,9 +36,13 @@ SAMPLERS = {
     "grid_proposals": "GridProposals",
     "hierarchical": "Hierarchical",
     "object_aware": "ObjectAware",
+    "prompt_head": "PromptHeadBoxes",
 }
 """Classes of ``mobilesamv2.prompts`` by the names of conf/prompt_sampler."""
 
+
+BY_BOXES = ("object_aware", "prompt_head")
+"""Samplers that prompt with a detector's boxes."""
 
 FRAME = "Sizes, boxes and masks are of the upright images, turned as their EXIF orientation says."
 """Description of ``masks.json``, under COCO's key ``info``."""
@@ -115,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
     sam = load_model(model, args.checkpoint, args.weights, download)
     if note := toy_note(sam, args.weights):
         print(note, file=sys.stderr)
-    sampler = build_sampler(args, device)
+    sampler = build_sampler(args, sam, device)
     segevery = SegEvery(sam.for_inference().to(device), sampler)
     made_by = {"model": sam.name, "weights_sha256": weights_sha256(sam)} | segevery.sampler.settings
     if isinstance(sampler, ObjectAware):
@@ -130,38 +135,42 @@ def run(args: argparse.Namespace) -> None:
     num_images = len(done.num_masks)
     print(f"{sum(done.num_masks)} masks on {num_images} images; written: {done.written} and the overlays beside it")
     if done.num_masks and not any(done.num_masks):
-        options = "--confidence" if args.sampler == "object_aware" else "--pred-iou-thresh and --stability-score-thresh"
+        options = "--confidence" if args.sampler in BY_BOXES else "--pred-iou-thresh and --stability-score-thresh"
         print(f"No mask passed the thresholds; lower them with {options}.", file=sys.stderr)
     if done.broken:
         raise ValueError(f"{len(done.broken)} of {len(images)} images were skipped. " + " ".join(done.broken))
 
 
-def build_sampler(args: argparse.Namespace, device: str) -> PromptSampler:
-    """Build the prompt sampler that the options describe.
+def build_sampler(args: argparse.Namespace, sam: Sam, device: str) -> PromptSampler:
+    """Build the prompt sampler that the options describe, for a model that is no copy for inference.
 
     Raises:
         ValueError: if an option belongs to another sampler.
     """
     from mobilesamv2 import prompts
     from mobilesamv2.model_zoo import find_weights
-    from mobilesamv2.models.object_detector import build_detector
+    from mobilesamv2.prompt_heads import load_detector, prompt_head_file
 
     names = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     min_area = args.min_mask_region_area
-    if args.sampler == "object_aware":
+    if args.sampler in BY_BOXES:
         if settings:
             options = ", ".join("--" + name.replace("_", "-") for name in settings)
             raise ValueError(
-                f"{options} can't be combined with --sampler object_aware, which prompts with a detector's boxes and "
-                "keeps every mask."
+                f"{options} can't be combined with --sampler {args.sampler}, which prompts with a detector's boxes "
+                "and keeps every mask."
             )
-        checkpoint = args.detector or find_weights("ObjectAwareModel.pt", args.weights)
-        detector = build_detector(checkpoint=checkpoint, image_size=args.detector_size or 1024)
-        confidence = 0.4 if args.confidence is None else args.confidence
-        return prompts.ObjectAware(detector.to(device), confidence=confidence, min_mask_region_area=min_area)
+        if args.detector_size is not None and args.sampler == "prompt_head":
+            raise ValueError("--detector-size is of an ultralytics detector; a prompt head has the model's input.")
+        default = "ObjectAwareModel.pt" if args.sampler == "object_aware" else prompt_head_file(sam.name)
+        checkpoint = args.detector or find_weights(default, args.weights)
+        detector = load_detector(checkpoint, sam, args.detector_size or 1024)
+        confidence = {} if args.confidence is None else {"confidence": args.confidence}
+        build = getattr(prompts, SAMPLERS[args.sampler])
+        return build(detector.to(device), **confidence, min_mask_region_area=min_area)
     if args.detector or args.detector_size is not None or args.confidence is not None:
-        raise ValueError("--detector, --detector-size and --confidence require --sampler object_aware.")
+        raise ValueError(f"--detector, --detector-size and --confidence require --sampler {' or '.join(BY_BOXES)}.")
     return getattr(prompts, SAMPLERS[args.sampler])(**settings, min_mask_region_area=min_area)
 
 

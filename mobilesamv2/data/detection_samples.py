@@ -146,7 +146,7 @@ def visible_objects(truth: GroundTruth, placement: Placement) -> VisibleObjects:
     """Return the objects visible in a placement's window, without duplicates and those of less than a pixel."""
     filled = [i for i, area in enumerate(areas(truth.rles).tolist()) if area]
     rles, annotated_areas = [truth.rles[i] for i in filled], torch.tensor(truth.areas, dtype=torch.float64)[filled]
-    first = _first_of_duplicates(boxes_from_rles(rles))
+    first = first_of_duplicates(boxes_from_rles(rles))
     rles, annotated_areas, merged = [rles[i] for i in first], annotated_areas[first], len(filled) - len(first)
     x0, y0, x1, y1 = placement.source(truth.size)
     window_in_image = (int(x0), int(y0), int(np.ceil(x1)), int(np.ceil(y1)))  # includes partly visible pixels
@@ -188,7 +188,7 @@ def instance_map(objects: list[tuple[RLE, Placement]], side: int) -> Tensor:
     return torch.from_numpy(instances)
 
 
-def _first_of_duplicates(boxes: Tensor) -> list[int]:
+def first_of_duplicates(boxes: Tensor) -> list[int]:
     """Return the indices of the boxes (G, 4) that equal no earlier one."""
     first: dict[tuple[float, ...], int] = {}
     for i, box in enumerate(boxes.tolist()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from mobilesamv2.masks import areas, boxes_from_rles
 from mobilesamv2.metrics.box_recall import count_boxes
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.object_detector import ObjectDetector
+from mobilesamv2.prompt_heads import EncodedDetector
 from mobilesamv2.ranges import Count, NonNegativeInt, Share
 from mobilesamv2.structures import GroundTruth
 
@@ -21,7 +23,8 @@ class EvaluateDetector(EvaluateEachImage):
     """Compares a detector's boxes with the tight boxes of the objects' masks; objects without a pixel do not count.
 
     Args:
-        detector: the network, in eval mode.
+        detector: the network, in eval mode; of a prompt head with its model, the time of the image encoder is counted
+            apart.
         ks: numbers of the most confident boxes per image that count; the largest bounds the boxes.
         confidence: boxes of less are dropped.
         nms_iou: of two boxes that overlap by more, the more confident one stays.
@@ -34,7 +37,7 @@ class EvaluateDetector(EvaluateEachImage):
 
     def __init__(
         self,
-        detector: ObjectDetector,
+        detector: ObjectDetector | EncodedDetector,
         ks: Sequence[Count] = (10, 100),
         confidence: Share = 0.001,
         nms_iou: Share = 0.7,
@@ -49,7 +52,8 @@ class EvaluateDetector(EvaluateEachImage):
         self.confidence = confidence
         self.nms_iou = nms_iou
         self.snap = snap
-        self._timer = StageTimer(self.device, ("detector",))
+        encoder = ("image_encoder",) if isinstance(detector, EncodedDetector) else ()
+        self._timer = StageTimer(self.device, (*encoder, "detector"))
 
     @property
     def timer(self) -> StageTimer:
@@ -60,10 +64,20 @@ class EvaluateDetector(EvaluateEachImage):
         """Return ``matched``, ``reached`` and ``n_gt`` of the image's ``BoxCounts``."""
         self._timer.device = self.device
         self._timer.start_image()
-        with self._timer.stage("detector"):
-            boxes, confidence = self.detector.detect(
-                image, confidence=self.confidence, nms_iou=self.nms_iou, max_boxes=max(self.ks), snap=self.snap
-            )
+        settings: dict[str, Any] = {
+            "confidence": self.confidence,
+            "nms_iou": self.nms_iou,
+            "max_boxes": max(self.ks),
+            "snap": self.snap,
+        }
+        if isinstance(self.detector, EncodedDetector):
+            with self._timer.stage("image_encoder"):
+                embedding = self.detector.encode(image)
+            with self._timer.stage("detector"):
+                boxes, confidence = self.detector.head.detect_in_embedding(embedding, truth.size, **settings)
+        else:
+            with self._timer.stage("detector"):
+                boxes, confidence = self.detector.detect(image, **settings)
         self._timer.num_prompts = len(boxes)
         filled = [i for i, area in enumerate(areas(truth.rles).tolist()) if area]
         truths = boxes_from_rles([truth.rles[i] for i in filled])

@@ -128,11 +128,12 @@ class Grid:
         chosen = asdict(self.for_model(SAM_THRESHOLDS))
         return recorded_settings(self, **chosen, rank_by="mean of predicted IoU and stability score")
 
-    def rounds(self, image: np.ndarray) -> Rounds:
+    def rounds(self, image: np.ndarray, embedding: Tensor) -> Rounds:
         """Yield one round for the full image and one per crop: points at the grid cells' centres, row by row.
 
         Args:
             image: RGB uint8 (H, W, 3).
+            embedding: of the image; not read.
         """
         for layer, box in generate_crops((image.shape[0], image.shape[1]), self.crop_n_layers, self.crop_overlap_ratio):
             x0, y0, x1, y1 = box

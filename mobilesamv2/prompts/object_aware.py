@@ -1,9 +1,9 @@
-"""Object-aware prompts: boxes that a detector predicts."""
+"""Object-aware prompts: boxes that a detector predicts, from the image or from the image embedding."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, Protocol, get_args
+from typing import Annotated, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ RankBy = Literal["detector", "predicted_iou"]
 
 
 class Detector(Protocol):
-    """Interface of the detector that the sampler uses."""
+    """Interface of a detector that reads the image."""
 
     def detect(
         self, image: np.ndarray, *, confidence: float, nms_iou: float, max_boxes: int, snap: int
@@ -35,12 +35,39 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
+class EmbeddingDetector(Protocol):
+    """Interface of a detector that reads the embedding that the image encoder has computed, a prompt head."""
+
+    def detect_in_embedding(
+        self,
+        embedding: Tensor,
+        size: tuple[int, int],
+        *,
+        confidence: float,
+        nms_iou: float,
+        max_boxes: int,
+        snap: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Return boxes and their confidence as ``Detector.detect`` does, on the CPU.
+
+        Args:
+            embedding: (1, C, S/16, S/16) of the image.
+            size: (H, W) of the image, pixels.
+            confidence: boxes of lower confidence are dropped.
+            nms_iou: of two boxes whose IoU is higher, the more confident is kept.
+            max_boxes: at most this many boxes are returned, the most confident.
+            snap: a box edge within this many pixels of the image's border, in the model's input, is moved onto it.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class ObjectAware:
     """Boxes from a detector, or their centres as points; the defaults are those of MobileSAMv2's demo.
 
     Attributes:
-        detector: class-agnostic object detector.
+        detector: class-agnostic object detector, of the image or of its embedding.
         prompt: ``boxes``, or ``points`` for their centres.
         multimask_output: three masks per prompt instead of one.
         max_prompts: at most this many prompts, from the detector's most confident boxes.
@@ -60,7 +87,7 @@ class ObjectAware:
     code never reaches this cap, since its detector returns at most 300 boxes.
     """
 
-    detector: Detector
+    detector: Detector | EmbeddingDetector
     prompt: PromptKind = "boxes"
     multimask_output: bool = False
     max_prompts: Count = 320
@@ -108,19 +135,24 @@ class ObjectAware:
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "detector"}
         return recorded_settings(self, **settings)
 
-    def rounds(self, image: np.ndarray) -> Rounds:
+    def rounds(self, image: np.ndarray, embedding: Tensor) -> Rounds:
         """Yield one round with one prompt per box; no round if the detector returns no box.
 
         Args:
             image: RGB uint8 (H, W, 3).
+            embedding: (1, C, S/16, S/16) of the image.
         """
-        boxes_xyxy, confidence = self.detector.detect(
-            image,
-            confidence=self.confidence,
-            nms_iou=self.detector_nms_iou,
-            max_boxes=self.max_prompts,
-            snap=self.snap,
-        )
+        settings: dict[str, Any] = {
+            "confidence": self.confidence,
+            "nms_iou": self.detector_nms_iou,
+            "max_boxes": self.max_prompts,
+            "snap": self.snap,
+        }
+        if isinstance(self.detector, EmbeddingDetector):
+            size = image.shape[0], image.shape[1]
+            boxes_xyxy, confidence = self.detector.detect_in_embedding(embedding, size, **settings)
+        else:
+            boxes_xyxy, confidence = self.detector.detect(image, **settings)
         if len(boxes_xyxy) == 0:
             return
         if self.prompt == "boxes":

@@ -45,11 +45,12 @@ class PromptSampler(Protocol):
         """Return every setting as plain values, to be recorded with a result."""
         ...
 
-    def rounds(self, image: np.ndarray) -> Rounds:
+    def rounds(self, image: np.ndarray, embedding: Tensor) -> Rounds:
         """Yield prompts for one image in rounds; each round may depend on the masks of the previous one.
 
         Args:
             image: RGB uint8 (H, W, 3).
+            embedding: (1, C, S/16, S/16) of the full image, on the model's device, for a sampler that reads it.
         """
         ...
 

@@ -18,6 +18,7 @@ from mobilesamv2.callbacks.log_lines import LogLines
 from mobilesamv2.callbacks.pictures import PredictionPictures
 from mobilesamv2.models.object_detector import ObjectDetector
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.prompt_heads import EncodedDetector
 from mobilesamv2.recipes.checks import is_sweep
 
 
@@ -67,7 +68,7 @@ def is_notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-def picture_callbacks(cfg: DictConfig, model: Sam | ObjectDetector) -> list[Callback]:
+def picture_callbacks(cfg: DictConfig, model: Sam | ObjectDetector | EncodedDetector) -> list[Callback]:
     """Return the pictures of what a run trains, every ``picture_steps``, for loggers that show images."""
     return [] if cfg.picture_steps is None else [PredictionPictures(model, cfg.picture_steps)]
 
@@ -93,6 +94,28 @@ def build_model(node: DictConfig, encoder: str | None) -> Sam:
 def needs_detector(cfg: DictConfig) -> bool:
     """Return whether the prompt sampler takes a detector."""
     return "detector" in inspect.signature(get_method(cfg.prompt_sampler._target_)).parameters
+
+
+def reads_embedding(node: DictConfig) -> bool:
+    """Return whether a detector of conf/detector is a prompt head, which is built for a model."""
+    return "sam" in inspect.signature(get_method(node._target_)).parameters
+
+
+def build_detector(node: DictConfig, sam: Sam | None = None) -> Any:
+    """Build a detector of conf/detector.
+
+    Args:
+        node: of conf/detector.
+        sam: the model whose embeddings a prompt head reads, not a copy for inference; None where none takes part.
+
+    Raises:
+        ValueError: if the detector is a prompt head, and there is no model.
+    """
+    if not reads_embedding(node):
+        return instantiate(node, _convert_="all")
+    if sam is None:
+        raise ValueError("detector must be a YOLO for this task, which has no embedding that a prompt head could read.")
+    return instantiate(node, sam=sam, _convert_="all")
 
 
 def output_folder(cfg: DictConfig) -> Path:

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 
 from mobilesamv2.callbacks.mask_recall import MaskRecallAtEnd
 from mobilesamv2.models.object_detector import ObjectDetector, save_detector
-from mobilesamv2.recipes.build import build_model, needs_detector, picture_callbacks
+from mobilesamv2.recipes.build import build_detector, build_model, needs_detector, picture_callbacks
 from mobilesamv2.recipes.checks import Check, weight_checks
 from mobilesamv2.recipes.training import TrainingSetup, build_samples
 
@@ -25,7 +25,9 @@ def missing_files(cfg: DictConfig) -> list[Check]:
 
 def build(cfg: DictConfig) -> TrainingSetup:
     """Build a detector and the boxes that it is to find; and a model, if one is named, that decodes them at the end."""
-    detector = instantiate(cfg.detector, _convert_="all")
+    detector = build_detector(cfg.detector)
+    if not isinstance(detector, ObjectDetector):
+        raise ValueError("task=detect trains a YOLO: detector=yolov8n. task=train_prompt_head trains a prompt head.")
     task = instantiate(cfg.task, detector=detector, optimizer=instantiate(cfg.optimizer), _convert_="all")
     callbacks: list[Callback] = picture_callbacks(cfg, detector)
     if cfg.model is not None:
@@ -41,4 +43,5 @@ def build(cfg: DictConfig) -> TrainingSetup:
 
     needs_masks = cfg.task.masks or cfg.model is not None
     samples = build_samples(cfg, detector.image_size, needs_masks)
-    return TrainingSetup(task, samples, write_weights, callbacks=callbacks)
+    measure = "mobilesamv2 evaluate task=evaluate_detector detector=yolov8n detector.checkpoint={file}"
+    return TrainingSetup(task, samples, write_weights, callbacks=callbacks, next_command=measure)

@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mobilesamv2.evaluation.results import result_record, stack_values
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.metrics.box_recall import GROUPS, bootstrap_box_recalls, box_recalls
+from mobilesamv2.prompt_heads import EncodedDetector
+from mobilesamv2.recipes.build import build_detector, build_model, reads_embedding
 from mobilesamv2.recipes.checks import Check, dataset_checks, weight_checks
 from mobilesamv2.recipes.evaluation import (
     Evaluation,
     build_dataset,
     build_task,
     image_list_record,
+    model_record,
     require_unset,
     run_task,
 )
@@ -27,16 +29,25 @@ OPTIONS: dict[str, Any] = {}
 
 
 def missing_files(cfg: DictConfig) -> list[Check]:
-    """Return checks of annotations, images and the detector's weights."""
-    return [*dataset_checks(cfg.dataset), *weight_checks(cfg.detector)]
+    """Return checks of annotations, images, and the weights of the detector and of a prompt head's model."""
+    if reads_embedding(cfg.detector) and cfg.model is None:
+        raise ValueError("model must be chosen for a prompt head, which reads its embeddings: model=NAME.")
+    networks = [cfg.detector, *([cfg.model] if reads_embedding(cfg.detector) else [])]
+    return [*dataset_checks(cfg.dataset), *weight_checks(*networks)]
 
 
 def evaluate(cfg: DictConfig) -> Evaluation:
     """Compare a detector's boxes with the objects' boxes."""
-    reason = "task=evaluate_detector takes one image at a time, without SAM."
+    reason = "task=evaluate_detector takes one image at a time, and of SAM at most the image encoder."
     require_unset(cfg, reason, "predictions", "compile", "onnx_encoder", "batch_size")
     dataset = build_dataset(cfg, needs_masks=False)
-    detector = instantiate(cfg.detector, _convert_="all").fuse_()
+    if reads_embedding(cfg.detector):
+        sam = build_model(cfg.model, cfg.encoder)
+        detector = EncodedDetector(sam.for_inference(), build_detector(cfg.detector, sam).fuse_())
+        networks = model_record(cfg, sam, detector=cfg.detector)
+    else:
+        detector = build_detector(cfg.detector).fuse_()
+        networks = {"model": None, "detector": config_record(cfg.detector)}
     ks = list(cfg.task.ks)
     protocol = {
         "network": detector.architecture,
@@ -50,7 +61,6 @@ def evaluate(cfg: DictConfig) -> Evaluation:
     def build(shards: ResultShards) -> Any:
         return build_task(cfg, OPTIONS, detector=detector, shards=shards)
 
-    networks = {"model": None, "detector": config_record(cfg.detector)}
     task, run = run_task(cfg, dataset, build, protocol, networks)
     arrays = stack_values(task.results)
     matched, reached, n_gt = arrays["matched"], arrays["reached"], arrays["n_gt"]

@@ -74,11 +74,11 @@ def build_task(cfg: DictConfig, options: Iterable[str], **parts: Any) -> Evaluat
     return instantiate(node, **parts, _convert_="all")
 
 
-def inference_model(cfg: DictConfig) -> Sam:
-    """Build the model that is evaluated, made faster where that changes nothing."""
+def inference_model(cfg: DictConfig, sam: Sam | None = None) -> Sam:
+    """Build the model that is evaluated, or take it, and make it faster where that changes nothing."""
     if cfg.compile and cfg.onnx_encoder:
         raise ValueError("compile is of torch, and onnx_encoder runs in its place: set one of the two.")
-    sam = build_model(cfg.model, cfg.encoder)
+    sam = build_model(cfg.model, cfg.encoder) if sam is None else sam
     fast = sam.for_inference()
     if cfg.onnx_encoder:
         fast.image_encoder = OnnxEncoder(cfg.onnx_encoder, sam)

@@ -11,6 +11,7 @@ from mobilesamv2.evaluation.results import mask_metric_record, stack_values
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.metrics.mask_metric import MaskMetric
+from mobilesamv2.recipes.build import build_detector
 from mobilesamv2.recipes.checks import Check, dataset_checks, weight_checks
 from mobilesamv2.recipes.evaluation import (
     Evaluation,
@@ -37,7 +38,7 @@ def evaluate(cfg: DictConfig) -> Evaluation:
         cfg, "FastSAM takes one image at a time, without SAM.", "predictions", "compile", "onnx_encoder", "batch_size"
     )
     metric: MaskMetric = instantiate(cfg.task.metric, _convert_="all")
-    dataset, detector = build_dataset(cfg), instantiate(cfg.detector, _convert_="all").fuse_()
+    dataset, detector = build_dataset(cfg), build_detector(cfg.detector).fuse_()
     protocol = {
         "sampler": "prompt-free",
         "network": detector.architecture,

@@ -16,7 +16,7 @@ from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.metrics.mask_metric import MaskMetric
 from mobilesamv2.recipes import predictions
-from mobilesamv2.recipes.build import needs_detector
+from mobilesamv2.recipes.build import build_detector, build_model, needs_detector
 from mobilesamv2.recipes.checks import Check, dataset_checks, require_file, weight_checks
 from mobilesamv2.recipes.evaluation import (
     Evaluation,
@@ -54,9 +54,9 @@ def evaluate(cfg: DictConfig) -> Evaluation:
     if cfg.task.skip_images_without_results:
         raise ValueError("task.skip_images_without_results is of predictions=FILE, a results file.")
     dataset = build_dataset(cfg)
-    sam = inference_model(cfg)
-    detector = _detector(cfg)
-    parts = {} if detector is None else {"detector": instantiate(detector, _convert_="all")}
+    model, detector = build_model(cfg.model, cfg.encoder), _detector(cfg)
+    parts = {} if detector is None else {"detector": build_detector(detector, model)}
+    sam = inference_model(cfg, model)
     segevery = SegEvery(sam, instantiate(cfg.prompt_sampler, **parts, _convert_="all"))
     protocol = {
         **segevery.sampler.settings,
@@ -83,5 +83,5 @@ def _detector(cfg: DictConfig) -> DictConfig | None:
     if not needs_detector(cfg):
         return None
     if cfg.detector is None:
-        raise ValueError("prompt_sampler=object_aware prompts with a detector's boxes: detector must not be null.")
+        raise ValueError("This prompt sampler prompts with a detector's boxes: detector must not be null.")
     return cfg.detector

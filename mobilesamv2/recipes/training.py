@@ -53,6 +53,7 @@ class TrainingSetup(NamedTuple):
         cache: of the teacher's embeddings.
         callbacks: beside those of every run.
         summary: returns what is printed at the end of a task that predicts.
+        next_command: what can be done with the first file of ``write_weights``, which takes the place of ``{file}``.
     """
 
     task: pl.LightningModule
@@ -61,6 +62,7 @@ class TrainingSetup(NamedTuple):
     cache: EmbeddingCache | None = None
     callbacks: Sequence[Callback] = ()
     summary: Callable[[], str] | None = None
+    next_command: str = "mobilesamv2 segment IMAGE -o masks --model {file}"
 
 
 def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Path | None) -> float | None:
@@ -205,7 +207,9 @@ def finish(cfg: DictConfig, trainer: pl.Trainer, setup: TrainingSetup, folder: P
     [last] = [callback for callback in callbacks if isinstance(callback, LastMetrics)]
     metrics = last.latest(trainer)
     shown = {name: metrics[name] for name in trainer.progress_bar_metrics if name.startswith("val/")}
-    print_summary(trainer.global_step, seconds, shown, setup.write_weights(folder))
+    written = setup.write_weights(folder)
+    print_summary(trainer.global_step, seconds, shown, written)
+    print(f"next: {setup.next_command.format(file=written[0])}")
     best = None
     for keeping in callbacks:
         if isinstance(keeping, KeepBest) and (best := keeping.read_best()):
@@ -217,14 +221,10 @@ def finish(cfg: DictConfig, trainer: pl.Trainer, setup: TrainingSetup, folder: P
 
 
 def print_summary(steps: int, seconds: float, shown: Mapping[str, float], written: Sequence[Path]) -> None:
-    """Print the last validation, what was written, and what can be done with it."""
+    """Print the last validation and what was written."""
     figures = "".join(f", {name} {value:.4g}" for name, value in shown.items())
     print(f"\n{steps} steps, {timedelta(seconds=round(seconds))}{figures}")
     print(f"written: {', '.join(map(str, written))}")
-    if written[0].suffix == ".safetensors":
-        print(f"next: mobilesamv2 segment IMAGE -o masks --model {written[0]}")
-    else:
-        print(f"next: mobilesamv2 evaluate task=evaluate_detector detector=yolov8n detector.checkpoint={written[0]}")
 
 
 UNSUPPORTED = {

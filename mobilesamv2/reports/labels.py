@@ -11,6 +11,7 @@ from mobilesamv2.reports.sweep import Run, distinguishing_settings
 
 SAMPLERS = {
     "ObjectAware": "boxes",
+    "PromptHeadBoxes": "boxes of a prompt head",
     "GridProposals": "grid",
     "Grid": "grid with SAM's filters",
     "Hierarchical": "hierarchical grid",

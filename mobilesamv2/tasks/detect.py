@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +17,7 @@ from mobilesamv2.data.samples import Sample
 from mobilesamv2.metrics.box_recall import DEFAULT_KS, BoxRecall, count_boxes
 from mobilesamv2.models.object_detector import ObjectDetector, mask_parameters, ultralytics_module
 from mobilesamv2.ranges import Count, NonNegativeInt, Positive, Share, Weight
+from mobilesamv2.tasks.box_report import log_box_recall
 from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
 
 logger = logging.getLogger(__name__)
@@ -28,11 +27,6 @@ SKIPPED_BOX_STATS = ("boxes_dropped", "boxes_merged")
 
 MASK_LOSS_TERMS = ("seg_loss", "sem_loss")
 """Terms of ultralytics' loss that it weights as the boxes' loss; here they have ``mask_gain``."""
-
-PROGRESS_BAR_METRICS = ("val/box_recall_50", "val/box_recall_75")
-
-DEMO_CONFIDENCE = 0.4
-"""Confidence threshold of MobileSAMv2's demo."""
 
 
 class DetectObjects(pl.LightningModule):
@@ -175,22 +169,7 @@ class DetectObjects(pl.LightningModule):
 
     @override
     def on_validation_epoch_end(self) -> None:
-        report = self.recall.compute()  # summed over all processes
-        self.recall.reset()
-        if self.trainer.sanity_checking:
-            return
-        values = {f"val/box_{name}": value for name, value in report.values.items()}
-        for confidence, boxes, recall in report.calibration:
-            if confidence == DEMO_CONFIDENCE:
-                suffix = f"conf_{round(100 * confidence)}"
-                values |= {f"val/boxes_{suffix}": boxes, f"val/box_recall_50_{suffix}": recall}
-        for name, value in values.items():  # the same in all processes
-            self.log(name, value, prog_bar=name in PROGRESS_BAR_METRICS, sync_dist=True)
-        if self.trainer.is_global_zero:
-            with (Path(self.trainer.default_root_dir) / "calibration.csv").open("w", newline="") as file:
-                rows = csv.writer(file)
-                rows.writerow(("confidence", "boxes_per_image", "box_recall_50"))
-                rows.writerows([f"{value:.6g}" for value in row] for row in report.calibration)
+        log_box_recall(self, self.recall)
 
     @override
     def configure_optimizers(self) -> Any:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,12 +16,12 @@ from mobilesamv2.models.sam import Sam
 from mobilesamv2.ranges import NonNegativeInt, Weight
 from mobilesamv2.tasks.losses import embedding_losses
 from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
-from mobilesamv2.tasks.teacher import Teacher, valid_grid_size
+from mobilesamv2.tasks.teacher import LearnsFromTeacher, Teacher, valid_grid_size
 
 logger = logging.getLogger(__name__)
 
 
-class Distill(pl.LightningModule):
+class Distill(LearnsFromTeacher):
     """A student and its teacher: the base of all kinds of distillation.
 
     The student's prompt encoder and mask decoder become copies of the teacher's, since its embeddings are to fit them.
@@ -49,7 +48,7 @@ class Distill(pl.LightningModule):
         warmup_images: NonNegativeInt = 0,
         train_decoder: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(teacher)
         if student.keep_aspect_ratio != teacher.sam.keep_aspect_ratio:
             raise ValueError(
                 f"The student must be of its teacher's family, SAM or SAM 2, got {student.name} for {teacher.sam.name}."
@@ -68,7 +67,6 @@ class Distill(pl.LightningModule):
         student.prompt_encoder.requires_grad_(False)
         student.mask_decoder.requires_grad_(train_decoder)
         self.student = student
-        self.teacher = teacher
         self._optimizer = optimizer
         self._warmup_images = warmup_images
         self._train_decoder = train_decoder
@@ -80,20 +78,10 @@ class Distill(pl.LightningModule):
 
     @override
     def on_fit_start(self) -> None:
-        self.teacher.sam.to(self.device)  # it is no module, so Lightning does not move it
+        super().on_fit_start()
         # Lightning keeps the modes that it finds, and build_sam builds in eval mode.
         self.student.image_encoder.train()
         self.student.mask_decoder.train(self._train_decoder)
-
-    @override
-    def on_train_epoch_end(self) -> None:
-        # With a cache this number stops growing after the first epoch.
-        self.log("train/teacher_images", float(self.teacher.images_encoded), reduce_fx="sum", sync_dist=True)
-        if self.teacher.cache is not None:
-            # In the next epoch each process reads what all of them wrote in this one.
-            self.teacher.cache.flush()
-            self.trainer.strategy.barrier()
-            self.teacher.cache.refresh()
 
     @override
     def configure_optimizers(self) -> Any:
@@ -102,17 +90,6 @@ class Distill(pl.LightningModule):
     def encode(self, batch: Sample) -> Tensor:
         """Return the student's image embeddings (B, C, h, w) of a batch, of its own pixels where its input differs."""
         return self.student.image_encoder(batch["pixels" if self._scale == 1 else "student_pixels"])
-
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # The embeddings of the images that a checkpoint counts as done must be on disk.
-        if self.teacher.cache is not None:
-            self.teacher.cache.flush()
-
-    @override
-    def on_fit_end(self) -> None:
-        if self.teacher.cache is not None:
-            self.teacher.cache.flush()  # the last shard may be short
 
 
 class DistillDecoupled(Distill):

@@ -92,6 +92,43 @@ class Teacher:
             raise ValueError(f"cache.store_padding must be true, got false: {reason}")
 
 
+class LearnsFromTeacher(pl.LightningModule):
+    """A task that trains on a teacher's image embeddings: it places the teacher and keeps the cache on disk.
+
+    Args:
+        teacher: the teacher.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    @override
+    def on_fit_start(self) -> None:
+        self.teacher.sam.to(self.device)  # it is no module, so Lightning does not move it
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        # With a cache this number stops growing after the first epoch.
+        self.log("train/teacher_images", float(self.teacher.images_encoded), reduce_fx="sum", sync_dist=True)
+        if self.teacher.cache is not None:
+            # In the next epoch each process reads what all of them wrote in this one.
+            self.teacher.cache.flush()
+            self.trainer.strategy.barrier()
+            self.teacher.cache.refresh()
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # The embeddings of the images that a checkpoint counts as done must be on disk.
+        if self.teacher.cache is not None:
+            self.teacher.cache.flush()
+
+    @override
+    def on_fit_end(self) -> None:
+        if self.teacher.cache is not None:
+            self.teacher.cache.flush()  # the last shard may be short
+
+
 class CacheTeacher(pl.LightningModule):
     """A pass of the teacher over all images, which writes the embeddings that its cache lacks.
 

@@ -46,10 +46,13 @@ def test_the_share_of_found_objects_is_counted(share: float) -> None:
         EvaluateDetector(Knowing(1.0), ks=[0])  # pyright: ignore
 
 
-def test_the_detector_that_ships_finds_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("detector", ["mini_detector", "mini_prompt_head"])
+def test_the_detectors_that_ship_find_objects(
+    detector: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     evaluate_here(
-        "task=evaluate_detector", "detector=mini_detector", "dataset=synthetic", "dataset.split=test",
-        "dataset.limit=4", "num_workers=0", "+trainer.enable_progress_bar=false",
+        "task=evaluate_detector", f"detector={detector}", "model=mini_conv", "dataset=synthetic",
+        "dataset.split=test", "dataset.limit=4", "num_workers=0", "+trainer.enable_progress_bar=false",
         "trainer.accelerator=cpu", f"output_dir={tmp_path}",
     )  # fmt: skip
     result = json.loads((tmp_path / "results.json").read_text())
@@ -58,3 +61,4 @@ def test_the_detector_that_ships_finds_objects(tmp_path: Path, capsys: pytest.Ca
     assert low <= result["metrics"]["recall_50"] <= high
     assert result["metrics"]["ar_10"] <= result["metrics"]["ar_100"]
     assert "IoU 0.50" in capsys.readouterr().out
+    assert not any("another image encoder" in str(warning.message) for warning in recwarn.list)

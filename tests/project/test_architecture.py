@@ -15,7 +15,7 @@ BASE = (
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "backbone_weights", "model_card", "pretrained")
 FORMATS = ("sam2_checkpoints", "sam_hq_checkpoints", "encoder_checkpoints", "transformers_checkpoints")
-USE = ("segany", "segevery", "rle_encoder")
+USE = ("segany", "segevery", "rle_encoder", "prompt_heads")
 RUN = ("tasks", "callbacks", "evaluation")
 SHOW = ("reports", "export", "app")
 # What a module may import of this project, beside itself and its own room.
@@ -47,6 +47,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "model_card": (*BASE, *ROOMS),
     "pretrained": (*BASE, *ROOMS, "registry", "checkpoints", "model_card"),
     "segany": (*BASE, *ROOMS, *WEIGHTS, "rle_encoder"),
+    "prompt_heads": (*BASE, *ROOMS, *WEIGHTS, "segany"),
     "segevery": (*BASE, *ROOMS, *WEIGHTS, *USE),
     **dict.fromkeys(RUN, (*BASE, *ROOMS, *WEIGHTS, *USE)),
     "reports": (*BASE, *ROOMS, *WEIGHTS, *USE, "evaluation"),

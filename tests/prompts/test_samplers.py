@@ -16,6 +16,7 @@ from mobilesamv2.structures import Masks, Prompts
 
 SIZE = (64, 96)
 IMAGE = np.zeros((*SIZE, 3), np.uint8)
+EMBEDDING = torch.zeros(1, 1, 1, 1)
 
 
 def found(*covers: np.ndarray, predicted_iou: float = 0.95) -> Masks:
@@ -36,12 +37,12 @@ def asked(prompts: Prompts) -> set[tuple[float, float]]:
 
 
 def grid(points_per_side: int) -> set[tuple[float, float]]:
-    return asked(next(Grid(points_per_side=points_per_side).rounds(IMAGE)))
+    return asked(next(Grid(points_per_side=points_per_side).rounds(IMAGE, EMBEDDING)))
 
 
 def second(masks: Masks, **settings: float) -> set[tuple[float, float]]:
     """Points of the second round, none where there is no such round."""
-    rounds = Hierarchical(points_per_side=8, **settings).rounds(IMAGE)
+    rounds = Hierarchical(points_per_side=8, **settings).rounds(IMAGE, EMBEDDING)
     next(rounds)
     try:
         return asked(rounds.send(masks))
@@ -50,13 +51,13 @@ def second(masks: Masks, **settings: float) -> set[tuple[float, float]]:
 
 
 def test_the_first_round_is_every_fourth_point() -> None:
-    first = asked(next(Hierarchical(points_per_side=8).rounds(IMAGE)))
+    first = asked(next(Hierarchical(points_per_side=8).rounds(IMAGE, EMBEDDING)))
     assert first == {(30.0, 20.0), (78.0, 20.0), (30.0, 52.0), (78.0, 52.0)}
     assert first < grid(8)
 
 
 def test_the_second_round_asks_the_rest() -> None:
-    first = asked(next(Hierarchical(points_per_side=8).rounds(IMAGE)))
+    first = asked(next(Hierarchical(points_per_side=8).rounds(IMAGE, EMBEDDING)))
     assert second(found()) == grid(8) - first
 
 
@@ -64,7 +65,7 @@ def test_what_is_covered_is_not_asked_again() -> None:
     left, low = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
     left[:, :48] = True
     low[40:, 40:] = True
-    first = asked(next(Hierarchical(points_per_side=8).rounds(IMAGE)))
+    first = asked(next(Hierarchical(points_per_side=8).rounds(IMAGE, EMBEDDING)))
     assert second(found(left, low)) == {p for p in grid(8) - first if p[0] >= 48 and p[1] < 40}
     assert second(found(np.ones(SIZE, bool))) == set()
 
@@ -77,7 +78,7 @@ def test_masks_without_confidence_cover_nothing() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (500, 3), (37, 41)])
 def test_hierarchical_on_any_size(size: tuple[int, int]) -> None:
-    rounds = Hierarchical(points_per_side=5, coarse_stride=2).rounds(np.zeros((*size, 3), np.uint8))
+    rounds = Hierarchical(points_per_side=5, coarse_stride=2).rounds(np.zeros((*size, 3), np.uint8), EMBEDDING)
     assert len(asked(next(rounds))) == 4
     everywhere = Masks(
         size, encode(torch.ones(1, size[1], size[0], dtype=torch.bool)), torch.zeros(1, 4), *[torch.ones(1)] * 3,
@@ -204,7 +205,7 @@ def test_hierarchical_finds_what_the_grid_does_with_fewer_prompts(photo: np.ndar
 
 def test_a_round_is_of_one_crop(photo: np.ndarray, tmp_path) -> None:
     class TwoCrops(GridProposals):
-        def rounds(self, image: np.ndarray):
+        def rounds(self, image: np.ndarray, embedding: torch.Tensor):
             crops = torch.tensor([[0, 0, 20, 20], [5, 5, 30, 30]])
             yield Prompts(points=torch.full((2, 1, 2), 9.0), labels=torch.ones(2, 1).long(), crops_xyxy=crops)
 

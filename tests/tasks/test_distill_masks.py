@@ -180,12 +180,16 @@ def test_every_experiment_takes_a_step_in_miniature(experiment: str, tmp_path: P
     # those of SAM 2 have its levels, and a student with the encoder of another family
     sam2 = "sam2" in experiment or "levels" in experiment
     small, teacher = ("sam2_mini", "sam2_mini") if sam2 else ("mini", "sam_vit_mini")
-    if experiment.startswith(("distill", "ablation", "search")) or experiment == "cache_teacher":
+    heads = experiment.startswith("prompt_head")
+    if experiment.startswith(("distill", "ablation", "search")) or experiment == "cache_teacher" or heads:
         given += ["model@teacher=by_name", f"teacher.name={teacher}", f"cache.folder={tmp_path / 'out' / 'cache'}"]
     if sam2:
         given += ["encoder=tiny_vit_mini" + ("_stride16" if "levels" in experiment else "")]
     detects = "detect" in experiment
-    if not detects:
+    if heads:  # masks of the teacher are measured at the end
+        small = "sam_vit_mini_prompt_head"
+        given += ["detector.width=8", "trainer.precision=32-true", "prompt_sampler=prompt_head"]
+    elif not detects:
         given += [f"model.name={small}"]  # over the name that an experiment gives to model=by_name
     if experiment == "distill_edgesam":
         given += ["model.backbone_checkpoint=null"]  # nothing is downloaded
