@@ -52,6 +52,9 @@ Share = Annotated[float, Range(0, 1)]
 Weight = Annotated[float, Range(0)]
 """The weight of a loss; 0 leaves it out."""
 
+Area = Annotated[float, Range(0)]
+"""Square pixels."""
+
 Positive = Annotated[float, Range(above=0)]
 """A number above 0."""
 

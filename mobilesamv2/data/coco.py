@@ -44,6 +44,7 @@ class CocoDataset(ImageDataset):
         max_pixels: an image of more is refused.
         bad_annotations: ``error`` refuses a file with annotations that can't be used, ``leave_out`` leaves them out,
             and ``provenance`` counts them.
+        crowds: ``count`` takes annotations with ``iscrowd`` as objects, which AP and AR@K leave out.
 
     Raises:
         FileNotFoundError: if the file, the folder or the list is missing.
@@ -64,9 +65,12 @@ class CocoDataset(ImageDataset):
         value_range: ValueRange | None = None,
         max_pixels: Count = MAX_DECODED_PIXELS,
         bad_annotations: Literal["error", "leave_out"] = "error",
+        crowds: Literal["leave_out", "count"] = "leave_out",
     ) -> None:
         if bad_annotations not in ("error", "leave_out"):
             raise ValueError(f"bad_annotations must be error or leave_out, got {bad_annotations!r}.")
+        if crowds not in ("leave_out", "count"):
+            raise ValueError(f"crowds must be leave_out or count, got {crowds!r}.")
         check_decoding(upright, value_range, max_pixels)
         self.upright: Upright = upright
         self.value_range = value_range
@@ -75,6 +79,7 @@ class CocoDataset(ImageDataset):
         self.annotations = Path(annotations)
         self.images = None if images is None else Path(images)
         self.bad_annotations = bad_annotations
+        self.crowds = crowds
         content = read_json(self.annotations, pack_polygons)
         if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
             raise ValueError(f"{self.annotations} is not in COCO's layout: missing 'images' or 'annotations'.")
@@ -91,7 +96,9 @@ class CocoDataset(ImageDataset):
         self._ids = [self._listed.ids[row] for row in self._rows]
         self._frequencies = self._checked_categories(lists["categories"])
         self.category_ids = set(self._frequencies)
-        self._objects = CocoAnnotations(content["annotations"], self._listed, self.annotations)
+        self._objects = CocoAnnotations(
+            content["annotations"], self._listed, self.annotations, count_crowds=crowds == "count"
+        )
         self._refuse_faults()
         self._report()
 
@@ -122,6 +129,7 @@ class CocoDataset(ImageDataset):
             "annotations_without_area": self._objects.num_without_area,
             "annotations_without_mask": self._objects.num_boxes,
             "images": None if self.images is None else str(self.images),
+            **({"crowds": self.crowds} if self.crowds == "count" else {}),
             **decoding_record(self.upright, self.value_range),
         }
 

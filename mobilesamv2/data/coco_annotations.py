@@ -48,7 +48,7 @@ class _Annotation(NamedTuple):
     row: int
     area: float
     category: int
-    is_counted: bool  # neither crowd nor ignored
+    is_counted: bool  # neither ignored nor a crowd, unless crowds count
     is_box: bool
     segmentation: Segmentation
 
@@ -66,7 +66,7 @@ def pack_polygons(content: dict[str, Any]) -> dict[str, Any]:
 
 
 class CocoAnnotations:
-    """The objects that count, by image: all but crowds and ignored ones.
+    """The objects that count, by image: all but ignored ones and, unless they are to count, crowds.
 
     An object without a segmentation, or with an empty one, has the pixels of its bbox as its mask.
 
@@ -74,9 +74,12 @@ class CocoAnnotations:
         annotations: of the file, read with ``pack_polygons``; the list is emptied, to free its memory.
         images: of the file.
         file: its path, for error messages.
+        count_crowds: crowds are objects too.
     """
 
-    def __init__(self, annotations: list[Any], images: CocoImages, file: Path) -> None:
+    def __init__(
+        self, annotations: list[Any], images: CocoImages, file: Path, count_crowds: bool = False
+    ) -> None:
         self.faults = Faults(file, len(annotations))
         """Annotations that can't be used, and are left out."""
         row_of = {image_id: row for row, image_id in enumerate(images.ids)}
@@ -86,7 +89,7 @@ class CocoAnnotations:
             annotations[number] = None
             annotation_id = annotation.get("id") if isinstance(annotation, dict) else None
             try:
-                found.append(_checked(annotation, row_of, images))
+                found.append(_checked(annotation, row_of, images, count_crowds))
             except _FaultError as fault:
                 self.faults.add(fault.kind, number, annotation_id, fault.got)
                 continue
@@ -165,7 +168,7 @@ class CocoAnnotations:
         self._first = starts_of(np.bincount(self._rows[counted], minlength=self._num_images))
 
 
-def _checked(annotation: Any, row_of: Mapping[int, int], images: CocoImages) -> _Annotation:
+def _checked(annotation: Any, row_of: Mapping[int, int], images: CocoImages, count_crowds: bool) -> _Annotation:
     """Return an annotation's values, all but the run lengths and coordinates of its mask checked."""
     if not isinstance(annotation, dict):
         raise _FaultError("something else than an object", shown(annotation))
@@ -176,7 +179,8 @@ def _checked(annotation: Any, row_of: Mapping[int, int], images: CocoImages) -> 
     category_id = NO_NUMBER if category is None else whole_number(category)
     if category_id is None:
         raise _FaultError("a category_id that is no integer", shown(category))
-    is_counted = not (_flag(annotation, "iscrowd") | _flag(annotation, "ignore"))
+    is_crowd, is_ignored = _flag(annotation, "iscrowd"), _flag(annotation, "ignore")
+    is_counted = not is_ignored and (count_crowds or not is_crowd)
     size = images.size(row)
     segmentation = annotation.get("segmentation")
     is_box = segmentation is None or _is_empty(segmentation)

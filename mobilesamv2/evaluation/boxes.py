@@ -9,12 +9,18 @@ import torch
 
 from mobilesamv2.data.results_files import Boxes
 from mobilesamv2.evaluation.loop import EvaluateEachImage, ImageOutcome
+from mobilesamv2.evaluation.prompted_masks import predict_chosen
 from mobilesamv2.evaluation.shards import ResultShards
-from mobilesamv2.masks import MASK_THRESHOLD, encode
+from mobilesamv2.masks import encode
+from mobilesamv2.metrics.mask_choice import MaskChoice, check_mask_choice
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.ranges import NonNegativeInt
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
 from mobilesamv2.structures import GroundTruth, Prompts
+
+CHOICES: tuple[str, ...] = ("single", "predicted_iou", "box_overlap")
+"""Of ``MaskChoice``, those that need no object."""
 
 
 class EvaluateBoxes(EvaluateEachImage):
@@ -26,19 +32,31 @@ class EvaluateBoxes(EvaluateEachImage):
         sam: the model.
         boxes: of each image, by its id.
         shards: where masks are kept; it must keep them.
+        mask_choice: which of a box's masks counts.
+        mask_refinements: times that the mask is fed back with its box.
 
-    Source: SAM, section 7.4, with the boxes of ViTDet; EfficientViT-SAM and EdgeSAM report the same.
+    Source: SAM, section 7.4, with the boxes of ViTDet; EfficientViT-SAM and EdgeSAM report the same, by other choices.
 
     Raises:
-        ValueError: if the shards keep no masks.
+        ValueError: if the shards keep no masks, or the choice is unknown.
     """
 
-    def __init__(self, sam: Sam, boxes: Mapping[int, Boxes], shards: ResultShards) -> None:
+    def __init__(
+        self,
+        sam: Sam,
+        boxes: Mapping[int, Boxes],
+        shards: ResultShards,
+        mask_choice: MaskChoice = "single",
+        mask_refinements: NonNegativeInt = 0,
+    ) -> None:
+        check_mask_choice(mask_choice, CHOICES)
         if not shards.keep_masks:
             raise ValueError("shards.keep_masks must be true: AP is computed of the kept masks.")
         super().__init__(shards)
         self.sam = sam
         self._boxes = boxes
+        self._choice: MaskChoice = mask_choice
+        self._refinements = mask_refinements
         self._segany = SegAny(sam)
         self._timer = StageTimer(sam.device)
 
@@ -59,20 +77,16 @@ class EvaluateBoxes(EvaluateEachImage):
                 self._segany.set_image(image)
             for start in range(0, len(found.scores), PROMPTS_PER_BATCH):
                 some = slice(start, start + PROMPTS_PER_BATCH)
-                with timer.stage("mask_decoder"):
-                    logits, _ = self._segany.predict_low_res(
-                        Prompts(boxes_xyxy=found.boxes_xyxy[some]), multimask_output=False
-                    )
+                prompts = Prompts(boxes_xyxy=found.boxes_xyxy[some])
+                masks = predict_chosen(
+                    self._segany, prompts, self._choice, timer, mask_refinements=self._refinements
+                ).masks
                 with timer.stage("postprocessing"):
-                    rles = [self._rle(low_res) for low_res in logits]
+                    rles = encode(torch.from_numpy(masks.transpose(0, 2, 1)))
                 entries = zip(rles, found.scores[some], found.category_ids[some], strict=True)
                 results += [
                     {"image_id": truth.image_id, "category_id": category, "segmentation": rle, "score": score}
                     for rle, score, category in entries
                 ]
-            timer.num_prompts = len(found.scores)
         values = {"num_boxes": np.array(len(results)), "n_gt": np.array([len(truth.rles)])}
         return ImageOutcome(values, results)
-
-    def _rle(self, low_res: torch.Tensor) -> dict:
-        return encode(self._segany.frame.logits_to_original(low_res) > MASK_THRESHOLD)[0]

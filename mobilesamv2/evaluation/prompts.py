@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from mobilesamv2.evaluation.loop import EvaluateEachImage, ImageOutcome
+from mobilesamv2.evaluation.prompted_masks import counted_objects, predict_chosen
 from mobilesamv2.evaluation.shards import ResultShards
-from mobilesamv2.masks import MASK_THRESHOLD, areas, decode
+from mobilesamv2.masks import decode
 from mobilesamv2.metrics.average_recall import group_members
+from mobilesamv2.metrics.boundary_iou import boundary_ious
+from mobilesamv2.metrics.mask_choice import MaskChoice, check_mask_choice, mask_ious
 from mobilesamv2.metrics.prompt_iou import GROUPS, KINDS, ObjectPrompts, object_prompts
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.ranges import NonNegativeInt
+from mobilesamv2.ranges import Area, NonNegativeInt
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
 from mobilesamv2.structures import RLE, GroundTruth
 
@@ -22,18 +24,20 @@ from mobilesamv2.structures import RLE, GroundTruth
 class EvaluatePrompts(EvaluateEachImage):
     """Prompts the model for every annotated object and measures the IoU of its mask.
 
-    Of the three masks of a single point the one of highest predicted IoU counts.
-
     Args:
         sam: the model.
         teacher: a model whose masks of the same prompts take the place of the annotated ones, as MobileSAM measures;
             None measures against the annotated objects.
         kinds: of prompts.
+        mask_choice: which of a prompt's masks is scored. A teacher has no object to choose by: its most confident one.
+        mask_refinements: times that the mask is fed back with its prompt before it is scored.
+        min_area: objects whose annotated area is smaller are left out, square pixels.
+        boundary_iou: measure boundary IoU too.
         seed: of the sampled points.
         shards: where results are kept as they come, and those of an interrupted run are found; None keeps nothing.
 
     Raises:
-        ValueError: if a kind of prompt is unknown.
+        ValueError: if a kind of prompt or the choice is unknown, or boxes choose where there are none.
     """
 
     def __init__(
@@ -41,6 +45,10 @@ class EvaluatePrompts(EvaluateEachImage):
         sam: Sam,
         teacher: Sam | None = None,
         kinds: Sequence[str] = KINDS,
+        mask_choice: MaskChoice = "by_prompt",
+        mask_refinements: NonNegativeInt = 0,
+        min_area: Area = 0.0,
+        boundary_iou: bool = False,
         seed: NonNegativeInt = 0,
         shards: ResultShards | None = None,
     ) -> None:
@@ -48,6 +56,10 @@ class EvaluatePrompts(EvaluateEachImage):
         self.sam = sam
         self.teacher = teacher
         self.kinds = tuple(kinds)
+        self._choice: MaskChoice = mask_choice
+        self._refinements = mask_refinements
+        self._min_area = min_area
+        self._has_boundary = boundary_iou
         self._seed = seed
         self._student = SegAny(sam)
         self._reference = None if teacher is None else SegAny(teacher)
@@ -55,6 +67,9 @@ class EvaluatePrompts(EvaluateEachImage):
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown or not kinds:
             raise ValueError(f"task.kinds must be some of {', '.join(KINDS)}, got {', '.join(kinds) or 'none'}.")
+        check_mask_choice(mask_choice)
+        if mask_choice == "box_overlap" and set(kinds) != {"box"}:
+            raise ValueError("task.mask_choice=box_overlap compares masks with the prompted box: task.kinds=[box].")
 
     @property
     def timer(self) -> StageTimer:
@@ -62,59 +77,36 @@ class EvaluatePrompts(EvaluateEachImage):
         return self._timer
 
     def evaluate_image(self, image: np.ndarray, truth: GroundTruth) -> ImageOutcome:
-        """Return ``iou_sums`` (kinds, groups) and ``n_gt`` (groups,) of an image."""
+        """Return ``iou_sums`` (kinds, groups) and ``n_gt`` (groups,) of an image; boundary IoUs follow the kinds."""
         self._timer.device = self.sam.device
         self._timer.start_image()
-        seen = [i for i, area in enumerate(areas(truth.rles).tolist()) if area]
-        truth = GroundTruth(
-            truth.image_id,
-            truth.size,
-            [truth.rles[i] for i in seen],
-            [truth.areas[i] for i in seen],
-            [truth.frequencies[i] for i in seen],
-        )
+        truth = counted_objects(truth, self._min_area)
         members = group_members(truth)[: len(GROUPS)]
-        ious = np.zeros((len(self.kinds), len(seen)))
-        if seen:
+        ious = np.zeros((2 if self._has_boundary else 1, len(self.kinds), len(truth.rles)))
+        if truth.rles:
             with self._timer.stage("image_encoder"):
                 self._student.set_image(image)
             if self._reference is not None:
                 self._reference.set_image(image)
             for k, asked in enumerate(object_prompts(truth, self.kinds, self._seed)):
-                ious[k] = self._ious(asked, truth.rles)
-        return ImageOutcome({"iou_sums": ious @ members.T.astype(np.float64), "n_gt": members.sum(1)}, [])
+                ious[:, k] = self._ious(asked, truth.rles)
+        sums = np.concatenate(list(ious)) @ members.T.astype(np.float64)
+        return ImageOutcome({"iou_sums": sums, "n_gt": members.sum(1)}, [])
 
-    def _ious(self, asked: ObjectPrompts, objects: list[RLE]) -> list[float]:
-        """Return the IoU of each object's mask with the object, or with the teacher's mask."""
-        ious: list[float] = []
+    def _ious(self, asked: ObjectPrompts, objects: list[RLE]) -> np.ndarray:
+        """Return the IoU, and below it the boundary IoU, of each object's mask with the object or the teacher's mask."""
+        parts = []
         for start in range(0, len(objects), PROMPTS_PER_BATCH):
-            batch = ObjectPrompts(asked.kind, asked.prompts[start : start + PROMPTS_PER_BATCH], asked.multimask_output)
-            with self._timer.stage("mask_decoder"):
-                logits, chosen = _low_res(self._student, batch)
-            self._timer.num_prompts += len(batch.prompts)
-            with self._timer.stage("postprocessing"):
-                masks = _full_size(self._student, logits, chosen)
-            if self._reference is None:
-                wanted = np.stack([decode(rle) for rle in objects[start : start + PROMPTS_PER_BATCH]])
-            else:
-                wanted = _full_size(self._reference, *_low_res(self._reference, batch))
-            overlap, union = (masks & wanted).sum((1, 2)), (masks | wanted).sum((1, 2))
-            # two empty masks agree
-            ious += np.where(union > 0, overlap / np.maximum(union, 1), 1.0).tolist()
-        return ious
-
-
-def _low_res(segany: SegAny, asked: ObjectPrompts) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return low-res logits (N, M, S/4, S/4), and which of the M is the most confident."""
-    logits, predicted_iou = segany.predict_low_res(asked.prompts, asked.multimask_output)
-    return logits, predicted_iou.argmax(1)
-
-
-def _full_size(segany: SegAny, logits: torch.Tensor, chosen: torch.Tensor) -> np.ndarray:
-    """Return the chosen masks, (N, H, W) bool."""
-    height, width = segany.frame.original_size
-    masks = np.empty((len(logits), height, width), dtype=bool)
-    for i, best in enumerate(chosen.tolist()):
-        full = segany.frame.logits_to_original(logits[i, best][None])  # (1, W, H)
-        masks[i] = (full[0] > MASK_THRESHOLD).T.cpu().numpy()
-    return masks
+            some = slice(start, start + PROMPTS_PER_BATCH)
+            prompts, wanted = asked.prompts[some], np.stack([decode(rle) for rle in objects[some]])
+            if self._reference is not None:
+                own: MaskChoice = "predicted_iou" if self._choice == "oracle" else self._choice
+                wanted = predict_chosen(self._reference, prompts, own, mask_refinements=self._refinements).masks
+            masks = predict_chosen(
+                self._student, prompts, self._choice, self._timer, wanted, mask_refinements=self._refinements
+            ).masks
+            measured = [mask_ious(masks, wanted)]
+            if self._has_boundary:
+                measured.append(boundary_ious(masks, wanted))
+            parts.append(np.stack(measured))
+        return np.concatenate(parts, axis=1)

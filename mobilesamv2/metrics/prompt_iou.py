@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
+from torch import Tensor
 
 from mobilesamv2.masks import boxes_from_rles, decode
 from mobilesamv2.metrics.average_recall import AREA_GROUPS
 from mobilesamv2.metrics.bootstrap import RESAMPLES, percentiles, resampled_sums
-from mobilesamv2.structures import GroundTruth, Prompts
+from mobilesamv2.structures import RLE, GroundTruth, Prompts
 
 GROUPS = ("all", *AREA_GROUPS)
 """Those of AR@K, but for the frequencies that come after them."""
@@ -34,13 +35,10 @@ class ObjectPrompts:
     Attributes:
         kind: one of ``KINDS``.
         prompts: one for each object.
-        multimask_output: three masks, of which the one of highest predicted IoU is taken: for a single point, which is
-            ambiguous (SAM, appendix A).
     """
 
     kind: str
     prompts: Prompts
-    multimask_output: bool
 
 
 def object_prompts(truth: GroundTruth, kinds: Sequence[str], seed: int) -> list[ObjectPrompts]:
@@ -54,9 +52,7 @@ def object_prompts(truth: GroundTruth, kinds: Sequence[str], seed: int) -> list[
     found = []
     for kind in kinds:
         if kind == "box":
-            corners = boxes_from_rles(truth.rles).double()
-            corners[:, 2:] += 1  # to the far edge of the last pixel
-            found.append(ObjectPrompts(kind, Prompts(boxes_xyxy=corners), multimask_output=False))
+            found.append(ObjectPrompts(kind, Prompts(boxes_xyxy=tight_boxes(truth.rles))))
             continue
         if kind == "centre":
             points = np.array([[_centre(decode(rle))] for rle in truth.rles])
@@ -66,8 +62,15 @@ def object_prompts(truth: GroundTruth, kinds: Sequence[str], seed: int) -> list[
             points = np.array([_sampled(decode(rle), count, rng) for rle in truth.rles])
         tensor = torch.from_numpy(points).double()  # (G, P, 2)
         labels = torch.ones(tensor.shape[:2], dtype=torch.int64)
-        found.append(ObjectPrompts(kind, Prompts(points=tensor, labels=labels), multimask_output=tensor.shape[1] == 1))
+        found.append(ObjectPrompts(kind, Prompts(points=tensor, labels=labels)))
     return found
+
+
+def tight_boxes(objects: list[RLE]) -> Tensor:
+    """Return the box of each object's pixels, to the far edge of the last, (N, 4) xyxy, pixels of the image."""
+    corners = boxes_from_rles(objects).double()
+    corners[:, 2:] += 1
+    return corners
 
 
 def _centre(mask: np.ndarray) -> tuple[int, int]:
@@ -88,13 +91,14 @@ def mean_ious(iou_sums: np.ndarray, n_gt: np.ndarray, kinds: Sequence[str]) -> d
     """Return the mean IoU over objects: ``mIoU box``, ``mIoUs box`` and so on; None for a group without objects.
 
     Args:
-        iou_sums: (kinds, groups).
+        iou_sums: (kinds, groups), or (2 * kinds, groups) where boundary IoUs follow: ``mBIoU box``.
         n_gt: (groups,).
         kinds: of the sums.
     """
+    names = [(name, kind) for name in ("mIoU", "mBIoU") for kind in kinds][: len(iou_sums)]
     return {
-        f"mIoU{'' if group == 'all' else group} {kind}": float(iou_sums[k, g] / n_gt[g]) if n_gt[g] else None
-        for k, kind in enumerate(kinds)
+        f"{name}{'' if group == 'all' else group} {kind}": float(iou_sums[k, g] / n_gt[g]) if n_gt[g] else None
+        for k, (name, kind) in enumerate(names)
         for g, group in enumerate(GROUPS)
     }
 
@@ -105,7 +109,7 @@ def bootstrap_mean_ious(
     """Return 95% percentile intervals over resampled images, under the names of ``mean_ious``.
 
     Args:
-        iou_sums: (images, kinds, groups).
+        iou_sums: (images, kinds, groups), or (images, 2 * kinds, groups).
         n_gt: (images, groups).
         kinds: of the sums.
         seed: of the resampling.

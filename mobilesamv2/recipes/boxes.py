@@ -56,6 +56,8 @@ def evaluate(cfg: DictConfig) -> Evaluation:
         "boxes": str(cfg.task.boxes),
         "boxes_sha256": hash_of(Path(cfg.task.boxes)),
         "max_boxes": cfg.task.max_boxes,
+        "mask_choice": cfg.task.mask_choice,
+        "mask_refinements": cfg.task.mask_refinements,
         "mask_threshold": MASK_THRESHOLD,
         **image_list_record(dataset, range(len(dataset))),
     }

@@ -32,6 +32,7 @@ def _run(cfg: DictConfig) -> None:
     from mobilesamv2.recipes import checks
     from mobilesamv2.recipes.build import output_folder
     from mobilesamv2.recipes.folder_lock import locked
+    from mobilesamv2.recipes.protocols import protocol_record, require_protocol
     from mobilesamv2.recipes.records import environment
     from mobilesamv2.reports.printed import format_results
 
@@ -39,6 +40,7 @@ def _run(cfg: DictConfig) -> None:
     folder, known = output_folder(cfg), environment(cfg.seed)
     recipe: Any = schema.find_recipe(cfg, "evaluate", "evaluate.py")
     schema.require_settings(cfg, recipe.NEEDS, recipe.OPTIONS)
+    require_protocol(cfg, recipe.NEEDS)
     checks.check_single_process_sweep(cfg)
     if "trainer" in recipe.NEEDS:
         checks.check_precision(cfg)
@@ -51,6 +53,7 @@ def _run(cfg: DictConfig) -> None:
         if not is_first:
             return
         results["run"] |= known
+        results["protocol"] = protocol_record(cfg) | results["protocol"]
         written = write_record(results, folder, **per_image)
     print(format_results(results))
     print(f"\nwritten: {' and '.join(map(str, written))}")

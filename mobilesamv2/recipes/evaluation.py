@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
 from mobilesamv2.callbacks.requeue import SaveAndRequeue
@@ -40,14 +41,27 @@ class Evaluation(NamedTuple):
     per_image: dict[str, np.ndarray]
 
 
-def build_dataset(cfg: DictConfig, with_images: bool = True, needs_masks: bool = True) -> ImageDataset:
+def build_dataset(
+    cfg: DictConfig, with_images: bool = True, needs_masks: bool = True, crowds: str = "leave_out"
+) -> ImageDataset:
     """Build the data set, without its images where they are not read, and check its objects.
 
+    Args:
+        cfg: the composed configuration.
+        with_images: images are read.
+        needs_masks: every object must have a mask.
+        crowds: ``count`` counts them as objects, where the data set has crowds.
+
     Raises:
-        ValueError: if its images have no annotations, or an object has no mask where masks are needed.
+        ValueError: if its images have no annotations, an object has no mask where masks are needed, or ``crowds`` is
+            neither ``count`` nor ``leave_out``.
     """
-    without = {"images": None} if "images" in cfg.dataset and not with_images else {}
-    dataset: ImageDataset = instantiate(cfg.dataset, **without, _convert_="all")
+    if crowds not in ("count", "leave_out"):
+        raise ValueError(f"task.crowds must be count or leave_out, got {crowds}.")
+    settings: dict[str, Any] = {"images": None} if "images" in cfg.dataset and not with_images else {}
+    if crowds == "count" and "crowds" in inspect.signature(get_class(cfg.dataset._target_)).parameters:
+        settings["crowds"] = crowds
+    dataset: ImageDataset = instantiate(cfg.dataset, **settings, _convert_="all")
     require_annotations(dataset)
     if needs_masks:
         dataset.require_masks()
@@ -204,6 +218,11 @@ def image_list_record(dataset: ImageDataset, indices: Iterable[int]) -> dict[str
     ids = dataset.image_ids
     lines = "\n".join(map(str, sorted(ids[i] for i in indices)))
     return dataset.provenance | {"image_list_sha256": hashlib.sha256(lines.encode()).hexdigest()}
+
+
+def object_record(task: DictConfig) -> dict[str, Any]:
+    """Return which objects a task counts."""
+    return {"crowds": task.crowds, "min_area": task.min_area}
 
 
 def device_name(trainer: pl.Trainer) -> str:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from mobilesamv2.evaluation.results import result_record, stack_values
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import MASK_THRESHOLD
+from mobilesamv2.metrics.boundary_iou import DILATION_RATIO
 from mobilesamv2.metrics.prompt_iou import GROUPS, bootstrap_mean_ious, mean_ious
 from mobilesamv2.recipes.checks import Check, dataset_checks, weight_checks
 from mobilesamv2.recipes.evaluation import (
@@ -22,12 +23,13 @@ from mobilesamv2.recipes.evaluation import (
     image_list_record,
     inference_model,
     model_record,
+    object_record,
     require_unset,
     run_task,
 )
 
 NEEDS = ("dataset", "model", "trainer")
-OPTIONS: dict[str, Any] = {}
+OPTIONS: dict[str, Any] = {"crowds": str}
 
 
 def missing_files(cfg: DictConfig) -> list[Check]:
@@ -38,10 +40,14 @@ def missing_files(cfg: DictConfig) -> list[Check]:
 def evaluate(cfg: DictConfig) -> Evaluation:
     """Prompt the model for every object."""
     require_unset(cfg, "task=evaluate_prompts takes one image at a time.", "predictions", "batch_size")
-    dataset, sam = build_dataset(cfg), inference_model(cfg)
+    dataset, sam = build_dataset(cfg, crowds=cfg.task.crowds), inference_model(cfg)
     teacher = instantiate(cfg.teacher, _convert_="all").for_inference() if cfg.teacher else None
     protocol = {
         "kinds": list(cfg.task.kinds),
+        **object_record(cfg.task),
+        "mask_choice": cfg.task.mask_choice,
+        "mask_refinements": cfg.task.mask_refinements,
+        "boundary_iou": {"dilation_ratio": DILATION_RATIO} if cfg.task.boundary_iou else None,
         "against": "annotated objects" if teacher is None else f"masks of the teacher, {teacher.name}",
         "mask_threshold": MASK_THRESHOLD,
         **image_list_record(dataset, range(len(dataset))),

@@ -32,6 +32,15 @@ MINUTES_OF_A_YEAR = 525_600
 
 
 @dataclass
+class ProtocolConfig:
+    """Keys of ``protocol``: its name in conf/protocol, where it is published, and what that leaves open."""
+
+    name: str | None = None
+    source: str | None = None
+    silent: str | None = None
+
+
+@dataclass
 class EvaluateConfig:
     """Keys of conf/evaluate.yaml; each group is checked against the signature of what it builds."""
 
@@ -47,6 +56,7 @@ class EvaluateConfig:
     task: Any = None
     teacher: Any = None
     logger: Any = None
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     experiment: Any = None
     predictions: str | None = None
     compile: bool = False

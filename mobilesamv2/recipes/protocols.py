@@ -1,0 +1,72 @@
+"""Named protocols, conf/protocol: a result that carries a name was made by exactly its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from mobilesamv2.recipes import schema
+
+GROUPS = ("task", "prompt_sampler")
+"""What a protocol fixes, where its task needs it; data, model and machine are the user's."""
+
+FREE = ("task.save_masks",)
+"""Settings that change no figure."""
+
+
+def protocol_record(cfg: DictConfig) -> dict[str, str]:
+    """Return name, source and gaps of the protocol for a result; nothing without one."""
+    named = OmegaConf.to_container(cfg.protocol)
+    return {key: value for key, value in named.items() if value is not None} if cfg.protocol.name else {}  # pyright: ignore
+
+
+def require_protocol(cfg: DictConfig, needs: Sequence[str]) -> None:
+    """Check that a run with the name of a protocol has its settings; those that it leaves null are free.
+
+    Args:
+        cfg: the composed configuration.
+        needs: groups that the recipe reads.
+
+    Raises:
+        ValueError: if a setting is another one.
+    """
+    name = cfg.protocol.name
+    if name is None:
+        return
+    published = _composed(name)
+    for group in GROUPS:
+        if group != "task" and group not in needs:
+            continue
+        for key, value in _leaves(group, published[group]):
+            got = OmegaConf.select(cfg, key)
+            if value is not None and got != value and key not in FREE:
+                raise ValueError(
+                    f"{key} is {_shown(value)} in protocol={name}, got {_shown(got)}. Leave it as it is, or measure "
+                    "without the protocol's name: protocol.name=null."
+                )
+
+
+def _composed(name: str) -> DictConfig:
+    """Return the configuration with nothing but a protocol."""
+    if GlobalHydra.instance().is_initialized():  # knows the folders of --config-dir
+        return compose("evaluate", [f"protocol={name}"])
+    with initialize_config_dir(str(schema.CONF), version_base="1.3"):
+        return compose("evaluate", [f"protocol={name}"])
+
+
+def _leaves(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted names and values of all settings of a node; a list is one value."""
+    for key in map(str, node):
+        value = node[key]
+        if isinstance(value, DictConfig):
+            yield from _leaves(f"{prefix}.{key}", value)
+        else:
+            yield f"{prefix}.{key}", value
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
