@@ -77,9 +77,7 @@ class CocoAnnotations:
         count_crowds: crowds are objects too.
     """
 
-    def __init__(
-        self, annotations: list[Any], images: CocoImages, file: Path, count_crowds: bool = False
-    ) -> None:
+    def __init__(self, annotations: list[Any], images: CocoImages, file: Path, count_crowds: bool = False) -> None:
         self.faults = Faults(file, len(annotations))
         """Annotations that can't be used, and are left out."""
         row_of = {image_id: row for row, image_id in enumerate(images.ids)}

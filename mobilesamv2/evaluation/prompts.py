@@ -16,7 +16,7 @@ from mobilesamv2.metrics.mask_choice import MaskChoice, check_mask_choice, mask_
 from mobilesamv2.metrics.prompt_iou import GROUPS, KINDS, ObjectPrompts, object_prompts
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.ranges import Area, NonNegativeInt
+from mobilesamv2.ranges import Area, NonNegativeInt, Share
 from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
 from mobilesamv2.structures import RLE, GroundTruth
 
@@ -32,7 +32,7 @@ class EvaluatePrompts(EvaluateEachImage):
         mask_choice: which of a prompt's masks is scored. A teacher has no object to choose by: its most confident one.
         mask_refinements: times that the mask is fed back with its prompt before it is scored.
         min_area: objects whose annotated area is smaller are left out, square pixels.
-        boundary_iou: measure boundary IoU too.
+        boundary_dilation_ratio: measure boundary IoU too, with boundaries of this share of the image's diagonal.
         seed: of the sampled points.
         shards: where results are kept as they come, and those of an interrupted run are found; None keeps nothing.
 
@@ -48,7 +48,7 @@ class EvaluatePrompts(EvaluateEachImage):
         mask_choice: MaskChoice = "by_prompt",
         mask_refinements: NonNegativeInt = 0,
         min_area: Area = 0.0,
-        boundary_iou: bool = False,
+        boundary_dilation_ratio: Share | None = None,
         seed: NonNegativeInt = 0,
         shards: ResultShards | None = None,
     ) -> None:
@@ -59,7 +59,7 @@ class EvaluatePrompts(EvaluateEachImage):
         self._choice: MaskChoice = mask_choice
         self._refinements = mask_refinements
         self._min_area = min_area
-        self._has_boundary = boundary_iou
+        self._boundary_ratio = boundary_dilation_ratio
         self._seed = seed
         self._student = SegAny(sam)
         self._reference = None if teacher is None else SegAny(teacher)
@@ -82,7 +82,7 @@ class EvaluatePrompts(EvaluateEachImage):
         self._timer.start_image()
         truth = counted_objects(truth, self._min_area)
         members = group_members(truth)[: len(GROUPS)]
-        ious = np.zeros((2 if self._has_boundary else 1, len(self.kinds), len(truth.rles)))
+        ious = np.zeros((1 if self._boundary_ratio is None else 2, len(self.kinds), len(truth.rles)))
         if truth.rles:
             with self._timer.stage("image_encoder"):
                 self._student.set_image(image)
@@ -94,7 +94,7 @@ class EvaluatePrompts(EvaluateEachImage):
         return ImageOutcome({"iou_sums": sums, "n_gt": members.sum(1)}, [])
 
     def _ious(self, asked: ObjectPrompts, objects: list[RLE]) -> np.ndarray:
-        """Return the IoU, and below it the boundary IoU, of each object's mask with the object or the teacher's mask."""
+        """Return the IoU, and below it the boundary IoU, of each mask with the object or the teacher's mask, (., N)."""
         parts = []
         for start in range(0, len(objects), PROMPTS_PER_BATCH):
             some = slice(start, start + PROMPTS_PER_BATCH)
@@ -106,7 +106,7 @@ class EvaluatePrompts(EvaluateEachImage):
                 self._student, prompts, self._choice, self._timer, wanted, mask_refinements=self._refinements
             ).masks
             measured = [mask_ious(masks, wanted)]
-            if self._has_boundary:
-                measured.append(boundary_ious(masks, wanted))
+            if self._boundary_ratio is not None:
+                measured.append(boundary_ious(masks, wanted, self._boundary_ratio))
             parts.append(np.stack(measured))
         return np.concatenate(parts, axis=1)

@@ -1,7 +1,7 @@
 """Boundary IoU: the IoU of two masks near their outlines, which says more of large objects than mask IoU does.
 
-Source: Cheng et al. 2021, "Boundary IoU", section 4; where the paper is silent, its released code: distances are counted
-along rows, columns and diagonals alike, and the border of the image is an outline.
+Source: Cheng et al. 2021, "Boundary IoU"; where the paper is silent, its released code: distances are counted along rows,
+columns and diagonals alike, and the border of the image is an outline.
 """
 
 from __future__ import annotations
@@ -9,32 +9,36 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import find_objects, minimum_filter1d
 
-DILATION_RATIO = 0.02
-"""Width of the boundary as a share of the image's diagonal. Source: the paper, section 5."""
 
-
-def boundary_width(size: tuple[int, int]) -> int:
+def boundary_width(size: tuple[int, int], dilation_ratio: float) -> int:
     """Return the width of the boundary in an image (H, W), pixels, at least 1."""
-    return max(1, round(DILATION_RATIO * float(np.hypot(*size))))
+    return max(1, round(dilation_ratio * float(np.hypot(*size))))
 
 
-def boundary(mask: np.ndarray) -> np.ndarray:
-    """Return the pixels of a mask (H, W) bool that lie within ``boundary_width`` of its outline, (H, W) bool."""
+def boundary(mask: np.ndarray, width: int) -> np.ndarray:
+    """Return the pixels of a mask (H, W) bool that lie within ``width`` pixels of its outline, (H, W) bool."""
     found = find_objects(mask.astype(np.uint8))
     if not found:
         return mask.copy()
     # outside of its box there is nothing to erode
     box = found[0]
     edge = mask.copy()
-    edge[box] &= ~_eroded(mask[box], boundary_width((mask.shape[0], mask.shape[1])))
+    edge[box] &= ~_eroded(mask[box], width)
     return edge
 
 
-def boundary_ious(masks: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the boundary IoU (N,) of masks with others, both (N, H, W) bool; two empty ones agree."""
+def boundary_ious(masks: np.ndarray, wanted: np.ndarray, dilation_ratio: float) -> np.ndarray:
+    """Return the boundary IoU (N,) of masks with others, both (N, H, W) bool; two empty ones agree.
+
+    Args:
+        masks: (N, H, W) bool.
+        wanted: (N, H, W) bool.
+        dilation_ratio: width of boundaries as a share of the image's diagonal; the paper and its code have .02.
+    """
+    width = boundary_width((masks.shape[1], masks.shape[2]), dilation_ratio)
     ious = np.ones(len(masks))
     for i, (mask, other) in enumerate(zip(masks, wanted, strict=True)):
-        edge, other_edge = boundary(mask), boundary(other)
+        edge, other_edge = boundary(mask, width), boundary(other, width)
         union = np.count_nonzero(edge | other_edge)
         if union:
             ious[i] = np.count_nonzero(edge & other_edge) / union
@@ -42,7 +46,7 @@ def boundary_ious(masks: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _eroded(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """Return where the square of ``2 * pixels + 1`` around a pixel lies inside the mask; outside the array is nothing."""
+    """Return where the square of ``2 * pixels + 1`` around a pixel is in the mask; outside the array is nothing."""
     eroded = mask.astype(np.uint8)
     for axis in (0, 1):
         eroded = minimum_filter1d(eroded, 2 * pixels + 1, axis, mode="constant", cval=0)

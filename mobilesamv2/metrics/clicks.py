@@ -1,7 +1,7 @@
 """Clicks of a simulated user who corrects a mask, and how many of them an object takes.
 
-Source: RITM (Sofiiuk et al. 2021, arXiv 2102.06583) and its released code, after Xu et al. 2016; SAM, appendix D.1, draws
-its points in the same way.
+Source: RITM (Sofiiuk et al. 2021, arXiv 2102.06583) and its released code; SAM, appendix D.1, draws its points in the same
+way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FirstPrompt = Literal["centre", "random", "box"]
 """The pixel of the object farthest from its edge; a pixel of it drawn at random; its tight box, before any click."""
 
 NextClick = Literal["farthest", "random"]
-"""The wrong pixel farthest from the edge of its region, of missed pixels or of those too many; or one drawn at random."""
+"""The wrong pixel farthest from the edge of its region, of missed pixels or of those too many; one drawn at random."""
 
 
 class Click(NamedTuple):
@@ -89,7 +89,7 @@ def _farthest(region: np.ndarray, clicked: Sequence[Click]) -> tuple[float, int,
 def clicks_needed(
     ious: np.ndarray, thresholds: Sequence[float], first: int, max_clicks: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the number of clicks until an IoU is reached, (thresholds, N), and where it never is, (thresholds, N) bool.
+    """Return the number of clicks until an IoU is reached, and where it never is, both (thresholds, N).
 
     An object that never reaches it counts with ``max_clicks``.
 
@@ -112,7 +112,7 @@ def click_metrics(
 ) -> dict[str, float | None]:
     """Return means over objects: ``mIoU@1``, ``NoC@80``, ``NoF@80``, by size ``mIoUs@1``; None for an empty group.
 
-    ``NoC`` is a number of clicks, ``NoF`` the share of objects that never reach the IoU, in percent of its name.
+    ``NoC`` is a number of clicks, ``NoF`` the share of objects that never reach the IoU.
 
     Args:
         sums: (steps + 2 * thresholds, groups): IoUs after each step, then clicks, then failures.

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from mobilesamv2.evaluation.results import result_record, stack_values
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import MASK_THRESHOLD
-from mobilesamv2.metrics.boundary_iou import DILATION_RATIO
 from mobilesamv2.metrics.prompt_iou import GROUPS, bootstrap_mean_ious, mean_ious
 from mobilesamv2.recipes.checks import Check, dataset_checks, weight_checks
 from mobilesamv2.recipes.evaluation import (
@@ -47,7 +46,7 @@ def evaluate(cfg: DictConfig) -> Evaluation:
         **object_record(cfg.task),
         "mask_choice": cfg.task.mask_choice,
         "mask_refinements": cfg.task.mask_refinements,
-        "boundary_iou": {"dilation_ratio": DILATION_RATIO} if cfg.task.boundary_iou else None,
+        "boundary_dilation_ratio": cfg.task.boundary_dilation_ratio,
         "against": "annotated objects" if teacher is None else f"masks of the teacher, {teacher.name}",
         "mask_threshold": MASK_THRESHOLD,
         **image_list_record(dataset, range(len(dataset))),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mobilesamv2.evaluation.results import Results, percent, percent_range, time_lines
 from mobilesamv2.metrics.average_recall import GROUPS, metric_name
 from mobilesamv2.metrics.box_recall import GROUPS as BOX_GROUPS
 from mobilesamv2.metrics.box_recall import IOU_REACHED
+from mobilesamv2.metrics.clicks import threshold_name
 from mobilesamv2.metrics.prompt_iou import GROUPS as SIZE_GROUPS
 
 WIDTH = 14
 """Characters of a column."""
+
+SHOWN_CLICKS = (0, 1, 2, 3, 5, 9)
+"""Clicks after which mIoU is printed, beside the last."""
 
 
 def format_results(results: Results) -> str:
@@ -17,6 +23,8 @@ def format_results(results: Results) -> str:
     protocol = results["protocol"]
     if "ks" in protocol:
         lines = _recall_lines(results)
+    elif "noc_ious" in protocol:
+        lines = _click_lines(results)
     elif "kinds" in protocol:
         lines = _prompt_iou_lines(results)
     elif "box_ks" in protocol:
@@ -25,7 +33,8 @@ def format_results(results: Results) -> str:
         lines = _precision_lines(results)
     else:
         lines = _metric_lines(results)
-    return "\n".join([*lines, *time_lines(results)])
+    named = [f"protocol {protocol['name']}"] if "name" in protocol else []
+    return "\n".join([*lines, *named, *time_lines(results)])
 
 
 def _recall_lines(results: Results) -> list[str]:
@@ -50,8 +59,28 @@ def _prompt_iou_lines(results: Results) -> list[str]:
     lines = ["mIoU (%)".ljust(WIDTH) + "".join(group.rjust(WIDTH) for group in SIZE_GROUPS)]
     for kind in protocol["kinds"]:
         lines += _rows(kind, [f"mIoU{'' if g == 'all' else g} {kind}" for g in SIZE_GROUPS], results)
+    for kind in protocol["kinds"] if protocol["boundary_dilation_ratio"] else ():
+        lines += _rows(f"{kind}, edge", [f"mBIoU{'' if g == 'all' else g} {kind}" for g in SIZE_GROUPS], results)
     lines.append(_objects(results, SIZE_GROUPS))
-    return [*lines, f"{protocol['num_images']} images; against {protocol['against']}"]
+    return [
+        *lines,
+        f"{protocol['num_images']} images; against {protocol['against']}; mask chosen by {protocol['mask_choice']}",
+    ]
+
+
+def _click_lines(results: Results) -> list[str]:
+    """Clicks: mIoU after some of them, the number of clicks to an IoU, and the share of objects that never reach it."""
+    protocol = results["protocol"]
+    lines = ["mIoU@K (%)".ljust(WIDTH) + "".join(group.rjust(WIDTH) for group in SIZE_GROUPS)]
+    counts = sorted({k for k in SHOWN_CLICKS if f"mIoU@{k}" in results["metrics"]} | {protocol["max_clicks"]})
+    rows = [("mIoU", f"{k}") for k in counts]
+    rows += [(name, threshold_name(iou)) for name in ("NoC", "NoF") for iou in protocol["noc_ious"]]
+    for name, at in rows:
+        names = [f"{name}{'' if g == 'all' else g}@{at}" for g in SIZE_GROUPS]
+        lines += _rows(f"{name}@{at}", names, results, in_percent=name != "NoC")
+    lines.append(_objects(results, SIZE_GROUPS))
+    start = f"{protocol['num_images']} images; first {protocol['first_prompt']}, then {protocol['next_click']}"
+    return [*lines, f"{start}, at most {protocol['max_clicks']} clicks; mask chosen by {protocol['mask_choice']}"]
 
 
 def _box_recall_lines(results: Results) -> list[str]:
@@ -87,14 +116,22 @@ def _metric_lines(results: Results) -> list[str]:
     return [*lines, f"{results['protocol']['num_images']} images, {results['n_gt']['all']} objects"]
 
 
-def _rows(title: str, names: list[str], results: Results) -> list[str]:
+def _rows(title: str, names: list[str], results: Results, in_percent: bool = True) -> list[str]:
     """Return a row of values, and one of their intervals."""
     metrics, interval = results["metrics"], results["interval"]
-    values = "".join(percent(metrics[name]).rjust(WIDTH) for name in names)
+    shown, shown_range = (percent, percent_range) if in_percent else (_number, _number_range)
     return [
-        title.ljust(WIDTH) + values,
-        " " * WIDTH + "".join(percent_range(interval[name]).rjust(WIDTH) for name in names),
+        title.ljust(WIDTH) + "".join(shown(metrics[name]).rjust(WIDTH) for name in names),
+        " " * WIDTH + "".join(shown_range(interval[name]).rjust(WIDTH) for name in names),
     ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _number_range(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"
 
 
 def _objects(results: Results, groups: tuple[str, ...]) -> str:
