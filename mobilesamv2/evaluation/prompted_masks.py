@@ -47,8 +47,8 @@ def predict_chosen(
         mask_input: (N, 1, S/4, S/4) logits of an earlier mask.
         mask_refinements: times that the chosen mask is fed back with its prompt, for the decoder's one mask.
 
-    Source: SAM, appendix D.4, for the refinement. It does not say which mask counts in the end: here the one that SAM is
-    trained to give for several prompts (appendix A).
+    Source: SAM, appendix D.4, for the refinement. It does not say which mask counts in the end: here the one that SAM
+    is trained to give for several prompts (appendix A).
     """
     timer = StageTimer(segany.sam.device) if timer is None else timer
     points = prompts.points

@@ -1,7 +1,7 @@
 """Boundary IoU: the IoU of two masks near their outlines, which says more of large objects than mask IoU does.
 
-Source: Cheng et al. 2021, "Boundary IoU"; where the paper is silent, its released code: distances are counted along rows,
-columns and diagonals alike, and the border of the image is an outline.
+Source: Cheng et al. 2021, "Boundary IoU"; where the paper is silent, its released code: distances are counted along
+rows, columns and diagonals alike, and the border of the image is an outline.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Clicks of a simulated user who corrects a mask, and how many of them an object takes.
 
-Source: RITM (Sofiiuk et al. 2021, arXiv 2102.06583) and its released code; SAM, appendix D.1, draws its points in the same
-way.
+Source: RITM (Sofiiuk et al. 2021, arXiv 2102.06583) and its released code; SAM, appendix D.1, draws its points in the
+same way.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def clicks_needed(
     reached the IoU with the last click; here these are no failures.
     """
     reached = ious[None] >= np.asarray(thresholds, dtype=np.float64)[:, None, None]  # (thresholds, N, steps)
-    failed = ~reached.any(2)
+    failed = np.logical_not(reached.any(2))
     return np.where(failed, max_clicks, reached.argmax(2) + first), failed
 
 

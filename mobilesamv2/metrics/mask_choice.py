@@ -9,12 +9,12 @@ import numpy as np
 
 MaskChoice = Literal["by_prompt", "single", "predicted_iou", "oracle", "box_overlap"]
 """``single``: the decoder's one mask. Of its three masks: ``predicted_iou``, the one of the highest predicted IoU;
-``oracle``, of the highest IoU with the annotated object; ``box_overlap``, of the highest IoU with the prompted box, taken as
-a mask. ``by_prompt``: ``predicted_iou`` for a point without anything else, ``single`` for all other prompts.
+``oracle``, of the highest IoU with the annotated object; ``box_overlap``, of the highest IoU with the prompted box,
+taken as a mask. ``by_prompt``: ``predicted_iou`` for a point without anything else, ``single`` for all other prompts.
 
-Source: ``by_prompt`` is how SAM is trained (appendix A), ``oracle`` its appendix D.1. ``predicted_iou`` for all prompts is
-EfficientSAM's section 4.3 and the released code of EfficientViT-SAM and TinySAM; ``box_overlap`` is EfficientSAM's rule for
-a detector's boxes, section 4.3.
+Source: ``by_prompt`` is how SAM is trained (appendix A), ``oracle`` its appendix D.1. ``predicted_iou`` for all prompts
+is EfficientSAM's section 4.3 and the released code of EfficientViT-SAM and TinySAM; ``box_overlap`` is EfficientSAM's
+rule for a detector's boxes, section 4.3.
 """
 
 
