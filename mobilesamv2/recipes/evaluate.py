@@ -40,7 +40,7 @@ def _run(cfg: DictConfig) -> None:
     folder, known = output_folder(cfg), environment(cfg.seed)
     recipe: Any = schema.find_recipe(cfg, "evaluate", "evaluate.py")
     schema.require_settings(cfg, recipe.NEEDS, recipe.OPTIONS)
-    require_protocol(cfg, recipe.NEEDS)
+    require_protocol(cfg)
     checks.check_single_process_sweep(cfg)
     if "trainer" in recipe.NEEDS:
         checks.check_precision(cfg)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from mobilesamv2.recipes import schema
 
 GROUPS = ("task", "prompt_sampler")
-"""What a protocol fixes, where its task needs it; data, model and machine are the user's."""
+"""What a protocol fixes; data, model and machine are the user's."""
 
 FREE = ("task.save_masks",)
 """Settings that change no figure."""
@@ -24,30 +25,27 @@ def protocol_record(cfg: DictConfig) -> dict[str, str]:
     return {key: value for key, value in named.items() if value is not None} if cfg.protocol.name else {}  # pyright: ignore
 
 
-def require_protocol(cfg: DictConfig, needs: Sequence[str]) -> None:
+def require_protocol(cfg: DictConfig) -> None:
     """Check that a run with the name of a protocol has its settings; those that it leaves null are free.
 
-    Args:
-        cfg: the composed configuration.
-        needs: groups that the recipe reads.
-
     Raises:
-        ValueError: if a setting is another one.
+        ValueError: if a setting is another one, or the masks are made elsewhere.
     """
     name = cfg.protocol.name
     if name is None:
         return
+    if cfg.predictions:
+        raise ValueError(
+            f"predictions must not be set with protocol={name}, which says how masks are made: protocol.name=null."
+        )
     published = _composed(name)
-    for group in GROUPS:
-        if group != "task" and group not in needs:
-            continue
-        for key, value in _leaves(group, published[group]):
-            got = OmegaConf.select(cfg, key)
-            if value is not None and got != value and key not in FREE:
-                raise ValueError(
-                    f"{key} is {_shown(value)} in protocol={name}, got {_shown(got)}. Leave it as it is, or measure "
-                    "without the protocol's name: protocol.name=null."
-                )
+    for key, value in chain(*(_leaves(group, published[group]) for group in GROUPS)):
+        got = OmegaConf.select(cfg, key)
+        if value is not None and got != value and key not in FREE:
+            raise ValueError(
+                f"{key} is {_shown(value)} in protocol={name}, got {_shown(got)}. Leave it as it is, or measure "
+                "without the protocol's name: protocol.name=null."
+            )
 
 
 def _composed(name: str) -> DictConfig:

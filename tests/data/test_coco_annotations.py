@@ -262,3 +262,15 @@ def _private_mib() -> float:
 @pytest.fixture(autouse=True)
 def _log_everything(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
+
+
+def test_crowds_count_where_they_are_to_count(tmp_path: Path) -> None:
+    """A crowd, a crowd to be ignored, and an object."""
+    file = write(tmp_path, {"iscrowd": 1, "area": 7.0}, {"iscrowd": 1, "ignore": 1}, {"image_id": 6})
+    without, counted = CocoDataset(file), CocoDataset(file, crowds="count")
+    assert [without.ground_truth(i).areas for i in range(2)] == [[], [16.0]]
+    assert [counted.ground_truth(i).areas for i in range(2)] == [[7.0], [16.0]]
+    assert "crowds" not in without.provenance
+    assert counted.provenance["crowds"] == "count"
+    with pytest.raises(ValueError, match="crowds must be leave_out or count, got 'keep'"):
+        CocoDataset(file, crowds="keep")  # pyright: ignore
