@@ -30,6 +30,7 @@ from mobilesamv2.segany import PROMPTS_PER_BATCH, SegAny
 from mobilesamv2.structures import RLE, GroundTruth, Prompts
 
 CHOICES: tuple[str, ...] = ("by_prompt", "single", "predicted_iou", "oracle")
+"""Of ``MaskChoice``, those that need no box."""
 
 
 class EvaluateClicks(EvaluateEachImage):
@@ -135,8 +136,7 @@ class EvaluateClicks(EvaluateEachImage):
                     low_res[corrected] if low_res is not None and self._feeds_back else None,
                 )
                 masks[corrected] = found.masks
-                if low_res is None:
-                    low_res = found.low_res_logits.clone()
+                low_res = found.low_res_logits.clone() if low_res is None else low_res
                 low_res[corrected] = found.low_res_logits
             ious[:, step] = ious[:, step - 1]
             ious[corrected, step] = mask_ious(masks[corrected], wanted[corrected])
@@ -153,10 +153,11 @@ class EvaluateClicks(EvaluateEachImage):
         """Add a click to each object; return the indices of those that had a wrong pixel left."""
         left = []
         for i in corrected.tolist():
-            is_random = self._next == "random" if clicks[i] or self._first == "box" else self._first == "random"
-            click = (
-                random_click(wanted[i], masks[i], rng) if is_random else farthest_click(wanted[i], masks[i], clicks[i])
-            )
+            is_first = self._first != "box" and not clicks[i]
+            if (self._first if is_first else self._next) == "random":
+                click = random_click(wanted[i], masks[i], rng)
+            else:
+                click = farthest_click(wanted[i], masks[i], clicks[i])
             if click is not None:
                 clicks[i].append(click)
                 left.append(i)

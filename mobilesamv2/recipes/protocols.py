@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from mobilesamv2.recipes import schema
@@ -50,10 +52,12 @@ def require_protocol(cfg: DictConfig) -> None:
 
 def _composed(name: str) -> DictConfig:
     """Return the configuration with nothing but a protocol."""
-    if GlobalHydra.instance().is_initialized():  # knows the folders of --config-dir
-        return compose("evaluate", [f"protocol={name}"])
-    with initialize_config_dir(str(schema.CONF), version_base="1.3"):
-        return compose("evaluate", [f"protocol={name}"])
+    knows_folders = GlobalHydra.instance().is_initialized()  # those of --config-dir too
+    with nullcontext() if knows_folders else initialize_config_dir(str(schema.CONF), version_base="1.3"):
+        try:
+            return compose("evaluate", [f"protocol={name}"])
+        except MissingConfigException as error:
+            raise ValueError(f"protocol.name must be that of its file in conf/protocol, got {name}.") from error
 
 
 def _leaves(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:

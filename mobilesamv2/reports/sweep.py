@@ -17,8 +17,11 @@ from mobilesamv2.reports.compare import mean_ar_change
 from mobilesamv2.reports.result_files import read_result
 from mobilesamv2.reports.table import check_comparable
 
-OUTCOMES = {"mean_prompts_decoded", "mean_proposals", "images_without_proposals", "interval", "num_images", "ks"}
-"""Keys of a protocol that are results, or that all runs of a report share."""
+OUTCOMES = {
+    *("mean_prompts_decoded", "mean_proposals", "images_without_proposals", "interval", "num_images", "ks"),
+    *("source", "silent"),
+}
+"""Keys of a protocol that are results, that all runs of a report share, or that only explain its name."""
 
 SETTINGS = ("model", "detector", "encoder_cost", "dtype", "device", "seed", "commit")
 """Keys of a run's record that may distinguish it from another, beside its protocol."""
