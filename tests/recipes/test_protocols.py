@@ -13,6 +13,9 @@ from support.runs import evaluate as evaluate_apart
 from mobilesamv2.cli.main import main as cli
 
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "protocol").glob("*.yaml"))
+ONE_OF_A_KIND = ["efficientvit_sam_box", "sam_points", "edgesam_box", "sam_boxes_ap"]
+OF_PROPOSALS = ["sam_proposals", "mobilesamv2_proposals", "mobilesamv2_capped_prompts"]
+"""Minutes of a grid, or a detector's weights; the tests of their task run it."""
 ONE_AT_A_TIME = [setting for setting in QUIET if not setting.startswith("batch_size")]
 
 
@@ -59,7 +62,7 @@ def test_a_protocol_has_its_files_name_a_source_and_settings_of_its_own() -> Non
     assert len(set(settings.values())) == len(NAMES)
 
 
-@pytest.mark.parametrize("name", ["efficientvit_sam_box", "sam_points", "edgesam_box", "sam_boxes_ap"])
+@pytest.mark.parametrize("name", ONE_OF_A_KIND)
 def test_a_result_carries_its_protocol(
     name: str, scenes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,9 +76,8 @@ def test_a_result_carries_its_protocol(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("mobilesamv2")])
-def test_every_protocol_runs(name: str, scenes: list[str], tmp_path: Path) -> None:
-    """But for those of a detector, whose task is that of the grid."""
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*ONE_OF_A_KIND, *OF_PROPOSALS}))
+def test_every_other_protocol_runs(name: str, scenes: list[str], tmp_path: Path) -> None:
     result = run(name, scenes, tmp_path)
     assert result["protocol"]["name"] == name
     assert all(value is None or np.isfinite(value) for value in result["metrics"].values())
