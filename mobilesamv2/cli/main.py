@@ -49,6 +49,7 @@ COMMANDS = (
     Command("synthesize", "mobilesamv2.cli.synthesize", "write synthetic scenes with exact masks"),
     Command("yolo-data", "mobilesamv2.cli.yolo_data", "write a data set in ultralytics' layout, for yolo train"),
     Command("report", "mobilesamv2.cli.report", "tables, figures and comparisons of evaluations"),
+    Command("benchmark", "mobilesamv2.cli.benchmark", "models under protocols in one table; the leaderboard"),
 )
 
 
@@ -69,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         from mobilesamv2.cli.report import with_default_report
 
         arguments[1:] = with_default_report(arguments[1:])
+    elif arguments[:1] == ["benchmark"]:
+        from mobilesamv2.cli.benchmark import with_default_action
+
+        arguments[1:] = with_default_action(arguments[1:])
     try:
         with quiet_broken_pipe():
             args = build_parser(next((a for a in arguments if not a.startswith("-")), None)).parse_args(arguments)

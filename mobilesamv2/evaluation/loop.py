@@ -13,6 +13,7 @@ from torch import distributed
 
 from mobilesamv2.data.evaluation_samples import EvaluationSample
 from mobilesamv2.evaluation.shards import ImageResult, ResultShards, truth_fingerprint
+from mobilesamv2.metrics.peak_memory import PeakMemory
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.structures import GroundTruth
 
@@ -45,6 +46,7 @@ class EvaluateImages(pl.LightningModule):
         self.shards = shards
         self.results: list[ImageResult] = []
         self._warm = False
+        self._memory: PeakMemory | None = None
 
     @property
     @abstractmethod
@@ -60,6 +62,7 @@ class EvaluateImages(pl.LightningModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         self.results = self.shards.done[rank::world_size] if self.shards else []
         self._warm = False
+        self._memory = PeakMemory(self.device)
 
     def test_step(self, batch: Sequence[EvaluationSample | Exception | None], batch_idx: int) -> None:
         """Evaluate some images; none in a process without a share. Raise the error of an image that can't be read."""
@@ -74,7 +77,8 @@ class EvaluateImages(pl.LightningModule):
             cpu_ms = self.timer.cpu_ms if ms and self.timer.device.type == "cpu" else None
             self._warm |= ran
             prompts, fingerprint = self.timer.num_prompts, truth_fingerprint(truth)
-            self.results.append(ImageResult(truth.image_id, outcome.values, ms, prompts, cpu_ms, fingerprint))
+            peak = None if self._memory is None else self._memory.read_mib()
+            self.results.append(ImageResult(truth.image_id, outcome.values, ms, prompts, cpu_ms, fingerprint, peak))
             if self.shards is not None:
                 self.shards.add(self.results[-1], outcome.masks)
 

@@ -34,6 +34,7 @@ class ImageResult:
         num_prompts: decoded prompts.
         cpu_ms: processor time of each stage, over all threads; None where a device computed.
         truth: ``truth_fingerprint`` of its annotations; empty in results of earlier versions.
+        peak_mib: ``PeakMemory`` of it; None where it can't be measured, and in results of earlier versions.
     """
 
     image_id: int
@@ -42,6 +43,7 @@ class ImageResult:
     num_prompts: int
     cpu_ms: dict[str, float] | None = None
     truth: str = ""
+    peak_mib: float | None = None
 
 
 def truth_fingerprint(truth: GroundTruth) -> str:
@@ -184,6 +186,25 @@ class ResultShards:
         return kept
 
 
+def read_images(folder: Path) -> tuple[list[ImageResult], list[dict[str, Any]]]:
+    """Return the results of all images that an evaluation keeps, by their ids, and the environments of its parts.
+
+    Raises:
+        ValueError: if a file can't be read, or an image is there twice.
+    """
+    images: list[ImageResult] = []
+    environments: list[dict[str, Any]] = []
+    for path in sorted((folder / "progress").glob("*.npz")):
+        arrays = _read(path)
+        images += _results(arrays)
+        environments.append(json.loads(_environment(arrays)))
+    images.sort(key=lambda image: image.image_id)
+    ids = [image.image_id for image in images]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{folder / 'progress'} has an image twice.")
+    return images, environments
+
+
 def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file atomically."""
     with atomic_write(path) as partial, partial.open("wb") as file:
@@ -202,6 +223,7 @@ def _arrays(results: Sequence[ImageResult]) -> dict[str, np.ndarray]:
         **_time_arrays("cpu_ms/", [r.cpu_ms for r in results]),
         "num_prompts": np.array([r.num_prompts for r in results]),
         "truth": np.array([r.truth for r in results]),
+        "peak_mib": np.array([np.nan if r.peak_mib is None else r.peak_mib for r in results]),
         **{f"value/{name}": np.stack([r.values[name] for r in results]) for name in results[0].values},
     }
 
@@ -234,6 +256,7 @@ def _environment(arrays: Mapping[str, np.ndarray]) -> str:
 def _results(arrays: Mapping[str, np.ndarray]) -> list[ImageResult]:
     """Return the images of a file's arrays."""
     truths = arrays["truth"].tolist() if "truth" in arrays else [""] * len(arrays["image_id"])
+    peaks = arrays["peak_mib"].tolist() if "peak_mib" in arrays else [np.nan] * len(truths)
     values, ms, cpu_ms = (
         {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
         for kind in ("value/", "ms/", "cpu_ms/")
@@ -248,6 +271,7 @@ def _results(arrays: Mapping[str, np.ndarray]) -> list[ImageResult]:
             int(num_prompts),
             {stage: float(array[i]) for stage, array in cpu_ms.items() if not np.isnan(array[i])} or None,
             truths[i],
+            None if np.isnan(peaks[i]) else peaks[i],
         )
         for i, (image_id, num_prompts) in enumerate(zip(arrays["image_id"], arrays["num_prompts"], strict=True))
     ]

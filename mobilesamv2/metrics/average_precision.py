@@ -7,9 +7,11 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from mobilesamv2.metrics.ap_interval import Matches, collect_matches
 
 COCO_NAMES = (
     "AP",
@@ -22,13 +24,36 @@ COCO_NAMES = (
 )
 """Names of COCOeval's ``stats``, in order; its AR is a mean over categories, not the AR@K of proposals."""
 
+COCO_EVALUATED = {
+    "scores": "dtScores",
+    "matches": "dtMatches",
+    "ignore": "dtIgnore",
+    "objects_ignore": "gtIgnore",
+}
+LVIS_EVALUATED = {
+    "scores": "dt_scores",
+    "matches": "dt_matches",
+    "ignore": "dt_ignore",
+    "objects_ignore": "gt_ignore",
+}
+
 Annotations = dict[str, Any]
 
 
-def coco_ap(
-    annotations: Annotations, results: list[dict[str, Any]], image_ids: Sequence[int]
-) -> dict[str, float | None]:
-    """Return COCO's twelve numbers of instance masks, as fractions.
+class Precision(NamedTuple):
+    """What an evaluator has found.
+
+    Attributes:
+        values: by name, fractions.
+        matches: of which AP's interval is computed.
+    """
+
+    values: dict[str, float | None]
+    matches: Matches
+
+
+def coco_ap(annotations: Annotations, results: list[dict[str, Any]], image_ids: Sequence[int]) -> Precision:
+    """Compute COCO's twelve numbers of instance masks.
 
     Args:
         annotations: the content of a file in COCO's layout.
@@ -46,13 +71,14 @@ def coco_ap(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {name: _none_if_negative(value) for name, value in zip(COCO_NAMES, evaluation.stats, strict=True)}
+    values = {name: _none_if_negative(value) for name, value in zip(COCO_NAMES, evaluation.stats, strict=True)}
+    params = evaluation.params
+    matches = collect_matches(evaluation.evalImgs, len(params.areaRng), len(params.imgIds), COCO_EVALUATED)
+    return Precision(values, matches)
 
 
-def lvis_ap(
-    annotations: Annotations, results: list[dict[str, Any]], image_ids: Sequence[int]
-) -> dict[str, float | None]:
-    """Return LVIS's AP of instance masks, by size and frequency, and AR@300 over categories, as fractions.
+def lvis_ap(annotations: Annotations, results: list[dict[str, Any]], image_ids: Sequence[int]) -> Precision:
+    """Compute LVIS's AP of instance masks, by size and frequency, and AR@300 over categories.
 
     Args:
         annotations: the content of a file in LVIS's layout.
@@ -69,7 +95,11 @@ def lvis_ap(
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.run()
     values = {name: _none_if_negative(value) for name, value in evaluation.get_results().items()}
-    return {name if name.startswith("AP") else f"LVIS {name}": value for name, value in values.items()}
+    params = evaluation.params
+    matches = collect_matches(list(evaluation.eval_imgs), len(params.area_rng), len(params.img_ids), LVIS_EVALUATED)
+    return Precision(
+        {name if name.startswith("AP") else f"LVIS {name}": value for name, value in values.items()}, matches
+    )
 
 
 def evaluator_annotations(content: Annotations, image_ids: Sequence[int]) -> Annotations:

@@ -33,9 +33,13 @@ def resampled_sums(
         seed: of the resampling.
         resamples: number of resamples.
     """
-    rng = np.random.default_rng(seed)
-    num_images = len(per_image)
-    flat = per_image.reshape(num_images, -1).astype(np.float64)
-    for _ in range(resamples if num_images else 0):
-        times = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images).astype(np.float64)
+    flat = per_image.reshape(len(per_image), -1).astype(np.float64)
+    for times in resampled_counts(len(per_image), seed, resamples):
         yield (times @ flat).reshape(per_image.shape[1:]), times @ n_gt
+
+
+def resampled_counts(num_images: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
+    """Yield how many times each image is drawn, with replacement, (images,) float64, one resample at a time."""
+    rng = np.random.default_rng(seed)
+    for _ in range(resamples if num_images else 0):
+        yield np.bincount(rng.integers(num_images, size=num_images), minlength=num_images).astype(np.float64)

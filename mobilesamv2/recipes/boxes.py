@@ -16,6 +16,7 @@ from mobilesamv2.data.results_files import read_boxes
 from mobilesamv2.evaluation.results import read_masks, result_record, stack_values
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import MASK_THRESHOLD
+from mobilesamv2.metrics.ap_interval import bootstrap_ap
 from mobilesamv2.metrics.average_precision import coco_ap, lvis_ap
 from mobilesamv2.ranges import Range
 from mobilesamv2.recipes.checks import Check, dataset_checks, require_file, weight_checks
@@ -69,8 +70,10 @@ def evaluate(cfg: DictConfig) -> Evaluation:
     run["encoder_cost"] = encoder_cost_of(sam)
     score = lvis_ap if isinstance(dataset, LvisDataset) else coco_ap
     metrics: dict[str, float | None] = {}
+    interval: dict[str, list[float] | None] = {}
     if pl.utilities.rank_zero_only.rank == 0:  # pyright: ignore
-        metrics = score(dataset.evaluator_content(), read_masks(task.shards.masks_folder), dataset.image_ids)
+        metrics, matches = score(dataset.evaluator_content(), read_masks(task.shards.masks_folder), dataset.image_ids)
+        interval = dict.fromkeys(metrics) | bootstrap_ap(matches, cfg.seed)
     arrays = stack_values(task.results)
     protocol |= {
         "num_images": len(task.results),
@@ -78,5 +81,5 @@ def evaluate(cfg: DictConfig) -> Evaluation:
         "evaluator": score.__name__,
     }
     n_gt = {"all": int(arrays["n_gt"].sum())}
-    results = result_record(metrics, None, n_gt, protocol, run, cfg.seed, task.results)
+    results = result_record(metrics, interval, n_gt, protocol, run, cfg.seed, task.results)
     return Evaluation(results, arrays | {"image_ids": np.array([image.image_id for image in task.results])})

@@ -25,6 +25,7 @@ from mobilesamv2.evaluation.results import Results
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.export.runtime import OnnxEncoder
 from mobilesamv2.files import sha256_of
+from mobilesamv2.metrics.peak_memory import MEASURED
 from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes.build import build_model, loggers, output_folder, own_callbacks, progress_bars
@@ -104,10 +105,10 @@ def require_unset(cfg: DictConfig, reason: str, *options: str) -> None:
 
 
 def encoder_cost_of(sam: Sam) -> dict[str, int]:
-    """Return parameters and multiply-accumulates of the image encoder, as it was built."""
+    """Return parameters of the image encoder, as it was built, and multiply-accumulates at the side of its input."""
     with torch.device("meta"):
         encoder = build_encoder(str(sam.encoder_name), sam.image_size, sam.prompt_encoder.embed_dim, type(sam))
-    return encoder_cost(encoder.eval(), sam.encoder_side)._asdict()
+    return encoder_cost(encoder.eval(), sam.encoder_side)._asdict() | {"input_side": sam.encoder_side}
 
 
 def model_record(cfg: DictConfig, sam: Sam, **nodes: DictConfig | None) -> dict[str, Any]:
@@ -182,7 +183,10 @@ def run_task(
             "or a setting of the trainer left images out. Choose images by dataset.limit; one output_dir for each run."
         )
     # parts of this result that were computed elsewhere, or by another version
-    return task, run | {"device": now["device"], "earlier_environments": shards.earlier_environments}
+    run |= {"device": now["device"], "earlier_environments": shards.earlier_environments}
+    peaks = [image.peak_mib for image in task.results if image.peak_mib is not None]
+    measured = MEASURED.get(trainer.strategy.root_device.type)
+    return task, run | {"peak_memory": {"mib": max(peaks), "of": measured} if peaks else None}
 
 
 PATHS = ("annotations", "images", "boxes", "checkpoint", "backbone_checkpoint", "onnx_encoder")

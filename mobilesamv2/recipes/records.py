@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mobilesamv2.files import sha256_of
 from mobilesamv2.recipes.checks import weight_files
+from mobilesamv2.recipes.schema import CONF
 
 
 def config_record(node: DictConfig | None) -> dict[str, Any] | None:
@@ -43,7 +46,7 @@ def describe_start(name: str, node: DictConfig) -> str:
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Return what else decides the numbers: versions, commit, seed; None for what can't be found out."""
+    """Return what else decides the numbers: versions, code, commit, seed; None for what can't be found out."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in ("mobilesamv2", "torch", "timm", "ultralytics", "pycocotools", "numpy"):
         try:
@@ -55,4 +58,17 @@ def environment(seed: int) -> dict[str, Any]:
         commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
         commit = ""
-    return {"versions": versions, "commit": commit or None, "seed": seed}
+    return {"versions": versions, "commit": commit or None, "code_sha256": code_sha256(), "seed": seed}
+
+
+@cache
+def code_sha256() -> str:
+    """Return a hash of the package's modules and of conf/, the same in a clone and in an installed wheel.
+
+    A commit says nothing of a clone with changes, and a wheel has none.
+    """
+    package = Path(__file__).parents[1]
+    files = {f"mobilesamv2/{path.relative_to(package).as_posix()}": path for path in package.rglob("*.py")}
+    files |= {f"conf/{path.relative_to(CONF).as_posix()}": path for path in CONF.rglob("*.yaml")}
+    lines = "".join(f"{sha256_of([files[name]])}  {name}\n" for name in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()

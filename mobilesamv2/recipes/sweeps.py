@@ -11,12 +11,13 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from typing_extensions import override
 
 from mobilesamv2.files import write_text_atomic
 from mobilesamv2.recipes.errors import errors_without_traceback, keep_matplotlib_out_of_home
 from mobilesamv2.recipes.overrides import job_errors
+from mobilesamv2.recipes.sweep_cells import CALLBACK, read_cells
 
 ERROR_FILE = "error.txt"
 """In the folder of a job that failed: why, a sentence."""
@@ -80,15 +81,22 @@ class NameFailedJobs(Callback):
     @override
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        failed = {str(path.parent): path.read_text().strip() for path in sorted(folder.glob(f"*/{ERROR_FILE}"))}
+        failed = {str(path.parent): path.read_text().strip() for path in sorted(folder.rglob(ERROR_FILE))}
         failed |= {f"job {number}": sentence for number, sentence in self._lost.items()}
         if not failed:
             return
-        jobs = len([path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")])
+        jobs = _number_of_jobs(config, folder)
         print(f"\n{len(failed)} of {jobs} jobs failed:", file=sys.stderr)
         for name, sentence in failed.items():
             print(f"  {name}: {sentence}", file=sys.stderr)
         raise SystemExit(1)
+
+
+def _number_of_jobs(config: DictConfig, folder: Path) -> int:
+    file = OmegaConf.select(config, f"{CALLBACK}.file")
+    if file is not None:  # of a benchmark, which has folders within folders, and other jobs' beside those of this sweep
+        return len(read_cells(file))
+    return len([path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")])
 
 
 def _outlive_lost_jobs(lost: dict[int, str], is_sweep: bool) -> None:

@@ -101,7 +101,10 @@ def _box_recall_lines(results: Results) -> list[str]:
 def _precision_lines(results: Results) -> list[str]:
     """AP of instance masks."""
     protocol = results["protocol"]
-    lines = [f"{name:<12}{percent(value):>8}" for name, value in results["metrics"].items()]
+    lines = [
+        f"{name:<12}{percent(value):>8}  {percent_range((results['interval'] or {}).get(name))}".rstrip()
+        for name, value in results["metrics"].items()
+    ]
     images = f"{protocol['num_images']} images, {protocol['images_without_boxes']} without boxes"
     return ["mask AP (%)", *lines, f"{images}; boxes of {protocol['boxes']}"]
 

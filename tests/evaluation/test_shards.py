@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.runs import evaluate_here
 
-from mobilesamv2.evaluation.shards import ImageResult, ResultShards, truth_fingerprint
+from mobilesamv2.evaluation.shards import ImageResult, ResultShards, read_images, truth_fingerprint
 from mobilesamv2.segevery import SegEvery
 from mobilesamv2.structures import GroundTruth
 
@@ -40,6 +40,25 @@ def test_an_image_with_other_annotations_leaves_the_files(tmp_path: Path) -> Non
     assert json.loads(masks.read_text()) == [{"image_id": 6}, {"image_id": 8}]
     with pytest.raises(ValueError, match=r"holds another run \(a was 1 and is 2\)"):
         ResultShards(tmp_path, {"a": 2}, keep_masks=True, annotations_sha256="x", truth_of=truth_of)
+
+
+def test_what_a_folder_keeps_is_read_by_its_ids(tmp_path: Path) -> None:
+    measured = ImageResult(4, {"n": np.array(4)}, {"encoder": 2.0}, 3, {"encoder": 1.0}, "truth", 12.5)
+    for images in ([result(6), measured], [result(5)]):
+        shards = ResultShards(tmp_path, {"a": 1}, environment={"commit": str(len(images))})
+        for image in images:
+            shards.add(image)
+        shards.flush()
+    images, environments = read_images(tmp_path)
+    assert [image.image_id for image in images] == [4, 5, 6]
+    assert images[0] == measured
+    assert [image.peak_mib for image in images] == [12.5, None, None]
+    assert sorted(environment["commit"] for environment in environments) == ["1", "2"]
+    again = ResultShards(tmp_path, {"a": 1})
+    again.add(result(5))
+    again.flush()
+    with pytest.raises(ValueError, match="has an image twice"):
+        read_images(tmp_path)
 
 
 def test_folders_of_earlier_versions_resume_with_the_same_annotations_alone(tmp_path: Path) -> None:

@@ -173,10 +173,10 @@ def test_ap_counts_an_object_of_id_0_and_leaves_out_ignored_ones(score) -> None:
         {"image_id": o["image_id"], "category_id": 4, "segmentation": o["segmentation"], "score": 0.9}
         for o in objects[:2]
     ]
-    assert score(content, masks, [7, 3])["AP"] == pytest.approx(1.0)
+    assert score(content, masks, [7, 3]).values["AP"] == pytest.approx(1.0)
     # one of two objects found, first of the list: precision 1 up to recall .5, at 51 of 101 recall thresholds
-    assert score(content, masks[:1], [7, 3])["AP"] == pytest.approx(51 / 101)
-    assert score(content, masks[:1], [7])["AP"] == pytest.approx(1.0)
+    assert score(content, masks[:1], [7, 3]).values["AP"] == pytest.approx(51 / 101)
+    assert score(content, masks[:1], [7]).values["AP"] == pytest.approx(1.0)
     assert not hasattr(np, "float")
 
 

@@ -1,0 +1,226 @@
+"""The cells of a benchmark: each model under each protocol, an evaluation with a folder of its own."""
+
+from __future__ import annotations
+
+import fnmatch
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+
+from mobilesamv2.data.json_files import read_json
+from mobilesamv2.files import read_arrays, sha256_of
+from mobilesamv2.identity import require_same_identity
+from mobilesamv2.model_zoo import MODEL_FILES
+from mobilesamv2.names import did_you_mean
+from mobilesamv2.recipes.checks import weight_files
+from mobilesamv2.recipes.overrides import group_options
+
+FREE_SETTINGS = (
+    "output_dir", "num_workers", "batch_size", "compile", "logger*", "hydra*", "paths.*", "trainer.accelerator",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.enable_*",
+)  # fmt: skip
+"""Settings that may differ from those that a cell was evaluated with: they change no metric beyond the order of
+summation. Files count by their content."""
+
+WAY_OUT = "Name another folder, -o FOLDER, or delete that one."
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model or a protocol.
+
+    Attributes:
+        label: its name in folders and tables.
+        overrides: of ``mobilesamv2 evaluate``, which choose it.
+    """
+
+    label: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model under a protocol.
+
+    Attributes:
+        model: its label.
+        protocol: its label.
+        folder: of the evaluation.
+        overrides: of ``mobilesamv2 evaluate``, all but ``output_dir``.
+    """
+
+    model: str
+    protocol: str
+    folder: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """Return the command that evaluates this cell alone."""
+        return shlex.join(["mobilesamv2", "evaluate", *self.overrides, f"output_dir={self.folder}"])
+
+
+def model_choices(texts: Sequence[str]) -> list[Choice]:
+    """Return the models that a user names: see ``_choices``; a name is of conf/model or of ``list_models()``.
+
+    A model of conf/model has the weights of its file there, a published one those of ``paths.weights``, and any other
+    random ones.
+
+    Raises:
+        ValueError: if there is no such model, or two have one label.
+    """
+    return _choices(texts, "model", _named_model)
+
+
+def protocol_choices(texts: Sequence[str]) -> list[Choice]:
+    """Return the protocols that a user names: see ``_choices``; a name is of conf/protocol, or a task that evaluates.
+
+    Raises:
+        ValueError: if there is no such protocol, or two have one label.
+    """
+    return _choices(texts, "protocol", _named_protocol)
+
+
+def _choices(texts: Sequence[str], kind: str, find: Callable[[str], tuple[str, ...]]) -> list[Choice]:
+    """Return what texts choose: names with commas between, ``NAME KEY=VALUE`` or ``LABEL: KEY=VALUE KEY=VALUE``."""
+    chosen: list[Choice] = []
+    for text in texts:
+        first, *overrides = shlex.split(text) or [""]
+        if first.endswith(":"):
+            chosen.append(Choice(_folder_name(first[:-1], kind), tuple(overrides)))
+        elif overrides:
+            chosen.append(Choice(_folder_name(first, kind), (*find(first), *overrides)))
+        else:
+            names = [name for name in first.split(",") if name]
+            chosen += [Choice(_folder_name(name, kind), find(name)) for name in names]
+    labels = [choice.label for choice in chosen]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise ValueError(f"Every {kind} must have a name of its own, got {twice} twice; 'LABEL: KEY=VALUE' sets it.")
+    if not chosen:
+        raise ValueError(f"There must be a {kind} at least, got none: --{kind}s NAME,NAME.")
+    return chosen
+
+
+def _folder_name(label: str, kind: str) -> str:
+    name = label.replace("/", "-")
+    if not name or name.startswith(".") or name in ("logs", "report"):
+        raise ValueError(f"The name of a {kind} must be one of a folder, other than logs and report, got '{label}'.")
+    return name
+
+
+def _named_model(name: str) -> tuple[str, ...]:
+    in_conf = [each for each in group_options("model") if each != "by_name"]
+    if name in in_conf:
+        return (f"model={name}",)
+    if name in MODEL_FILES:
+        files = ",".join(f"'${{weights:${{paths.weights}},{file}}}'" for file in MODEL_FILES[name])
+        return "model=by_name", f"model.name={name}", f"model.checkpoint=[{files}]"
+    from mobilesamv2.registry import TIMM_PREFIX, list_models  # here, since it imports torch
+
+    if name in list_models() or name.startswith(TIMM_PREFIX):
+        return "model=by_name", f"model.name={name}"
+    known = sorted({*in_conf, *list_models()})
+    raise ValueError(f"There is no model '{name}'.{did_you_mean(name, known)} Available: {', '.join(known)}.")
+
+
+def _named_protocol(name: str) -> tuple[str, ...]:
+    protocols = group_options("protocol")
+    tasks = [task for task in group_options("task") if task.startswith("evaluate_")]
+    if name in protocols:
+        return (f"protocol={name}",)
+    if name in tasks:
+        return (f"task={name}",)
+    known = [*protocols, *tasks]
+    raise ValueError(f"There is no protocol '{name}'.{did_you_mean(name, known)} Available: {', '.join(known)}.")
+
+
+def benchmark_cells(
+    models: Sequence[Choice], protocols: Sequence[Choice], shared: Sequence[str], folder: Path
+) -> list[Cell]:
+    """Return the cells of a benchmark, all protocols of a model before the next.
+
+    Args:
+        models: the rows of the table.
+        protocols: that each is evaluated under.
+        shared: overrides of every cell, such as those of the data set.
+        folder: of the benchmark.
+    """
+    return [
+        Cell(
+            model.label,
+            protocol.label,
+            folder / model.label / protocol.label,
+            (*model.overrides, *protocol.overrides, *shared),
+        )
+        for model in models
+        for protocol in protocols
+    ]
+
+
+def is_done(cell: Cell) -> bool:
+    """Return whether a cell has its result.
+
+    Raises:
+        ValueError: if its folder holds the result of other settings, or of files that have changed since.
+    """
+    if not (cell.folder / "results.json").is_file():
+        return False
+    require_same_identity(_counting(_recorded(cell.folder)), _counting(cell.overrides), cell.folder, WAY_OUT)
+    _check_files(cell.folder)
+    return True
+
+
+def images_done(cell: Cell) -> int:
+    """Return how many images of a cell are evaluated and on disk.
+
+    Raises:
+        ValueError: if a file of them can't be read.
+    """
+    return sum(read_arrays(path)["image_id"].size for path in sorted(cell.folder.glob("progress/*.npz")))
+
+
+def _recorded(folder: Path) -> list[str]:
+    """Return the overrides that a folder was evaluated with."""
+    path = folder / ".hydra" / "overrides.yaml"
+    try:
+        return [str(each) for each in yaml.safe_load(path.read_bytes())]
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}, the record of {folder}, can't be read: {error!r}. {WAY_OUT}") from error
+
+
+def _counting(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the overrides that decide the metrics, by key."""
+    pairs = (each.lstrip("+~").partition("=")[::2] for each in overrides)
+    return {key: value for key, value in pairs if not any(fnmatch.fnmatchcase(key, free) for free in FREE_SETTINGS)}
+
+
+def _check_files(folder: Path) -> None:
+    """Check that the weights and annotations of a result are those of today, as far as they are still there."""
+    result = read_json(folder / "results.json")
+    try:
+        networks = [node for node in result["run"].values() if isinstance(node, dict) and "sha256" in node]
+        pairs = [
+            (str(file), sha256)
+            for node in networks
+            for file, sha256 in zip(weight_files(OmegaConf.create(node)), node["sha256"], strict=True)
+        ]
+        annotations = str(result["protocol"].get("annotations"))
+        if annotations.endswith((".json", ".json.gz")):  # of other data sets the hash is not that of a file
+            pairs.append((annotations, result["protocol"]["annotations_sha256"]))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{folder / 'results.json'} is damaged ({error!r}). {WAY_OUT}") from error
+    for file, sha256 in pairs:
+        if sha256 is not None and Path(file).is_file() and _hash(file) != sha256:
+            raise ValueError(f"{folder} holds a result of another {file}, which has changed since. {WAY_OUT}")
+
+
+@cache
+def _hash(file: str) -> str:
+    """Return the hash of a file, once for all cells that share it."""
+    return sha256_of([file])
