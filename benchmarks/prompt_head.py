@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/prompt_head.py
     python benchmarks/prompt_head.py --image image.jpg --device cuda
 
-The head reads the embedding that the mask decoder needs anyway: the image encoder's time, a row of its own, is spent in any
-case. CPU time is of the process, over all threads.
+The head reads the embedding that the mask decoder needs anyway: the image encoder's time, a row of its own, is spent in
+any case. CPU time is of the process, over all threads.
 """
 
 from __future__ import annotations
