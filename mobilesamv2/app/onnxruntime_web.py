@@ -1,4 +1,4 @@
-"""onnxruntime-web, which runs graphs in a browser: its npm package, of one version, checked, and the files needed of it."""
+"""onnxruntime-web, which runs graphs in a browser: its npm package of one version, checked, and the files needed."""
 
 from __future__ import annotations
 

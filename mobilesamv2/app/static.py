@@ -23,7 +23,7 @@ _PACKAGED_PHOTOS = Path(__file__).parent / "photos"
 PHOTOS = _PACKAGED_PHOTOS if _PACKAGED_PHOTOS.is_dir() else Path(__file__).parents[2] / "notebooks" / "photos"
 """Example photos: in the wheel beside this module, in a checkout those of the notebooks."""
 
-SCENE_SEED, SCENE_SIZE = 3, (384, 512)
+SCENE_SEED, SCENE_SIZE = 11, (384, 512)
 """Seed and size of the synthetic scene among the examples, pixels."""
 
 

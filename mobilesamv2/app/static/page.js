@@ -8,11 +8,13 @@ import { View } from "./view.js";
 
 const DRAG = 5; // pixels of the screen; a pointer that moves further draws a box
 const PREVIEW_MS = 80; // a mask that takes longer is not shown before it is clicked
+const TRIAL_PREVIEWS = 2; // the first ones take longer
 const POINTS_PER_SIDE = 16;
 const FAR = 0.1; // of the picture, that an arrow key with Shift moves the cross by
 
 const at = (id) => document.getElementById(id);
-const view = new View(at("stage"));
+const stage = at("stage");
+const view = new View(stage);
 const model = new ModelClient((loaded, total) => {
   showProgress(loaded / total);
   say(`Loading the model: ${megabytes(loaded)} of ${megabytes(total)} MB.`);
@@ -26,8 +28,9 @@ let everything = null; // all masks
 let cross = null; // where the keys are
 let drag = null; // a pointer that is down
 let firstCorner = null; // of a box drawn by keys
-let predictMs = Infinity;
+let predictTimes = []; // of this picture, milliseconds
 let isPreviewing = false;
+let waiting = 0; // for so many answers of the model
 let isBusy = false; // with everything
 let version = 0; // of what is shown; answers to what is no longer shown are dropped
 
@@ -36,13 +39,24 @@ start();
 async function start() {
   try {
     const backend = new URLSearchParams(location.search).get("backend");
-    const loaded = await model.call("load", { backend });
-    about = loaded.about;
-    at("about").textContent = `${about.model}, in this browser: images stay on this device. ${about.note}`;
+    ({ about } = await ask("load", { backend }));
+    at("about").textContent = `${about.model} runs in this browser: pictures stay on this device. ${about.note}`;
     about.images.forEach(addExample);
     await openExample(about.images[0]);
   } catch (error) {
     fail(error);
+  }
+}
+
+// Call the model; the page counts as busy until it answers.
+async function ask(call, values, options) {
+  waiting++;
+  stage.setAttribute("aria-busy", "true");
+  try {
+    return await model.call(call, values, options);
+  } finally {
+    waiting--;
+    stage.setAttribute("aria-busy", String(waiting > 0));
   }
 }
 
@@ -67,12 +81,12 @@ async function open(blob, name) {
     if (opened !== version) return;
     picture = next;
     history = new History();
-    [prediction, everything, cross, firstCorner] = [null, null, null, null];
+    [prediction, everything, cross, firstCorner, predictTimes] = [null, null, null, null, []];
     view.showPicture(picture);
     const { width, height, isReduced } = picture;
     say("Reading the picture.");
     showProgress();
-    const encoding = model.call("setImage", { rgba: pixelsOf(picture), width, height });
+    const encoding = ask("setImage", { rgba: pixelsOf(picture), width, height });
     show();
     const { ms, backend } = await encoding;
     if (picture !== next) return;
@@ -80,7 +94,7 @@ async function open(blob, name) {
     const where = backend === "webgpu" ? "the graphics processor (WebGPU)" : "the processor (WebAssembly)";
     if (!prediction) {
       const size = isReduced ? ` It is reduced to ${width} x ${height} pixels.` : "";
-      say(`Click on an object, or drag a box around it. The picture took ${seconds(ms)} on ${where}.${size}`);
+      say(`Click on an object, or drag a box around it. Encoded in ${seconds(ms)} by ${where}.${size}`);
     }
   } catch (error) {
     fail(error);
@@ -99,8 +113,8 @@ async function refresh() {
   showButtons();
   view.showMarks(history.prompts, null, cross);
   try {
-    const found = await model.call("predict", { prompts: history.prompts });
-    predictMs = found.ms;
+    const found = await ask("predict", { prompts: history.prompts });
+    predictTimes.push(found.ms);
     if (asked !== version) return;
     prediction = { ...found, prompts: history.prompts, measured: measure(found.mask, picture.width) };
     const area = prediction.measured?.area ?? 0;
@@ -133,16 +147,24 @@ function showButtons() {
   at("stop").hidden = !isBusy;
 }
 
-// The mask that a click would take, if the model is quick enough.
+// Show the mask that a click would take, if the model is quick enough.
 async function preview(event) {
-  if (isPreviewing || isBusy || predictMs > PREVIEW_MS || !history.isEmpty || everything || tool() !== "object") return;
+  const isQuick = predictTimes.length < TRIAL_PREVIEWS || Math.min(...predictTimes) < PREVIEW_MS;
+  if (isPreviewing || waiting || !isQuick || !history.isEmpty || everything || tool() !== "object") return;
   isPreviewing = true;
   const shown = version;
   const [x, y] = view.position(event);
-  const found = await model.call("predict", { prompts: { points: [{ x, y, foreground: true }], box: null } });
-  predictMs = found.ms;
-  isPreviewing = false;
-  if (shown === version && history.isEmpty && !everything) view.showMasks(found.mask, true);
+  try {
+    const found = await model.call("predict", { prompts: { points: [{ x, y, foreground: true }], box: null } });
+    predictTimes.push(found.ms);
+    if (shown === version && history.isEmpty && !everything && stage.matches(":hover")) {
+      view.showMasks(found.mask, true);
+    }
+  } catch (error) {
+    fail(error);
+  } finally {
+    isPreviewing = false;
+  }
 }
 
 async function segmentEverything() {
@@ -156,7 +178,7 @@ async function segmentEverything() {
       showProgress(share);
       say(`Segmenting everything: ${Math.round(100 * share)} %.`);
     };
-    const found = await model.call("everything", { pointsPerSide: POINTS_PER_SIDE }, { onDone });
+    const found = await ask("everything", { pointsPerSide: POINTS_PER_SIDE }, { onDone });
     isBusy = false;
     showProgress(1);
     if (asked === version && found.stopped) say("Stopped.");
@@ -197,7 +219,6 @@ function addBox(x0, y0, x1, y1) {
 
 const tool = () => document.querySelector("input[name=tool]:checked").value;
 
-const stage = at("stage");
 stage.addEventListener("pointerdown", (event) => {
   if (!picture || isBusy || !event.isPrimary || event.button === 1) return;
   const isBackground = event.button === 2 || event.shiftKey || event.ctrlKey;
@@ -214,7 +235,9 @@ stage.addEventListener("pointermove", (event) => {
     return;
   }
   const moved = Math.hypot(event.clientX - drag.clientX, event.clientY - drag.clientY);
-  if (drag.draws && (drag.box || moved > DRAG)) drag.box = [drag.x, drag.y, ...view.position(event)];
+  if (!drag.draws || (!drag.box && moved <= DRAG)) return;
+  if (!drag.box) show(); // without a mask that was shown for the pointer's place
+  drag.box = [drag.x, drag.y, ...view.position(event)];
   view.showMarks(history.prompts, drag.box, cross);
 });
 stage.addEventListener("pointerup", () => {

@@ -9,14 +9,15 @@ let stopped = false;
 const calls = {
   async load({ backend }) {
     const about = await (await fetched("model/model.json")).json();
-    const gpu = backend !== "wasm" && (await hasWebGpu());
+    const chosen = backend ?? ((await hasGpu()) ? "webgpu" : "wasm");
+    if (!(chosen in about.onnxruntime)) throw new Error(`backend must be wasm or webgpu, got ${chosen}.`);
     try {
-      segany = await load(about, gpu ? "webgpu" : "wasm");
+      segany = await load(about, chosen);
     } catch (error) {
-      if (!gpu) throw error;
+      if (backend || chosen === "wasm") throw error;
       segany = await load(about, "wasm");
     }
-    return { about, backend: segany.backend };
+    return { about };
   },
 
   async setImage({ rgba, width, height }) {
@@ -69,8 +70,10 @@ addEventListener("message", ({ data }) => {
   else previous = previous.then(answer);
 });
 
-async function hasWebGpu() {
-  return Boolean(await navigator.gpu?.requestAdapter().catch(() => null));
+// Whether there is WebGPU on a real graphics processor, not one that the processor imitates.
+async function hasGpu() {
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  return Boolean(adapter) && !adapter.info?.isFallbackAdapter;
 }
 
 async function load(about, backend) {
@@ -87,8 +90,7 @@ async function load(about, backend) {
   ort.env.wasm.wasmBinary = bytes[0];
   // threads share memory, which browsers allow where the server sends the headers of cross-origin isolation
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
-  ort.env.logLevel = "error";
-  const options = { executionProviders: [backend] };
+  const options = { executionProviders: [backend], logSeverityLevel: 3 }; // errors only
   const encoder = await ort.InferenceSession.create(bytes[1], options);
   const decoder = await ort.InferenceSession.create(bytes[2], options);
   return new SegAny(ort, encoder, decoder, about, backend);
