@@ -30,7 +30,7 @@ SCENE_SEED, SCENE_SIZE = 11, (384, 512)
 def write_static_page(sam: Sam, folder: Path, onnxruntime: Path | None = None) -> None:
     """Write a page that segments images in the browser with a model; it sends nothing anywhere.
 
-    ``index.html`` is written last, so that a page that is there is complete.
+    ``index.html`` is written last: a folder without it is not complete.
 
     Args:
         sam: the model, in eval mode on the CPU, as ``export_onnx`` takes it.

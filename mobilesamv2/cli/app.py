@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--share", action="store_true", help="also a public address, through Gradio's tunnel")
     static_help = "serve nothing; write a page that runs in the browser into this folder, for any server of plain files"
     parser.add_argument("--static", type=Path, metavar="DIR", help=static_help)
-    runtime_help = "with --static: the npm package onnxruntime-web, npm pack's file or its folder (default: download it)"
+    runtime_help = (
+        "with --static: the npm package onnxruntime-web, npm pack's file or its folder (default: download it)"
+    )
     parser.add_argument("--onnxruntime", type=Path, metavar="PATH", help=runtime_help)
 
 

@@ -163,7 +163,9 @@ def test_the_package_is_downloaded_once(
 
 def test_another_package_is_refused_and_not_kept(server: Server, tmp_path: Path) -> None:
     server.content = package_bytes(NAMES[:1])
-    with pytest.raises(ValueError, match=rf"must be the npm package onnxruntime-web {VERSION}, whose integrity is sha512"):
+    with pytest.raises(
+        ValueError, match=rf"must be the npm package onnxruntime-web {VERSION}, whose integrity is sha512"
+    ):
         write_onnxruntime_web(tmp_path / "page")
     assert contents(tmp_path / "cache") == {}
     assert not (tmp_path / "page").exists()
@@ -191,7 +193,9 @@ def test_a_folder_of_node_modules(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="got no package.json with a name and a version"):
             write_onnxruntime_web(tmp_path / "page", folder)
     (folder / "package.json").write_text('{"name": "onnxruntime-web", "version": "1.2.3"}')
-    with pytest.raises(ValueError, match=rf"must be the npm package onnxruntime-web {VERSION}, got onnxruntime-web 1\.2\.3"):
+    with pytest.raises(
+        ValueError, match=rf"must be the npm package onnxruntime-web {VERSION}, got onnxruntime-web 1\.2\.3"
+    ):
         write_onnxruntime_web(tmp_path / "page", folder)
     (folder / "package.json").write_text(json.dumps({"name": "onnxruntime-web", "version": VERSION}))
     with pytest.raises(FileNotFoundError, match=rf"There is no dist/{NAMES[0]} in .*: the package is incomplete"):

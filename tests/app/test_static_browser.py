@@ -139,7 +139,9 @@ def iou_with_segany(segany: SegAny, annotation: dict[str, Any]) -> float:
     assert annotation["predicted_iou"] == pytest.approx(expected.predicted_iou[0, best], abs=1e-3)
     mask = decode(annotation["segmentation"])
     assert annotation["area"] == mask.sum() > 0
-    return iou(mask, expected.masks[0, best])
+    found = iou(mask, expected.masks[0, best])
+    print(f"IoU with SegAny: {found:.6f}")
+    return found
 
 
 def test_masks_are_those_of_segany(browser: Any, address: str, segany: SegAny, tmp_path: Path) -> None:
@@ -216,6 +218,7 @@ def test_everything_is_that_of_segevery(browser: Any, address: str, tmp_path: Pa
     theirs = SegEvery.from_pretrained("mini_conv", Grid(points_per_side=16))(read_rgb(PHOTOS / "coffee.jpg"))
     assert len(ours) == pytest.approx(len(theirs), abs=2)
     best = [max(iou(decode(annotation["segmentation"]), mask) for mask in theirs) for annotation in ours]
+    print(f"{len(ours)} masks, SegEvery's are {len(theirs)}; IoU with the nearest: {np.sort(best).round(3)}")
     assert np.mean(np.array(best) > 0.99) > 0.8
     assert [a["predicted_iou"] for a in ours] == sorted((a["predicted_iou"] for a in ours), reverse=True)
     assert user.page.locator("#save-mask").is_disabled()
@@ -275,7 +278,9 @@ def test_a_phone(browser: Any, address: str, tmp_path: Path) -> None:
     user.page.get_by_text("Box", exact=True).tap()
     drag()
     user.wait()
-    assert user.annotations()[0]["prompt_box_xyxy"] == pytest.approx([0.2 * 512, 0.2 * 384, 0.8 * 512, 0.7 * 384], abs=3)
+    assert user.annotations()[0]["prompt_box_xyxy"] == pytest.approx(
+        [0.2 * 512, 0.2 * 384, 0.8 * 512, 0.7 * 384], abs=3
+    )
     user.page.get_by_text("Object", exact=True).tap()
     drag()
     user.wait()

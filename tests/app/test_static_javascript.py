@@ -84,7 +84,9 @@ def test_prompts_are_labelled_as_the_decoder_takes_them(
 ) -> None:
     points = [{"x": 10 * i + 3, "y": 7 * i + 1, "foreground": i != 1} for i in range(num_points)]
     frame = ModelFrame((90, 130), 64)
-    call = "page.decoderInputs(given.prompts, { toModel: (x, y) => [x * given.scale[0], y * given.scale[1]] }, given.pad)"
+    call = (
+        "page.decoderInputs(given.prompts, { toModel: (x, y) => [x * given.scale[0], y * given.scale[1]] }, given.pad)"
+    )
     scale = (frame.resized[1] / 130, frame.resized[0] / 90)
     given = {"prompts": {"points": points, "box": box}, "scale": scale, "pad": pad_boxes}
     ours = call_javascript(tmp_path, "prompts.js", call, **given)

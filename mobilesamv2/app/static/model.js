@@ -12,7 +12,9 @@ export class SegAny {
 
   // Encode an image, RGBA bytes; prompts refer to it until the next one is set.
   async setImage(rgba, width, height) {
-    const { side } = (this.frame = new ModelFrame(width, height, this.about));
+    this.embedding = null; // if the encoder fails, no mask is computed from the picture before
+    this.frame = new ModelFrame(width, height, this.about);
+    const { side } = this.frame;
     const image = new this.ort.Tensor("float32", this.frame.modelInput(rgba), [1, 3, side, side]);
     const { image_embedding: embedding } = await this.encoder.run({ image });
     requireFinite(embedding.data, "image encoder", this.backend);
@@ -31,6 +33,7 @@ export class SegAny {
 
   // Four masks, low-res logits, of each of N prompts of P points.
   async decode(points, labels) {
+    if (!this.embedding) throw new Error("This picture could not be encoded: open another one.");
     const shape = [points.length, points[0].length];
     const { ort, frame } = this;
     const cells = frame.side / 4;

@@ -32,6 +32,7 @@ let predictTimes = []; // of this picture, milliseconds
 let isPreviewing = false;
 let waiting = 0; // for so many answers of the model
 let isBusy = false; // with everything
+let opened = 0; // so many pictures; only the latest is shown
 let version = 0; // of what is shown; answers to what is no longer shown are dropped
 
 start();
@@ -70,15 +71,21 @@ function addExample(example) {
 }
 
 async function openExample({ file }) {
-  await open(await (await fetch(file)).blob(), file.split("/").at(-1));
+  try {
+    await open(await (await fetch(file)).blob(), file.split("/").at(-1));
+  } catch (error) {
+    fail(error);
+  }
 }
 
 // Show a picture and encode it; clicks in the meantime wait for the encoder.
 async function open(blob, name) {
-  const opened = ++version;
+  const turn = ++opened;
   try {
     const next = await openPicture(blob, name);
-    if (opened !== version) return;
+    if (turn !== opened) return;
+    if (isBusy) model.call("stop");
+    version++;
     picture = next;
     history = new History();
     [prediction, everything, cross, firstCorner, predictTimes] = [null, null, null, null, []];

@@ -4,7 +4,7 @@ import { segmentEverything } from "./everything.js";
 import { SegAny } from "./model.js";
 
 let segany = null;
-let stopped = false;
+let stoppedBefore = 0; // calls with a lower id
 
 const calls = {
   async load({ backend }) {
@@ -40,17 +40,16 @@ const calls = {
 
   async everything({ id, pointsPerSide }) {
     const begin = performance.now();
-    stopped = false;
     const found = await segmentEverything(segany, pointsPerSide, async (done) => {
       postMessage({ id, done });
       await new Promise((resolve) => setTimeout(resolve)); // so that a stop can arrive
-      return !stopped;
+      return id > stoppedBefore;
     });
     return found ? { ...found, ms: performance.now() - begin, transfer: [found.map.buffer] } : { stopped: true };
   },
 
-  stop() {
-    stopped = true;
+  stop({ id }) {
+    stoppedBefore = id;
     return {};
   },
 };
