@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--share", action="store_true", help="also a public address, through Gradio's tunnel")
     static_help = "serve nothing; write a page that runs in the browser into this folder, for any server of plain files"
     parser.add_argument("--static", type=Path, metavar="DIR", help=static_help)
-    runtime_help = (
-        "with --static: the npm package onnxruntime-web, npm pack's file or its folder (default: download it)"
-    )
+    runtime_help = "with --static: the npm package onnxruntime-web, npm pack's file or its folder (default: download)"
     parser.add_argument("--onnxruntime", type=Path, metavar="PATH", help=runtime_help)
 
 
@@ -87,7 +85,7 @@ def write_static(args: argparse.Namespace) -> None:
     if chosen := [name for name in of_server if getattr(args, name)]:
         raise ValueError(f"--{chosen[0].replace('_', '-')} is of the page with a server, and excludes --static.")
     model = args.model or (None if args.checkpoint else default_model(args.weights))
-    download = bool(model and not args.checkpoint) and may_download(model, args.weights, args.download)
+    download = not args.checkpoint and may_download(str(model), args.weights, args.download)
     write_static_page(load_model(model, args.checkpoint, args.weights, download), args.static, args.onnxruntime)
     size = sum(path.stat().st_size for path in args.static.rglob("*") if path.is_file())
     print(f"written: {args.static / 'index.html'} ({size / 1e6:.0f} MB with all its files)")
