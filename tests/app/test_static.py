@@ -190,7 +190,7 @@ def test_a_folder_of_node_modules(tmp_path: Path) -> None:
         write_onnxruntime_web(tmp_path / "page", folder)
     for content in ("[]", "{", '{"name": "onnxruntime-web"}'):
         (folder / "package.json").write_text(content)
-        with pytest.raises(ValueError, match="got no package.json with a name and a version"):
+        with pytest.raises(ValueError, match=r"got no package\.json with a name and a version"):
             write_onnxruntime_web(tmp_path / "page", folder)
     (folder / "package.json").write_text('{"name": "onnxruntime-web", "version": "1.2.3"}')
     with pytest.raises(
