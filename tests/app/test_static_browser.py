@@ -288,6 +288,16 @@ def test_a_phone(browser: Any, address: str, tmp_path: Path) -> None:
     assert user.problems == []
 
 
+def test_a_photo_that_is_opened_while_the_model_loads(browser: Any, address: str) -> None:
+    page = browser.new_page()
+    page.goto(address)
+    page.set_input_files("#file", PHOTOS / "chelsea.jpg")
+    page.wait_for_function(LOADED, timeout=120_000)
+    page.wait_for_selector("#stage[aria-busy=false]", timeout=60_000)
+    with Image.open(PHOTOS / "chelsea.jpg") as photo:
+        assert page.evaluate("[photo.width, photo.height]") == list(photo.size)
+
+
 def test_bad_files(browser: Any, address: str, page_folder: Path, tmp_path: Path) -> None:
     user = User(browser, address, tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
@@ -299,6 +309,8 @@ def test_bad_files(browser: Any, address: str, page_folder: Path, tmp_path: Path
     missing.route("**/decoder.onnx", lambda route: route.fulfill(status=404))
     missing.goto(address)
     missing.get_by_text("model/decoder.onnx can't be loaded: HTTP status 404.").wait_for()
+    missing.set_input_files("#file", PHOTOS / "chelsea.jpg")
+    missing.get_by_text("The model is not loaded").wait_for()
     from_a_file = browser.new_page()
     from_a_file.goto((page_folder / "index.html").as_uri())
     assert "python -m http.server" in from_a_file.inner_text("#status")

@@ -43,7 +43,7 @@ async function start() {
     ({ about } = await ask("load", { backend }));
     at("about").textContent = `${about.model} runs in this browser: pictures stay on this device. ${about.note}`;
     about.images.forEach(addExample);
-    await openExample(about.images[0]);
+    if (!opened) await openExample(about.images[0]); // unless a photo was opened in the meantime
   } catch (error) {
     fail(error);
   }

@@ -59,6 +59,7 @@ let previous = Promise.resolve();
 addEventListener("message", ({ data }) => {
   const answer = async () => {
     try {
+      if (!segany && data.call !== "load") throw new Error("The model is not loaded: load the page again.");
       const { transfer = [], ...result } = await calls[data.call](data);
       postMessage({ id: data.id, result }, transfer);
     } catch (error) {
