@@ -108,19 +108,25 @@ def _load_published_file(path: Path) -> Sam:
     )
 
 
+def toy_warning(sam: Sam) -> str:
+    """Return a sentence if a model is a miniature, which is weak on photographs; empty for other models."""
+    if sam.image_size > MINIATURE_SIDE:
+        return ""
+    if sam.name in shipped_models():
+        return f"{sam.name} ships with this package, was trained on synthetic scenes only and is weak on photographs."
+    return f"{sam.name} is a miniature model, with an input of {sam.image_size} pixels, and is weak on photographs."
+
+
 def toy_note(sam: Sam, weights: str | Path = "weights") -> str:
-    """Return a sentence or two if a model is a miniature, which is weak on photographs; empty for other models.
+    """Return ``toy_warning`` and where a better model is; empty for models that are no miniatures.
 
     Args:
         sam: the model.
         weights: folder of published weight files, for the command that the note contains.
     """
-    if sam.image_size > MINIATURE_SIDE:
-        return ""
-    what = f"{sam.name} is a miniature model, with an input of {sam.image_size} pixels, and is weak on photographs."
-    if sam.name in shipped_models():
-        what = f"{sam.name} ships with this package, was trained on synthetic scenes only and is weak on photographs."
-    return f"{what} Get mobile_sam, which is better, with `mobilesamv2 download mobile_sam -o {weights}`."
+    warning = toy_warning(sam)
+    better = f" Get mobile_sam, which is better, with `mobilesamv2 download mobile_sam -o {weights}`."
+    return f"{warning}{better}" if warning else ""
 
 
 # Not huggingface_hub's PyTorchModelHubMixin: it rebuilds a model from the JSON of its constructor's arguments, which

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from mobilesamv2.cli.options import (
     add_checkpoint,
@@ -32,14 +33,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     port_help = "port on this computer (default: the first free one from 7860)"
     parser.add_argument("--port", type=int, help=port_help)
     parser.add_argument("--share", action="store_true", help="also a public address, through Gradio's tunnel")
+    static_help = "serve nothing; write a page that runs in the browser into this folder, for any server of plain files"
+    parser.add_argument("--static", type=Path, metavar="DIR", help=static_help)
+    runtime_help = "with --static: the npm package onnxruntime-web, npm pack's file or its folder (default: download)"
+    parser.add_argument("--onnxruntime", type=Path, metavar="PATH", help=runtime_help)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve the page until it is stopped.
+    """Serve the page until it is stopped, or write the one that needs no server.
 
     Raises:
-        ValueError: if Gradio is not installed.
+        ValueError: if Gradio is not installed, or options contradict each other.
     """
+    if args.static:
+        write_static(args)
+        return
+    if args.onnxruntime:
+        raise ValueError("--onnxruntime requires --static.")
     try:
         from mobilesamv2.app.page import serve  # Gradio is an extra
     except ModuleNotFoundError as error:
@@ -64,3 +74,24 @@ def run(args: argparse.Namespace) -> None:
     )
     print(demo.about)
     serve(demo, args.port, args.share)
+
+
+def write_static(args: argparse.Namespace) -> None:
+    """Write the page that needs no server.
+
+    Raises:
+        ValueError: if an option of the server is set.
+    """
+    from mobilesamv2.app.demo import default_model
+    from mobilesamv2.app.static import write_static_page
+    from mobilesamv2.pretrained import load_model
+
+    of_server = ("compare", "detector", "detector_size", "confidence", "device", "value_range", "port", "share")
+    if chosen := [name for name in of_server if getattr(args, name)]:
+        raise ValueError(f"--{chosen[0].replace('_', '-')} is of the page with a server, and excludes --static.")
+    model = args.model or (None if args.checkpoint else default_model(args.weights))
+    download = not args.checkpoint and may_download(str(model), args.weights, args.download)
+    write_static_page(load_model(model, args.checkpoint, args.weights, download), args.static, args.onnxruntime)
+    size = sum(path.stat().st_size for path in args.static.rglob("*") if path.is_file())
+    print(f"written: {args.static / 'index.html'} ({size / 1e6:.0f} MB with all its files)")
+    print(f"to look at it: python -m http.server -d {args.static}, then http://localhost:8000")
