@@ -18,13 +18,15 @@ from mobilesamv2.cli.options import (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.description = "Serve an interactive demo: points, boxes and everything, on images of your own."
+    parser.description = "Serve an interactive demo: points, boxes and everything, on photos of your own."
     model_help = "as of segment (default: mobile_sam if its file is in --weights, else mini_conv)"
     parser.add_argument("--model", help=model_help)
     add_checkpoint(parser)
+    compare_help = "further models, as --model, which the page shows beside it"
+    parser.add_argument("--compare", nargs="+", default=[], metavar="NAME", help=compare_help)
     add_weights(parser)
     add_download(parser)
-    add_detector(parser, confidence=0.4, detector_size=1024)
+    add_detector(parser, shipped=True)
     add_device(parser)
     add_value_range(parser)
     port_help = "port on this computer (default: the first free one from 7860)"
@@ -39,23 +41,26 @@ def run(args: argparse.Namespace) -> None:
         ValueError: if Gradio is not installed.
     """
     try:
-        from mobilesamv2.app.page import build_page, serve  # Gradio is an extra
+        from mobilesamv2.app.page import serve  # Gradio is an extra
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise ValueError("The demo requires Gradio, which isn't installed: pip install 'mobilesamv2[app]'") from error
-    from mobilesamv2.app.session import open_demo
+    from mobilesamv2.app.demo import open_demo
 
-    download = bool(args.model and not args.checkpoint) and may_download(args.model, args.weights, args.download)
+    named = [args.model] if args.model and not args.checkpoint else []
+    download = {name: may_download(name, args.weights, args.download) for name in (*named, *args.compare)}
     demo = open_demo(
         args.model,
         args.weights,
         args.detector,
-        args.detector_size,
-        available_device(args.device),
-        args.value_range,
-        args.checkpoint,
-        download,
+        compare=args.compare,
+        detector_size=args.detector_size,
+        confidence=args.confidence,
+        device=available_device(args.device),
+        value_range=args.value_range,
+        checkpoint=args.checkpoint,
+        download=download,
     )
-    print(*filter(None, (demo.about, demo.no_detector)), sep="\n")
-    serve(build_page(demo, args.confidence), args.port, args.share)
+    print(demo.about)
+    serve(demo, args.port, args.share)

@@ -78,29 +78,27 @@ def may_download(model: str, weights: Path, download: bool | None) -> bool:
     return bool(answer) and answer.strip().lower() in ("", "y", "yes")
 
 
-def add_detector(
-    parser: argparse.ArgumentParser, confidence: float | None = None, detector_size: int | None = None
-) -> None:
-    """Add ``--detector``, ``--confidence`` and ``--detector-size``.
+def add_detector(parser: argparse.ArgumentParser, shipped: bool = False) -> None:
+    """Add ``--detector``, ``--confidence`` and ``--detector-size``; None distinguishes those that were not set.
 
     Args:
         parser: of the subcommand.
-        confidence: default; None distinguishes an option that was not set.
-        detector_size: likewise.
+        shipped: whether the detector that ships is used where there is no other, instead of a prompt sampler's own, and
+            the help says so.
     """
+    file, confidence, size = ("", "; of --sampler prompt_head 0.05", "")
+    if shipped:
+        words = ("else the shipped", "or 0.1 with", "or 384 with")
+        file, confidence, size = (f", {each} mini_detector.pt" for each in words)
     detector_help = (
-        "object detector: an ultralytics .pt (default: ObjectAwareModel.pt in --weights), or a prompt head, a "
+        f"object detector: an ultralytics .pt (default: ObjectAwareModel.pt in --weights{file}), or a prompt head, a "
         "safetensors file, which reads the model's own image embedding"
     )
     parser.add_argument("--detector", type=Path, help=detector_help)
-    parser.add_argument(
-        "--confidence",
-        type=float,
-        default=confidence,
-        help="lowest confidence of its boxes (default: 0.4; of --sampler prompt_head 0.05)",
-    )
-    size_help = "longest side of an ultralytics detector's input, pixels (default: 1024)"
-    parser.add_argument("--detector-size", type=int, default=detector_size, help=size_help)
+    confidence_help = f"lowest confidence of its boxes (default: 0.4{confidence})"
+    parser.add_argument("--confidence", type=float, help=confidence_help)
+    size_help = f"longest side of an ultralytics detector's input, pixels (default: 1024{size})"
+    parser.add_argument("--detector-size", type=int, help=size_help)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
