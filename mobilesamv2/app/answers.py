@@ -1,4 +1,4 @@
-"""What the page's functions return to the browser: answers to the canvas's script, and errors."""
+"""What the page and its script in the browser exchange: what that sends, answers to it, and errors."""
 
 from __future__ import annotations
 
@@ -69,6 +69,12 @@ def jpeg(image: np.ndarray) -> bytes:
 def answer(kind: str, **content: Any) -> dict[str, Any]:
     """Return an answer; the time makes it differ from the last one, since the script is told of changes only."""
     return {"kind": kind, "time": time.monotonic_ns(), **content}
+
+
+def sent(event: gr.EventData, name: str) -> Any:
+    """Return what the canvas's script sent under a name; None if there is nothing, since others may send anything."""
+    content = event._data
+    return content.get(name) if isinstance(content, Mapping) else None
 
 
 def errors_to_toast(function: Callable[..., Any]) -> Callable[..., Any]:

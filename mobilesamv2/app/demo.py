@@ -127,7 +127,7 @@ def open_demo(
     models: dict[str, Sam] = {}
     about = ""
     for given, sam in loaded:
-        name = sam.name if given is None else Path(given).stem if Path(given).exists() else given
+        name = (sam.name or "model") if given is None else Path(given).stem if Path(given).exists() else given
         if name in models:
             raise ValueError(f"--compare must name other models than --model, each once, got {name} twice.")
         models[name] = sam.for_inference().to(device)
@@ -178,7 +178,7 @@ def _find_detector(
         return None, f"There is no detector. {missing_library(error)}", confidence
     note = f"Detector: {file.name}"
     if file.parent == PACKAGE_WEIGHTS:
-        note += f", which ships and knows synthetic scenes only; for photographs, start with a --detector or {DETECTOR_FILE}"
+        note += f", which ships and knows synthetic scenes only; for photographs get {DETECTOR_FILE} or --detector FILE"
     return detector, f"{note}.", confidence
 
 

@@ -76,7 +76,7 @@ class EverythingTab:
 
     def _add_place(self, name: str, sampler: str) -> Place:
         demo, names = self._demo, list(self._demo.models)
-        choices = [(title, name) for name, title in demo.samplers.items()]
+        choices = [(title, key) for key, title in demo.samplers.items()]
         choices += [("Nothing", NONE)] if name == "B" else []
         thresholds = demo.models[demo.model].thresholds
         with gr.Column(min_width=300):
@@ -84,9 +84,7 @@ class EverythingTab:
                 label=name, interactive=False, format="jpeg", buttons=["fullscreen", "download"],
                 elem_id=f"everything-{name}",
             )  # fmt: skip
-            model = gr.Dropdown(
-                list(demo.models), value=demo.model, label=f"{name}: model", visible=len(demo.models) > 1
-            )
+            model = gr.Dropdown(names, value=demo.model, label=f"{name}: model", visible=len(names) > 1)
             chosen = gr.Dropdown(choices, value=sampler, label=f"{name}: prompts")
             with gr.Accordion(f"{name}: settings", open=False):
                 points = gr.Slider(4, 64, 32, step=4, label="Points per side")

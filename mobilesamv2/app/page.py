@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from mobilesamv2.app.answers import answer, layer, masks_answer, photo_answer
+from mobilesamv2.app.answers import answer, layer, masks_answer, photo_answer, sent
 from mobilesamv2.app.demo import ASSETS, EXAMPLES, DemoApp, synthetic_scene
 from mobilesamv2.app.download_buttons import add_downloads
 from mobilesamv2.app.downloads import NO_MASK, cutout_png, mask_png, prediction_json
@@ -254,17 +254,17 @@ def _connect_prompts(demo: DemoApp, session: gr.State, canvas: gr.HTML, models: 
         try:
             if session is None:
                 raise ValueError(NO_PHOTO)
-            interactions = read_interactions(getattr(event, "interactions", None), session.photo.image.shape[:2])
+            interactions = read_interactions(sent(event, "interactions"), session.photo.image.shape[:2])
             with demo.lock:
                 return masks_answer(session.segment(interactions, chosen), chosen)
         except ValueError as error:
             return answer("error", text=str(error))
 
     def pointing(session: Session | None, first: str, event: gr.EventData) -> dict[str, Any]:
-        number, mask = getattr(event, "number", 0), None
+        number, mask = sent(event, "number"), None
         if session is not None and demo.lock.acquire(blocking=False):  # a click goes first
             try:
-                interactions = read_interactions(getattr(event, "interactions", None), session.photo.image.shape[:2])
+                interactions = read_interactions(sent(event, "interactions"), session.photo.image.shape[:2])
                 prediction = session.predict(interactions, first)
                 mask = prediction and layer(prediction)
             except ValueError:  # a click gets the message
