@@ -12,7 +12,9 @@ from support.official_sam2 import calibrate_sam2, official_sam2_mini, ours_from_
 from support.runs import evaluate_here
 
 from mobilesamv2 import SegAny, SegEvery
-from mobilesamv2.app.session import add_interaction, open_demo
+from mobilesamv2.app.demo import open_demo
+from mobilesamv2.app.everything import segment_everything
+from mobilesamv2.app.session import Interactions, Point
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.cli.main import main as cli
 from mobilesamv2.masks import decode
@@ -75,13 +77,13 @@ def test_segment_and_the_page(weights: Path, photo: np.ndarray, tmp_path: Path) 
     assert annotations
     assert all(annotation["segmentation"]["size"] == [90, 130] for annotation in annotations)
 
-    demo = open_demo(str(weights), tmp_path, None)
+    demo = open_demo(str(weights), tmp_path)
     session = demo.open(tmp_path / "photo.png")
-    add_interaction(session, (0.25, 0.5))
-    prediction = session.predict()
+    prediction = session.predict(Interactions((Point(32, 45),)), demo.model)
     assert prediction is not None
     assert prediction.mask.shape == (90, 130)
-    assert demo.by_grid(photo, points_per_side=8).masks > 0
+    found = segment_everything(demo.models[demo.model], Grid(8), photo)
+    assert len(found.masks) > 0
 
 
 @pytest.mark.parametrize(

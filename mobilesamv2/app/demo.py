@@ -45,7 +45,7 @@ class DemoApp:
     Attributes:
         models: by name, in eval mode; the first one is used unless a visitor chooses another.
         detector: for object-aware prompts; None if there is none.
-        about: description of models and detector, a sentence or a few.
+        about: description of models and detector, a few lines.
         confidence: initial threshold for the confidence of the detector's boxes.
         value_range: the values that become 0 and 255 in photos of more than 8 bits; None is the rule of ``to_rgb``.
         lock: held while a mask is predicted for a visitor's points; the preview under a pointer is left out meanwhile.
@@ -125,19 +125,19 @@ def open_demo(
     loaded = [(first, load_model(first, checkpoint, weights, bool(first) and allowed.get(first, False)))]
     loaded += [(name, load_model(name, (), weights, allowed.get(name, False))) for name in compare]
     models: dict[str, Sam] = {}
-    about = ""
+    about: list[str] = []
     for given, sam in loaded:
         name = (sam.name or "model") if given is None else Path(given).stem if Path(given).exists() else given
         if name in models:
             raise ValueError(f"--compare must name other models than --model, each once, got {name} twice.")
         models[name] = sam.for_inference().to(device)
-        about += f"{name}: image encoder {sam.encoder_name}, input of {sam.image_size} pixels, on {device}. "
-        about += f"{toy_note(sam, weights)} ".lstrip()
+        about.append(f"{name}: image encoder {sam.encoder_name}, input of {sam.image_size} pixels, on {device}.")
+        about += [note for note in [toy_note(sam, weights)] if note and note not in about]
     built, note, default_confidence = _find_detector(detector, weights, detector_size, device)
     demo = DemoApp(
         models,
         built,
-        about + note,
+        "\n".join([*about, note]),
         default_confidence if confidence is None else confidence,
         check_value_range(value_range),
     )

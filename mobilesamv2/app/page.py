@@ -86,7 +86,7 @@ def serving(demo: DemoApp, port: int | None = None, share: bool = False) -> Iter
                 server_port=port,
                 share=share,
                 prevent_thread_lock=True,
-                css_paths=ASSETS / "page.css",
+                head=f"<style>{(ASSETS / 'page.css').read_text()}</style>",  # css= reaches the inside of the page only
                 theme=gr.themes.Default(),  # its fonts are part of Gradio
                 footer_links=[],
                 run_history=False,
@@ -154,7 +154,7 @@ def build_page(demo: DemoApp) -> gr.Blocks:
                 with gr.Accordion("Keys", open=True, elem_id="demo-keys"):
                     rows = "".join(f"<dt>{keys}</dt><dd>{action}</dd>" for keys, action in KEYS.items())
                     gr.HTML(f"<dl>{rows}</dl>")
-                gr.Markdown(demo.about, elem_id="about")
+                gr.Markdown(demo.about.replace("\n", "\n\n"), elem_id="about")
         _connect_photos(demo, [session, canvas], everything, upload, examples)
         _connect_prompts(demo, session, canvas, models)
     return page
