@@ -80,7 +80,7 @@ def serving(demo: DemoApp, port: int | None = None, share: bool = False) -> Iter
     """
     with _own_folder():
         page = build_page(demo)
-        page.queue(max_size=MAX_WAITING)
+        page.queue(max_size=MAX_WAITING, api_open=False)  # nobody goes past the queue
         try:
             page.launch(
                 server_port=port,

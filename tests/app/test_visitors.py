@@ -181,6 +181,16 @@ def test_the_queue_has_a_limit(demo: DemoApp, monkeypatch: pytest.MonkeyPatch) -
     assert all("Queue is full" in text for text in refused)
 
 
+def test_nobody_goes_past_the_queue(address: str) -> None:
+    visitor = Visitor(address)
+    visitor.open_example()
+    for event, component in (("prompt", "canvas"), ("click", "Segment everything"), ("click", "examples")):
+        number = visitor.function(event, component)
+        body = {"data": visitor.values(number), "fn_index": number, "session_hash": visitor.session}
+        for path in ("run/predict", "api/predict"):
+            assert visitor.http.post(f"{visitor.address}/gradio_api/{path}", json=body).status_code in (403, 404)
+
+
 def test_the_last_sessions_are_kept(demo: DemoApp, monkeypatch: pytest.MonkeyPatch) -> None:
     from mobilesamv2.app import page as page_module
 
