@@ -330,7 +330,7 @@ def test_stop(desktop: Page) -> None:
     desktop.page.get_by_label("number input for Points per side").first.fill("64")
     desktop.page.keyboard.press("Tab")
     desktop.page.get_by_role("button", name="Segment everything").click()
-    desktop.page.get_by_text("prompts").first.wait_for()
+    desktop.page.get_by_text("/4.1k prompts").first.wait_for()
     desktop.page.get_by_role("button", name="Stop").click()
     desktop.page.wait_for_selector("#everything-A .progress-level", state="detached")
     assert desktop.page.locator("#everything-A img").count() == 0
