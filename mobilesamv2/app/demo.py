@@ -15,10 +15,11 @@ from mobilesamv2.data.pixel_values import ValueRange, check_value_range
 from mobilesamv2.data.synthetic.render import render_scene
 from mobilesamv2.extras import missing_library
 from mobilesamv2.model_zoo import PACKAGE_WEIGHTS, find_weights
-from mobilesamv2.models.object_detector import build_detector
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.pretrained import load_model, toy_note
-from mobilesamv2.prompts.object_aware import Detector
+from mobilesamv2.prompt_heads import load_detector
+from mobilesamv2.prompts.object_aware import Detector, EmbeddingDetector
+from mobilesamv2.prompts.sampler import PromptSampler
 
 DETECTOR_FILE = "ObjectAwareModel.pt"
 """MobileSAMv2's detector, looked up in the folders of weights."""
@@ -52,7 +53,7 @@ class DemoApp:
     """
 
     models: Mapping[str, Sam]
-    detector: Detector | None
+    detector: Detector | EmbeddingDetector | None
     about: str
     confidence: float = DETECTOR_CONFIDENCE
     value_range: ValueRange | None = None
@@ -67,6 +68,17 @@ class DemoApp:
     def samplers(self) -> dict[str, str]:
         """Return the titles of the prompt samplers that can be chosen, by name."""
         return {name: title for name, title in SAMPLERS.items() if self.detector or name != "object_aware"}
+
+    def build_sampler(self, settings: Settings) -> PromptSampler:
+        """Build the prompt sampler that a visitor chose.
+
+        Raises:
+            ValueError: if it requires a detector and there is none, or one that reads another model's embedding.
+        """
+        is_head = self.detector is not None and not hasattr(self.detector, "detect")
+        if settings.sampler == "object_aware" and is_head and settings.model != self.model:
+            raise ValueError(f"The prompt head reads the embeddings of {self.model}: choose that model for its boxes.")
+        return settings.build_sampler(self.detector)
 
     def open(self, path: str | Path) -> Session:
         """Open a photo and encode it with the first model.
@@ -106,7 +118,8 @@ def open_demo(
         model: a name that ``load_pretrained`` accepts; None is ``mobile_sam``, or ``mini_conv`` if there is no file of
             ``mobile_sam``.
         weights: folder of published files; see ``load_pretrained``.
-        detector: an ultralytics ``.pt``; None is ``ObjectAwareModel.pt`` of ``weights``, or the detector that ships.
+        detector: an ultralytics ``.pt``, or the safetensors file of a prompt head of the first model; None is
+            ``ObjectAwareModel.pt`` of ``weights``, or the detector that ships.
         compare: names of further models, to compare with.
         detector_size: longest side of the detector's input, pixels; None is what suits the detector.
         confidence: initial threshold for the confidence of the detector's boxes; None is what suits the detector.
@@ -133,7 +146,7 @@ def open_demo(
         models[name] = sam.for_inference().to(device)
         about.append(f"{name}: image encoder {sam.encoder_name}, input of {sam.image_size} pixels, on {device}.")
         about += [note for note in [toy_note(sam, weights)] if note and note not in about]
-    built, note, default_confidence = _find_detector(detector, weights, detector_size, device)
+    built, note, default_confidence = _find_detector(detector, loaded[0][1], weights, detector_size, device)
     demo = DemoApp(
         models,
         built,
@@ -160,8 +173,8 @@ def synthetic_scene(seed: int) -> np.ndarray:
 
 
 def _find_detector(
-    named: Path | None, weights: Path, size: int | None, device: str
-) -> tuple[Detector | None, str, float]:
+    named: Path | None, sam: Sam, weights: Path, size: int | None, device: str
+) -> tuple[Detector | EmbeddingDetector | None, str, float]:
     """Return the detector, a note about it, and the confidence that suits it."""
     file, default_size, confidence = named, DETECTOR_SIZE, DETECTOR_CONFIDENCE
     if file is None:
@@ -171,7 +184,7 @@ def _find_detector(
             file = PACKAGE_WEIGHTS / SHIPPED_DETECTOR
             default_size, confidence = SHIPPED_DETECTOR_SIZE, SHIPPED_DETECTOR_CONFIDENCE
     try:
-        detector = build_detector(checkpoint=file, image_size=size or default_size).to(device)
+        detector = load_detector(file, sam, size or default_size).to(device)
     except ImportError as error:
         if named is not None:
             raise
@@ -187,5 +200,5 @@ def _warm_up(demo: DemoApp) -> None:
     for name, sam in demo.models.items():
         segment_everything(sam, Settings(name, "grid", points_per_side=8).build_sampler(None), scene)
     if demo.detector is not None:
-        sampler = Settings(demo.model, "object_aware", confidence=demo.confidence).build_sampler(demo.detector)
+        sampler = demo.build_sampler(Settings(demo.model, "object_aware", confidence=demo.confidence))
         segment_everything(demo.models[demo.model], sampler, scene)

@@ -15,7 +15,7 @@ from mobilesamv2.metrics.stage_time import STAGES, StageTimer
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.prompts.grid import Grid
 from mobilesamv2.prompts.hierarchical import Hierarchical
-from mobilesamv2.prompts.object_aware import Detector, ObjectAware
+from mobilesamv2.prompts.object_aware import Detector, EmbeddingDetector, ObjectAware
 from mobilesamv2.prompts.sampler import PromptSampler
 from mobilesamv2.segany import PROMPTS_PER_BATCH
 from mobilesamv2.segevery import PROMPTS_PER_DEVICE_BATCH, SegEvery
@@ -54,7 +54,7 @@ class Settings:
     stability_score_thresh: float | None = None
     confidence: float = 0.4
 
-    def build_sampler(self, detector: Detector | None) -> PromptSampler:
+    def build_sampler(self, detector: Detector | EmbeddingDetector | None) -> PromptSampler:
         """Build the prompt sampler.
 
         Raises:
