@@ -15,12 +15,11 @@ from mobilesamv2.data.pixel_values import ValueRange, check_value_range
 from mobilesamv2.data.synthetic.render import render_scene
 from mobilesamv2.extras import missing_library
 from mobilesamv2.model_zoo import PACKAGE_WEIGHTS, find_weights
-from mobilesamv2.models.object_detector import ObjectDetector
-from mobilesamv2.models.prompt_head import PromptHead
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.pretrained import load_model, toy_note
 from mobilesamv2.prompt_heads import load_detector
 from mobilesamv2.prompts.object_aware import Detector, EmbeddingDetector
+from mobilesamv2.prompts.sampler import PromptSampler
 
 DETECTOR_FILE = "ObjectAwareModel.pt"
 """MobileSAMv2's detector, looked up in the folders of weights."""
@@ -33,9 +32,6 @@ SHIPPED_DETECTOR = "mini_detector.pt"
 
 SHIPPED_DETECTOR_SIZE, SHIPPED_DETECTOR_CONFIDENCE = 384, 0.1
 """The same of the detector that ships, whose boxes are useful at a lower confidence."""
-
-PROMPT_HEAD_CONFIDENCE = 0.05
-"""The same of a prompt head, as in ``prompt_sampler=prompt_head``."""
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -72,6 +68,17 @@ class DemoApp:
     def samplers(self) -> dict[str, str]:
         """Return the titles of the prompt samplers that can be chosen, by name."""
         return {name: title for name, title in SAMPLERS.items() if self.detector or name != "object_aware"}
+
+    def build_sampler(self, settings: Settings) -> PromptSampler:
+        """Build the prompt sampler that a visitor chose.
+
+        Raises:
+            ValueError: if it requires a detector and there is none, or one that reads another model's embedding.
+        """
+        is_head = self.detector is not None and not hasattr(self.detector, "detect")
+        if settings.sampler == "object_aware" and is_head and settings.model != self.model:
+            raise ValueError(f"The prompt head reads the embeddings of {self.model}: choose that model for its boxes.")
+        return settings.build_sampler(self.detector)
 
     def open(self, path: str | Path) -> Session:
         """Open a photo and encode it with the first model.
@@ -111,7 +118,7 @@ def open_demo(
         model: a name that ``load_pretrained`` accepts; None is ``mobile_sam``, or ``mini_conv`` if there is no file of
             ``mobile_sam``.
         weights: folder of published files; see ``load_pretrained``.
-        detector: an ultralytics ``.pt``, or the safetensors file of a prompt head for the model; None is
+        detector: an ultralytics ``.pt``, or the safetensors file of a prompt head of the first model; None is
             ``ObjectAwareModel.pt`` of ``weights``, or the detector that ships.
         compare: names of further models, to compare with.
         detector_size: longest side of the detector's input, pixels; None is what suits the detector.
@@ -123,8 +130,8 @@ def open_demo(
 
     Raises:
         FileNotFoundError: if a file that was named does not exist.
-        ValueError: if there are no weights under a name, a name is given twice, a file does not fit, a prompt head is
-            to serve several models, or ``value_range`` is none.
+        ValueError: if there are no weights under a name, a name is given twice, a file does not fit, or
+            ``value_range`` is none.
     """
     first = model or (None if checkpoint else default_model(weights))
     allowed = download or {}
@@ -139,10 +146,7 @@ def open_demo(
         models[name] = sam.for_inference().to(device)
         about.append(f"{name}: image encoder {sam.encoder_name}, input of {sam.image_size} pixels, on {device}.")
         about += [note for note in [toy_note(sam, weights)] if note and note not in about]
-    built, note, default_confidence = _find_detector(detector, weights, detector_size, loaded[0][1])
-    if isinstance(built, PromptHead) and compare:
-        raise ValueError(f"{detector} is a prompt head, which reads the embedding of one model: leave --compare out.")
-    built = None if built is None else built.to(device)
+    built, note, default_confidence = _find_detector(detector, loaded[0][1], weights, detector_size, device)
     demo = DemoApp(
         models,
         built,
@@ -169,9 +173,9 @@ def synthetic_scene(seed: int) -> np.ndarray:
 
 
 def _find_detector(
-    named: Path | None, weights: Path, size: int | None, sam: Sam
-) -> tuple[ObjectDetector | PromptHead | None, str, float]:
-    """Return the detector, or the prompt head of the model, a note about it, and the confidence that suits it."""
+    named: Path | None, sam: Sam, weights: Path, size: int | None, device: str
+) -> tuple[Detector | EmbeddingDetector | None, str, float]:
+    """Return the detector, a note about it, and the confidence that suits it."""
     file, default_size, confidence = named, DETECTOR_SIZE, DETECTOR_CONFIDENCE
     if file is None:
         try:
@@ -180,13 +184,11 @@ def _find_detector(
             file = PACKAGE_WEIGHTS / SHIPPED_DETECTOR
             default_size, confidence = SHIPPED_DETECTOR_SIZE, SHIPPED_DETECTOR_CONFIDENCE
     try:
-        detector = load_detector(file, sam, size or default_size)
+        detector = load_detector(file, sam, size or default_size).to(device)
     except ImportError as error:
         if named is not None:
             raise
         return None, f"There is no detector. {missing_library(error)}", confidence
-    if isinstance(detector, PromptHead):
-        confidence = PROMPT_HEAD_CONFIDENCE
     note = f"Detector: {file.name}"
     if file.parent == PACKAGE_WEIGHTS:
         note += f", which ships and knows synthetic scenes only; for photographs get {DETECTOR_FILE} or --detector FILE"
@@ -198,5 +200,5 @@ def _warm_up(demo: DemoApp) -> None:
     for name, sam in demo.models.items():
         segment_everything(sam, Settings(name, "grid", points_per_side=8).build_sampler(None), scene)
     if demo.detector is not None:
-        sampler = Settings(demo.model, "object_aware", confidence=demo.confidence).build_sampler(demo.detector)
+        sampler = demo.build_sampler(Settings(demo.model, "object_aware", confidence=demo.confidence))
         segment_everything(demo.models[demo.model], sampler, scene)

@@ -138,7 +138,10 @@ class EverythingTab:
                 raise Stopped
             progress((decoded, known) if known else 0, desc=title, unit="prompts")
 
-        sampler = settings.build_sampler(self._demo.detector)
+        try:
+            sampler = self._demo.build_sampler(settings)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
         return segment_everything(self._demo.models[settings.model], sampler, session.photo.image, report)
 
     def _title(self, name: str, settings: Settings) -> str:

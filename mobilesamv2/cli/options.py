@@ -83,19 +83,19 @@ def add_detector(parser: argparse.ArgumentParser, shipped: bool = False) -> None
 
     Args:
         parser: of the subcommand.
-        shipped: whether the detector that ships is used where there is no other, and the help says so.
+        shipped: whether the detector that ships is used where there is no other, instead of a prompt sampler's own, and
+            the help says so.
     """
-    file, confidence, size = (
-        (", else mini_detector.pt, which ships", ", or 0.1 with mini_detector.pt", ", or 384 with mini_detector.pt")
-        if shipped
-        else ("", "", "")
-    )
+    file, confidence, size = ("", "; of --sampler prompt_head 0.05", "")
+    if shipped:
+        words = ("else the shipped", "or 0.1 with", "or 384 with")
+        file, confidence, size = (f", {each} mini_detector.pt" for each in words)
     detector_help = (
-        "object detector: an ultralytics .pt (default: ObjectAwareModel.pt in --weights{}), or a prompt head, a "
+        f"object detector: an ultralytics .pt (default: ObjectAwareModel.pt in --weights{file}), or a prompt head, a "
         "safetensors file, which reads the model's own image embedding"
     )
-    parser.add_argument("--detector", type=Path, help=detector_help.format(file))
-    confidence_help = f"lowest confidence of its boxes (default: 0.4{confidence}; 0.05 of a prompt head)"
+    parser.add_argument("--detector", type=Path, help=detector_help)
+    confidence_help = f"lowest confidence of its boxes (default: 0.4{confidence})"
     parser.add_argument("--confidence", type=float, help=confidence_help)
     size_help = f"longest side of an ultralytics detector's input, pixels (default: 1024{size})"
     parser.add_argument("--detector-size", type=int, help=size_help)

@@ -36,10 +36,10 @@ def test_examples_and_assets_are_there(demo: DemoApp) -> None:
 
 
 def test_without_ultralytics_there_are_no_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(**given: object) -> None:
+    def missing(*given: object) -> None:
         raise ModuleNotFoundError("No module named 'ultralytics'", name="ultralytics")
 
-    monkeypatch.setattr("mobilesamv2.app.demo.build_detector", missing)
+    monkeypatch.setattr("mobilesamv2.app.demo.load_detector", missing)
     demo = open_demo(None, tmp_path)
     assert demo.detector is None
     assert "This requires ultralytics, which is not installed: pip install 'mobilesamv2[detector]'" in demo.about
@@ -55,6 +55,17 @@ def test_a_detector_from_a_file(tmp_path: Path) -> None:
     assert (demo.confidence, demo.detector.image_size) == (0.99, 64)
     with pytest.raises(FileNotFoundError, match=r"There is no weight file .*other.pt"):
         open_demo("mini_conv", tmp_path, tmp_path / "other.pt")
+
+
+def test_a_prompt_head_is_of_the_first_model(tmp_path: Path) -> None:
+    second = tmp_path / "tuned.safetensors"
+    shutil.copy(PACKAGE_WEIGHTS / "mini_conv.safetensors", second)
+    head = PACKAGE_WEIGHTS / "mini_conv_prompt_head.safetensors"
+    demo = open_demo("mini_conv", tmp_path, head, compare=[str(second)], confidence=0.05)
+    sampler = demo.build_sampler(Settings("mini_conv", "object_aware", confidence=0.05))
+    assert len(segment_everything(demo.models["mini_conv"], sampler, demo.open_scene(1).photo.image).masks) > 3
+    with pytest.raises(ValueError, match="reads the embeddings of mini_conv: choose that model"):
+        demo.build_sampler(Settings("tuned", "object_aware"))
 
 
 def test_which_model(tmp_path: Path) -> None:
