@@ -19,9 +19,8 @@ from mobilesamv2.pretrained import toy_warning
 PAGE = Path(__file__).parent / "static"
 """The page itself: HTML, JavaScript and CSS, copied as they are."""
 
-_PACKAGED_PHOTOS = Path(__file__).parent / "photos"
-PHOTOS = _PACKAGED_PHOTOS if _PACKAGED_PHOTOS.is_dir() else Path(__file__).parents[2] / "notebooks" / "photos"
-"""Example photos: in the wheel beside this module, in a checkout those of the notebooks."""
+PHOTOS = Path(__file__).parent / "assets"
+"""Example photos, those of the page with a server."""
 
 SCENE_SEED, SCENE_SIZE = 11, (384, 512)
 """Seed and size of the synthetic scene among the examples, pixels."""

@@ -129,7 +129,7 @@ def test_the_library_works_without_lightning_hydra_and_ultralytics() -> None:
 def test_the_wheel_has_every_package() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
-    assert set(listed) == found | {"mobilesamv2.conf", "mobilesamv2.expected", "mobilesamv2.app.photos"}
+    assert set(listed) == found | {"mobilesamv2.conf", "mobilesamv2.expected"}
 
 
 def test_only_the_two_programs_lie_at_the_top() -> None:
