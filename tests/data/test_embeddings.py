@@ -55,7 +55,7 @@ def test_a_block_keeps_what_is_pending_whatever_ends_it(tmp_path: Path, monkeypa
         monkeypatch.undo()
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
-    monkeypatch.setattr("mobilesamv2.data.embeddings.save_file", interrupted)
+    monkeypatch.setattr("mobilesamv2.data.tensor_shards.save_file", interrupted)
     with pytest.raises(RuntimeError, match="pid 7"), EmbeddingCache(tmp_path / "amid", TEACHER, shard_size=2) as cache:
         cache.write([0, 1, 2], torch.randn(3, 1, 1, 1))
     assert len(EmbeddingCache(tmp_path / "amid", TEACHER)) == 3

@@ -111,7 +111,7 @@ def test_a_step_may_train_one_kind_of_prompt_and_all_masks(monkeypatch: pytest.M
         build_sam("mini"), Teacher(teacher), ADAMW, draw_prompts=True, all_masks=True, mask_padding=True, **settings
     )
     samples = PromptSamples(SyntheticDataset(2, (60, 120)), 256, prompts_per_image=3)
-    batch = samples.collate([samples[0], samples[1]])
+    batch = to_model_inputs(samples.collate([samples[0], samples[1]]))
     shapes: list[torch.Size] = []
     compare = task._compare
     monkeypatch.setattr(task, "_compare", lambda *given: (shapes.append(given[0].shape), compare(*given))[1])
