@@ -27,6 +27,8 @@ test: lint
 bench: install
 	$(BIN)/python benchmarks/average_recall.py
 	$(BIN)/python benchmarks/distillation.py
+	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/lvis_scale.py --images 2000
 	$(BIN)/python benchmarks/mask_decoder.py
 	$(BIN)/python benchmarks/segevery.py
 	$(BIN)/python benchmarks/segevery_sam2.py --points-per-side 16

@@ -55,6 +55,14 @@ class ImageDataset(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
         Image.fromarray(self.load_image(index)).save(content, "PNG")
         return ".png", content.getvalue()
 
+    def signature(self, index: int) -> str:
+        """Return what tells an image from others with its id, found without reading it: by default, its data set's.
+
+        Pixels that are kept on disk are those of the image with this signature.
+        """
+        provenance = self.provenance
+        return str(provenance["annotations_sha256"] or provenance["annotations"])
+
     def size_of(self, index: int) -> tuple[int, int]:
         """Return (H, W) of an image, pixels."""
         return self.ground_truth(index).size

@@ -29,9 +29,9 @@ class BoxSamples(EncoderSamples):
             Beside the encoder's keys: ``boxes_xyxy`` (G, 4), pixels of the model's input, each enclosing a mask, and
             ``areas`` (G,), the annotations', square pixels of the image.
         """
-        image, truth = self.images[index]
+        sample, truth = self._annotated_sample(index)
         boxes, annotated_areas = object_boxes(truth, self._frame(truth.size))
-        return self._encoder_sample(image, truth.image_id) | {"boxes_xyxy": boxes, "areas": annotated_areas}
+        return sample | {"boxes_xyxy": boxes, "areas": annotated_areas}
 
     @override
     def collate(self, samples: list[Sample]) -> Sample:

@@ -14,7 +14,7 @@ from typing_extensions import override
 from mobilesamv2.data.base import ImageDataset, choose_images
 from mobilesamv2.data.coco_annotations import CocoAnnotations, evaluator_content, pack_polygons
 from mobilesamv2.data.coco_images import CocoImages, find_file, paths_of
-from mobilesamv2.data.images import MAX_DECODED_PIXELS, check_decoding, decoding_record, read_rgb
+from mobilesamv2.data.images import MAX_DECODED_PIXELS, check_decoding, decoding_record, file_signature, read_rgb
 from mobilesamv2.data.json_files import read_json, shown, whole_number
 from mobilesamv2.data.orientation import Upright, is_turned_when_shown, mismatch_note
 from mobilesamv2.data.pixel_values import ValueRange
@@ -165,6 +165,10 @@ class CocoDataset(ImageDataset):
         """
         path = self._find(index)
         return super().stored_image(index) if is_turned_when_shown(path) else (path.suffix, path.read_bytes())
+
+    @override
+    def signature(self, index: int) -> str:
+        return file_signature(self._find(index).stat().st_size, self.upright, self.value_range)
 
     @override
     def ground_truth(self, index: int) -> GroundTruth:

@@ -18,7 +18,8 @@ from typing_extensions import override
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.evaluation_samples import NO_SAMPLE, EvaluationSample, PaddedDataset, identity_collate
-from mobilesamv2.data.samples import EncoderSamples, Sample
+from mobilesamv2.data.samples import EncoderSamples, Sample, strided_pixels, to_model_inputs
+from mobilesamv2.data.tensor_shards import ShardError
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class TrainingData(pl.LightningDataModule):
         embeddings: cache of the teacher's embeddings; a batch whose images are all cached when the epoch begins
             contains them as ``teacher_embedding``.
         max_steps: optimizer steps after which the run ends, if its epochs do not end before; -1 for no limit.
+        part: number of this job and number of jobs, among which the images that are predicted are divided.
 
     Raises:
         ValueError: if less than a batch is left to train on.
@@ -112,6 +114,7 @@ class TrainingData(pl.LightningDataModule):
         max_broken: float = 0.01,
         embeddings: EmbeddingCache | None = None,
         max_steps: int = -1,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         super().__init__()
         last = len(samples) - validation_images
@@ -130,8 +133,8 @@ class TrainingData(pl.LightningDataModule):
         self.embeddings = embeddings
         self.num_workers = num_workers
         self.max_steps = max_steps
-        collate = samples.collate
-        self.collate = collate if embeddings is None else partial(_with_embeddings, collate, embeddings)
+        self.part = part
+        self.collate = partial(_collate, samples.collate, embeddings)
 
     @property
     def images_per_step(self) -> int:
@@ -196,15 +199,16 @@ class TrainingData(pl.LightningDataModule):
 
     @override
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Return this process's share of all images, in order, without those whose embeddings are cached."""
+        """Return this process's share of all images, in order, without those whose embeddings are cached.
+
+        Shares are of all images, so that they are the same whatever is cached when a process begins.
+        """
         rank, world_size = _rank(self.trainer)
+        part, parts = self.part
         ids = self.samples.samples.images.image_ids
-        keys = [
-            (ALL, i) for i, image_id in enumerate(ids) if self.embeddings is None or image_id not in self.embeddings
-        ]
-        return DataLoader(
-            self.samples, batch_size=self.batches.batch_size, sampler=keys[rank::world_size], **self._loader_args
-        )
+        share = range(part * world_size + rank, len(ids), parts * world_size)
+        keys = [(ALL, i) for i in share if self.embeddings is None or ids[i] not in self.embeddings]
+        return DataLoader(self.samples, batch_size=self.batches.batch_size, sampler=keys, **self._loader_args)
 
     @property
     def _loader_args(self) -> dict[str, Any]:
@@ -219,11 +223,13 @@ class TrainingData(pl.LightningDataModule):
 
     @override
     def on_before_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
-        """Remove the errors of broken images from a batch, and log each once.
+        """Write the pixels that are to be kept; remove the errors of broken images from a batch, and log each once.
 
         Raises:
             ValueError: if there are more broken images than ``max_broken`` allows.
         """
+        for side, encoded in batch.pop("to_store", ()):
+            self.samples.samples.pixel_caches[side].write(encoded)
         errors = (error for lines in batch.pop("broken", ()) for error in lines.split("\n") if error)
         new = set(errors) - self.broken
         self.broken |= new
@@ -236,6 +242,11 @@ class TrainingData(pl.LightningDataModule):
                 f"{int(allowed)}; the last one: {sorted(new)[-1]}"
             )
         return batch
+
+    @override
+    def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
+        """Normalise images, which come as bytes."""
+        return to_model_inputs(batch)
 
 
 Key = tuple[int, int]
@@ -347,20 +358,26 @@ class SkipBrokenDataset(Dataset[Sample]):
             try:
                 sample = self.samples[index] if epoch < 0 else self.samples.draw(index, rng)
                 return sample | {"broken": "\n".join(broken)}
+            except ShardError:  # of what is kept on disk, not of the image
+                raise
             except (ValueError, FileNotFoundError) as error:
                 broken.append(str(error))
                 index = int(rng.integers(low, high))
         raise ValueError(f"{ATTEMPTS} images in a row are broken. The first: {broken[0]}")
 
 
-def _with_embeddings(
-    collate: Callable[[list[Sample]], Sample], embeddings: EmbeddingCache, samples: list[Sample]
+def _collate(
+    collate: Callable[[list[Sample]], Sample], embeddings: EmbeddingCache | None, samples: list[Sample]
 ) -> Sample:
     """Collate a batch, with the teacher's embeddings (B, C, S/16, S/16) float16 if all of them are cached."""
+    to_store = [pixels for sample in samples for pixels in sample.pop("to_store", ())]
     batch = collate(samples)
-    image_ids = batch["image_id"].tolist()
-    if all(image_id in embeddings for image_id in image_ids):
-        batch["teacher_embedding"] = embeddings.read(image_ids, batch["pixels"])
+    if to_store:
+        batch["to_store"] = to_store
+    if embeddings is not None:
+        image_ids = batch["image_id"].tolist()
+        if all(image_id in embeddings for image_id in image_ids):
+            batch["teacher_embedding"] = embeddings.read(image_ids, strided_pixels(batch))
     return batch
 
 

@@ -150,6 +150,11 @@ def decoding_record(upright: Upright, value_range: ValueRange | None) -> dict[st
     return {key: value for key, value in settings.items() if value != defaults[key]}
 
 
+def file_signature(num_bytes: int, upright: Upright, value_range: ValueRange | None) -> str:
+    """Return the signature of an image that is a file: its length in bytes, and how it is decoded."""
+    return f"{num_bytes} bytes, {decoding_record(upright, value_range)}"
+
+
 def read_rgb(
     file: str | Path | IO[bytes],
     name: str | None = None,

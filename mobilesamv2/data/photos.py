@@ -18,12 +18,13 @@ from mobilesamv2.data.images import (
     check_decoding,
     choose_image_files,
     decoding_record,
+    file_signature,
     read_rgb,
     readable_suffixes,
     unread_note,
     walk_files,
 )
-from mobilesamv2.data.orientation import Upright
+from mobilesamv2.data.orientation import Upright, is_turned_when_shown
 from mobilesamv2.data.pixel_values import ValueRange
 from mobilesamv2.ranges import Count, NonNegativeInt, Positive
 from mobilesamv2.structures import GroundTruth
@@ -109,6 +110,17 @@ class PhotosDataset(ImageDataset):
         if not path.is_file():
             raise FileNotFoundError(f"There is no image {path} any more.")
         return read_rgb(path, str(path), self.upright, self.value_range, self.max_pixels)
+
+    @override
+    def stored_image(self, index: int) -> tuple[str, bytes]:
+        """Return the suffix and the content of an image's file; an upright PNG where EXIF turns it."""
+        path = self.folder / self._names[index]
+        return super().stored_image(index) if is_turned_when_shown(path) else (path.suffix, path.read_bytes())
+
+    @override
+    def signature(self, index: int) -> str:
+        num_bytes = (self.folder / self._names[index]).stat().st_size
+        return file_signature(num_bytes, self.upright, self.value_range)
 
     @override
     def ground_truth(self, index: int) -> GroundTruth:

@@ -174,6 +174,7 @@ def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, in
             "annotations as a list, with the data set's image ids."
         )
     ids: dict[int, int] = {}
+    named: set[int] = set()
     for image in images if isinstance(images, list) else [None]:
         number = whole_number(image.get("id")) if isinstance(image, dict) else None
         name = image.get("file_name") if isinstance(image, dict) else None
@@ -184,10 +185,11 @@ def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, in
         in_folder = [(known, image_id) for known, image_id in same_name if name.endswith(known)]
         alike = in_folder if len(same_name) > 1 else same_name
         if len(alike) == 1:
-            if alike[0][1] in ids.values():
+            if alike[0][1] in named:
                 got = f"two that {alike[0][0][1:]} may be: keep the folders in their names"
                 raise ValueError(f"{path} must name each image once, got {got}.")
             ids[number] = alike[0][1]
+            named.add(alike[0][1])
         elif same_name:
             got = f"{shown(name[1:])}, the name of {len(same_name)}"
             raise ValueError(f"{path} must name each image by a path that one image of the data set has, got {got}.")

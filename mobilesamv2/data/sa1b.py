@@ -18,7 +18,7 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from mobilesamv2.data.base import ImageDataset, choose_images
-from mobilesamv2.data.images import MAX_DECODED_PIXELS, check_decoding, decoding_record, read_rgb
+from mobilesamv2.data.images import MAX_DECODED_PIXELS, check_decoding, decoding_record, file_signature, read_rgb
 from mobilesamv2.data.json_files import is_finite_number
 from mobilesamv2.data.orientation import Upright, is_turned_when_shown, mismatch_note
 from mobilesamv2.data.pixel_values import ValueRange
@@ -29,6 +29,9 @@ from mobilesamv2.ranges import Count, NonNegativeInt, Positive, Share
 from mobilesamv2.structures import RLE, GroundTruth
 
 logger = logging.getLogger(__name__)
+
+NUM_IMAGES = 11_185_362
+"""Images of SA-1B, by its data card."""
 
 IMAGE, ANNOTATIONS = 2, 4
 """Columns of the table with the offsets of an image and of its annotations; their lengths follow."""
@@ -193,6 +196,13 @@ class SA1BDataset(ImageDataset):
         """
         content = self._read(index, IMAGE)
         return super().stored_image(index) if is_turned_when_shown(io.BytesIO(content)) else (".jpg", content)
+
+    @override
+    def signature(self, index: int) -> str:
+        source, offset, length = self._table[index, [0, IMAGE, IMAGE + 1]].tolist()
+        if source in self._extracted:
+            length = self._extracted[source].num_bytes(f"sa_{self.image_ids[index]}", offset)
+        return file_signature(length, self.upright, self.value_range)
 
     @override
     def ground_truth(self, index: int) -> GroundTruth:

@@ -40,7 +40,14 @@ class ExtractedFolder:
         Raises:
             FileNotFoundError: if the file has gone.
         """
-        return (self.path / f"{name}{self.suffixes[suffix]}").read_bytes()
+        return self._file(name, suffix).read_bytes()
+
+    def num_bytes(self, name: str, suffix: int) -> int:
+        """Return the length of a file that ``read`` reads."""
+        return self._file(name, suffix).stat().st_size
+
+    def _file(self, name: str, suffix: int) -> Path:
+        return self.path / f"{name}{self.suffixes[suffix]}"
 
 
 def find_sources(tars: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,15 +16,18 @@ from torch.utils.data import Dataset, default_collate
 from typing_extensions import override
 
 from mobilesamv2.data.base import ImageDataset
+from mobilesamv2.data.embeddings import fingerprint_stride
+from mobilesamv2.data.pixels import PixelCache
 from mobilesamv2.masks import areas, boxes_from_rles, decode
 from mobilesamv2.ranges import Count, NonNegativeInt, Share
+from mobilesamv2.structures import GroundTruth
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, to_model_input
 
 Sample = dict[str, Any]
 
 
 class EncoderSamples(Dataset[Sample]):
-    """Images as input of the image encoder.
+    """Images as input of the image encoder, before normalisation, which ``to_model_inputs`` does on the device.
 
     Args:
         images: any data set of RGB images with their objects.
@@ -41,6 +47,8 @@ class EncoderSamples(Dataset[Sample]):
         student_size: Count | None = None,
     ) -> None:
         self.student_size = student_size
+        self.pixel_caches: dict[int, PixelCache] = {}
+        """Pixels on disk, by the side of the input that they are for."""
         self.images = images
         self.image_size = image_size
         self.keep_aspect_ratio = keep_aspect_ratio
@@ -58,23 +66,75 @@ class EncoderSamples(Dataset[Sample]):
         """Collate samples to a batch."""
         return default_collate(samples)
 
-    def __getitem__(self, index: int) -> Sample:
-        """Return ``pixels`` (3, S, S), ``image_id``, and ``resized``, height and width of the image without padding.
+    def keep_pixels(self, folder: Path, pixel_format: str) -> None:
+        """Read pixels from a folder, and have what it lacks written to it by ``TrainingData``.
 
-        With a student of another input, ``student_pixels`` has its own.
+        Args:
+            folder: of the caches, one for each side of an input.
+            pixel_format: one of ``FORMATS``.
+
+        Raises:
+            ValueError: if the model's input has no bytes to keep, there is no such format, or a cache has other pixels.
         """
-        image = self.images.load_image(index)  # without its objects
-        return self._encoder_sample(image, self.images.image_ids[index])
+        if not self.keep_aspect_ratio:
+            raise ValueError("cache.pixels must be off for SAM 2, whose input is resized to floats, not bytes.")
+        sides = [self.image_size] if self.student_size is None else [self.image_size, self.student_size]
+        self.pixel_caches = {side: PixelCache(folder / f"pixels_{side}", side, pixel_format) for side in sides}
 
-    def _encoder_sample(self, image: np.ndarray, image_id: int) -> Sample:
-        sample = {
-            "pixels": normalized_pixels(image, self.image_size, self.keep_aspect_ratio),
-            "image_id": image_id,
-            "resized": torch.tensor(self._frame(image.shape[:2]).resized),
-        }
-        if self.student_size is not None:
-            sample["student_pixels"] = normalized_pixels(image, self.student_size, self.keep_aspect_ratio)
-        return sample
+    def __getitem__(self, index: int) -> Sample:
+        """Return ``rgb`` (S, S, 3) uint8, ``image_id``, and ``resized``, height and width of the image without padding.
+
+        With a student of another input, ``student_rgb`` and ``student_resized`` are its own. SAM 2, whose input is no
+        bytes, has ``pixels`` (3, S, S) float32, normalised, and ``student_pixels`` instead. What the caches of pixels
+        lack is under ``to_store``, which no batch contains.
+        """
+        return self._encoder_sample(index, lambda: self.images.load_image(index))[0]  # without its objects
+
+    def _encoder_sample(self, index: int, load: Callable[[], np.ndarray]) -> tuple[Sample, tuple[int, int]]:
+        """Return the sample, and the (H, W) of the image, which is loaded unless its pixels are kept."""
+        sample: Sample = {"image_id": self.images.image_ids[index]}
+        sides = {"": self.image_size} | ({} if self.student_size is None else {"student_": self.student_size})
+        load, size = cache(load), (0, 0)
+        for name, side in sides.items():
+            if self.keep_aspect_ratio:
+                rgb, size = self._resized(index, side, load, sample)
+                padded = torch.zeros(side, side, 3, dtype=torch.uint8)
+                padded.numpy()[: rgb.shape[0], : rgb.shape[1]] = rgb
+                sample |= {f"{name}rgb": padded, f"{name}resized": torch.tensor(rgb.shape[:2])}
+            else:
+                size = (load().shape[0], load().shape[1])
+                sample[f"{name}pixels"] = normalized_pixels(load(), side, False)
+                sample["resized"] = torch.tensor(self._frame(size).resized)
+        return sample, size
+
+    def _resized(
+        self, index: int, side: int, load: Callable[[], np.ndarray], sample: Sample
+    ) -> tuple[np.ndarray, tuple[int, int]]:
+        """Return an image, RGB uint8, resized for an input, and its (H, W); note in the sample what is to be stored."""
+        pixels, image_id = self.pixel_caches.get(side), sample["image_id"]
+        if pixels is not None and image_id in pixels:
+            return pixels.read(image_id, self.images.signature(index))
+        size = (load().shape[0], load().shape[1])
+        rgb = ModelFrame(size, side).resize(load())
+        if pixels is not None:
+            encoded = pixels.encode(image_id, self.images.signature(index), rgb, size)
+            sample.setdefault("to_store", []).append((side, encoded))
+        return rgb, size
+
+    def _annotated_sample(self, index: int) -> tuple[Sample, GroundTruth]:
+        """Return the encoder's sample of an image, and its objects."""
+        if self._has_pixels(index):
+            truth = self.images.ground_truth(index)
+            sample, size = self._encoder_sample(index, lambda: self.images.load_image(index))
+            if size == truth.size:
+                return sample, truth
+        image, truth = self.images[index]  # which refuses an image that has not the annotated size
+        return self._encoder_sample(index, lambda: image)[0], truth
+
+    def _has_pixels(self, index: int) -> bool:
+        """Return whether an image need not be loaded."""
+        caches, image_id = self.pixel_caches.values(), self.images.image_ids[index]
+        return bool(caches) and all(image_id in pixels for pixels in caches)
 
     def _frame(self, size: tuple[int, int]) -> ModelFrame:
         return ModelFrame(size, self.image_size, self.keep_aspect_ratio)
@@ -137,10 +197,10 @@ class PromptSamples(EncoderSamples):
             (K, 1 + points, 2), ``masks`` (K, S/mask_stride, S/mask_stride), the share of each cell that the object
             covers, 0 to 1, and ``weights`` (K,), which are 0 for an image without objects.
         """
-        image, truth = self.images[index]
+        sample, truth = self._annotated_sample(index)
         frame = self._frame(truth.size)
         k, side = self.prompts_per_image, self.image_size
-        sample = self._encoder_sample(image, truth.image_id) | {
+        sample |= {
             "boxes_xyxy": torch.zeros(k, 4),
             "points": torch.zeros(k, 1 + self.points, 2),
             "masks": torch.zeros(k, side // self.mask_stride, side // self.mask_stride),
@@ -175,6 +235,36 @@ def _size_balanced_probabilities(sizes: np.ndarray) -> np.ndarray:
     """Return probabilities (N,) of objects of these areas that make all octaves of their side equally likely."""
     _, octave, count = np.unique((np.log2(sizes) / 2).astype(int), return_inverse=True, return_counts=True)
     return 1 / count[octave] / len(count)
+
+
+def to_model_inputs(batch: Sample) -> Sample:
+    """Return a batch whose bytes ``rgb`` (B, S, S, 3) became the encoder's input ``pixels`` (B, 3, S, S) float32.
+
+    So do ``student_rgb``. The values are those of ``normalized_pixels``, to the bit, on every device: a difference and
+    a quotient of float32 are rounded correctly by all of them.
+    """
+    for name in ("", "student_"):
+        if f"{name}rgb" in batch:
+            batch[f"{name}pixels"] = _normalized(batch.pop(f"{name}rgb"), batch[f"{name}resized"])
+    batch.pop("student_resized", None)
+    return batch
+
+
+def strided_pixels(batch: Sample) -> Tensor:
+    """Return some of a batch's pixels, (B, 3, s, s) float32, those that its images' fingerprints are made of."""
+    if "pixels" in batch:
+        return batch["pixels"]
+    stride = fingerprint_stride(batch["rgb"].shape[1])
+    return _normalized(batch["rgb"][:, ::stride, ::stride], (batch["resized"] + stride - 1) // stride)
+
+
+def _normalized(rgb: Tensor, resized: Tensor) -> Tensor:
+    """Return bytes (B, S, S, 3) as (B, 3, S, S) float32, normalised, 0 beyond each image's (B, 2) height and width."""
+    mean, std = (torch.tensor(values, device=rgb.device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    pixels = torch.empty(rgb.permute(0, 3, 1, 2).shape, device=rgb.device)
+    torch.sub(rgb.permute(0, 3, 1, 2), mean, out=pixels).div_(std)
+    inside = torch.arange(rgb.shape[1], device=rgb.device) < resized[..., None]  # (B, 2, S)
+    return pixels.masked_fill_(~(inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0)
 
 
 def normalized_pixels(image: np.ndarray, side: int, keep_aspect_ratio: bool = True) -> Tensor:

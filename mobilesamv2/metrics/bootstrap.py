@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 import numpy as np
 
 RESAMPLES = 2000
 """Resamples of the images for an interval."""
+
+RESAMPLES_AT_ONCE = 50
+"""Resamples that are drawn and summed together: 8 MB for 19,809 images."""
 
 
 def percentiles(draws: Iterable[Mapping[str, float | None]]) -> dict[str, list[float] | None]:
@@ -27,15 +31,20 @@ def resampled_sums(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield sums over images drawn with replacement, one resample at a time; the same seed draws the same images.
 
+    Some resamples are summed at once, as a product of matrices, which takes a fraction of the time that one after the
+    other takes: reading the counts of a large data set for each is what takes long.
+
     Args:
         per_image: (images, ...).
         n_gt: (images, groups).
         seed: of the resampling.
         resamples: number of resamples.
     """
-    flat = per_image.reshape(len(per_image), -1).astype(np.float64)
-    for times in resampled_counts(len(per_image), seed, resamples):
-        yield (times @ flat).reshape(per_image.shape[1:]), times @ n_gt
+    flat, sizes = per_image.reshape(len(per_image), -1).astype(np.float64), n_gt.astype(np.float64)
+    counts = resampled_counts(len(per_image), seed, resamples)
+    while drawn := list(islice(counts, RESAMPLES_AT_ONCE)):
+        times = np.stack(drawn)
+        yield from zip((times @ flat).reshape(len(drawn), *per_image.shape[1:]), times @ sizes, strict=True)
 
 
 def resampled_counts(num_images: int, seed: int, resamples: int) -> Iterator[np.ndarray]:

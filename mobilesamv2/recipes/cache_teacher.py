@@ -5,12 +5,16 @@ from __future__ import annotations
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mobilesamv2.data.embeddings import EmbeddingCache
+from mobilesamv2.data.sa1b import NUM_IMAGES
+from mobilesamv2.ranges import Count, NonNegativeInt
 from mobilesamv2.recipes.checks import Check, weight_checks
-from mobilesamv2.recipes.teachers import build_teacher, teacher_config
+from mobilesamv2.recipes.teachers import build_teacher, keep_pixels, teacher_config
 from mobilesamv2.recipes.training import TrainingSetup, build_samples
+from mobilesamv2.tasks.teacher import CacheTeacher
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "teacher")
-OPTIONS: dict[str, object] = {}
+OPTIONS: dict[str, object] = {"part": NonNegativeInt, "parts": Count}
 
 
 def missing_files(cfg: DictConfig) -> list[Check]:
@@ -20,14 +24,45 @@ def missing_files(cfg: DictConfig) -> list[Check]:
 
 def build(cfg: DictConfig) -> TrainingSetup:
     """Build a teacher whose embeddings are kept."""
+    part, parts = cfg.task.part, cfg.task.parts
+    if part >= parts:
+        raise ValueError(f"task.part must be below task.parts={parts}, the number of jobs, got {part}.")
     teacher = build_teacher(cfg)
     if teacher.cache is None:
         raise ValueError("teacher.cache must be on for task=cache_teacher, which keeps the teacher's embeddings.")
-    task = instantiate(cfg.task, teacher=teacher, _convert_="all")
+    cache, encoded = teacher.cache, teacher.cache.folder
+    node = DictConfig({key: value for key, value in cfg.task.items() if key not in OPTIONS})
+    task: CacheTeacher = instantiate(node, teacher=teacher, _convert_="all")
+    samples = build_samples(cfg, teacher.sam.image_size, keep_aspect_ratio=teacher.sam.keep_aspect_ratio)
     return TrainingSetup(
         task,
-        build_samples(cfg, teacher.sam.image_size, keep_aspect_ratio=teacher.sam.keep_aspect_ratio),
+        samples,
         write_weights=None,
-        cache=teacher.cache,
-        summary=lambda: f"{teacher.images_encoded} images encoded, into {cfg.cache.folder}",
+        cache=cache,
+        callbacks=keep_pixels(cfg, samples),
+        summary=lambda: "\n".join(
+            [f"{teacher.images_encoded} images encoded, into {encoded}", *report(cache, task.images_per_second)]
+        ),
+        part=(part, parts),
     )
+
+
+def report(cache: EmbeddingCache, images_per_second: float) -> list[str]:
+    """Return lines on the speed of a pass and the bytes of a cache, and what follows for parts of SA-1B.
+
+    Args:
+        cache: that was filled.
+        images_per_second: of this process; 0 if it encoded none.
+    """
+    if not images_per_second:
+        return []
+    num_bytes, each = cache.num_bytes(), len(cache)
+    size = num_bytes / each
+    lines = [f"  {images_per_second:.3g} images/s in this process, {size / 1e6:.3g} MB an image, {each} images so far"]
+    for share in (0.01, 0.1, 1):
+        images = share * NUM_IMAGES
+        hours, terabytes = images / images_per_second / 3600, images * size / 1e12
+        lines.append(
+            f"  {share:4.0%} of SA-1B: {hours:,.3g} hours of a process like this one, {terabytes:.3g} TB, computed"
+        )
+    return lines

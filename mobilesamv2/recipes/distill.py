@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from mobilesamv2.recipes.build import build_model, picture_callbacks
 from mobilesamv2.recipes.checks import Check, weight_checks
 from mobilesamv2.recipes.records import describe_start
-from mobilesamv2.recipes.teachers import build_teacher, teacher_config
+from mobilesamv2.recipes.teachers import build_teacher, keep_pixels, teacher_config
 from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "model", "teacher")
@@ -33,10 +33,11 @@ def build(cfg: DictConfig) -> TrainingSetup:
     frame: dict[str, Any] = {"keep_aspect_ratio": teacher.sam.keep_aspect_ratio}
     if student.image_size != size:
         frame["student_size"] = student.image_size
+    samples = build_samples(cfg, size, **frame)
     return TrainingSetup(
         task,
-        build_samples(cfg, size, **frame),
+        samples,
         partial(write_sam, student),
         teacher.cache,
-        picture_callbacks(cfg, student),
+        [*picture_callbacks(cfg, student), *keep_pixels(cfg, samples)],
     )

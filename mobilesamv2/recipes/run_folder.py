@@ -25,8 +25,8 @@ from mobilesamv2.recipes.records import environment
 
 FREE_SETTINGS = (
     "output_dir", "resume", "requeue", "objective", "best.*", "num_workers", "checkpoint_minutes", "max_broken",
-    "compile", "picture_steps", "logger.*", "paths.*", "cache.folder", "hydra.*", "dataset.index_folder",
-    "dataset.max_broken", "dataset.bad_annotations",
+    "compile", "picture_steps", "logger.*", "paths.*", "cache.folder", "cache.pixels", "hydra.*",
+    "dataset.index_folder", "dataset.max_broken", "dataset.bad_annotations",
     "trainer.accelerator", "trainer.strategy", "trainer.max_epochs", "trainer.max_steps",
     "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches",  # images a step are compared instead
     "trainer.log_every_n_steps", "trainer.enable_*", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",

@@ -156,8 +156,8 @@ def find_recipe(cfg: DictConfig, function: str, program: str) -> ModuleType:
     return module
 
 
-TEACHER_ONLY_KEYS = ("cache", "precision")
-"""Keys that are taken out of a teacher before it is built."""
+KEYS_READ_APART = {"teacher": ("cache", "precision"), "cache": ("pixels",)}
+"""Keys that are taken out of a group before what it names is built."""
 
 
 def require_settings(cfg: DictConfig, groups: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -202,7 +202,7 @@ def _check_node(name: str, node: Any, options: Mapping[str, Any]) -> None:
         place = f"{name}.{key}"
         if OmegaConf.is_missing(node, key):
             raise ValueError(f"{place} has no value yet: {place}=VALUE.")
-        if hints and not key.startswith("_") and not (name == "teacher" and key in TEACHER_ONLY_KEYS):
+        if hints and not key.startswith("_") and key not in KEYS_READ_APART.get(name, ()):
             target = node["_target_"].rsplit(".", 1)[1]
             if key not in hints and "kwargs" not in hints:
                 near = did_you_mean(key, hints, f"{name}.{{}}")

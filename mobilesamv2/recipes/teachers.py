@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
 
+from mobilesamv2.callbacks.pixel_shards import FlushPixels
+from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.recipes.build import build_model
 from mobilesamv2.recipes.records import warn_of_random_weights
 from mobilesamv2.tasks.teacher import Teacher, teacher_identity
@@ -17,8 +22,17 @@ def build_teacher(cfg: DictConfig) -> Teacher:
     sam, precision = build_model(node, None), cfg.teacher.precision
     if cfg.teacher.cache == "off":
         return Teacher(sam, None, precision)
-    cache = instantiate(cfg.cache, identity=teacher_identity(sam, precision), _convert_="all")
+    node = DictConfig({key: value for key, value in cfg.cache.items() if key != "pixels"})
+    cache = instantiate(node, identity=teacher_identity(sam, precision), _convert_="all")
     return Teacher(sam, cache, precision)
+
+
+def keep_pixels(cfg: DictConfig, samples: EncoderSamples) -> list[Callback]:
+    """Have the samples' pixels kept beside the embeddings as ``cache.pixels`` says; return what a run needs for it."""
+    if cfg.cache.pixels == "off":
+        return []
+    samples.keep_pixels(Path(cfg.cache.folder), str(cfg.cache.pixels))
+    return [FlushPixels(list(samples.pixel_caches.values()))]
 
 
 def teacher_config(cfg: DictConfig) -> DictConfig:

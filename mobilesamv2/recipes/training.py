@@ -54,6 +54,7 @@ class TrainingSetup(NamedTuple):
         callbacks: beside those of every run.
         summary: returns what is printed at the end of a task that predicts.
         next_command: what can be done with the first file of ``write_weights``, which takes the place of ``{file}``.
+        part: number of this job and number of jobs, among which a task that predicts is divided.
     """
 
     task: pl.LightningModule
@@ -63,6 +64,7 @@ class TrainingSetup(NamedTuple):
     callbacks: Sequence[Callback] = ()
     summary: Callable[[], str] | None = None
     next_command: str = "mobilesamv2 segment IMAGE -o masks --model {file}"
+    part: tuple[int, int] = (0, 1)
 
 
 def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Path | None) -> float | None:
@@ -78,6 +80,7 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
         cfg.max_broken,
         setup.cache,
         cfg.trainer.max_steps,
+        setup.part,
     )
     run_id = run_folder.run_id(folder, resumed=resume is not None)
     trainer, identity = build_checked_trainer(cfg, setup, folder, run_id, resume)

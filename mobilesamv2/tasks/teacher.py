@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,8 +15,12 @@ from mobilesamv2.checkpoints import weights_sha256
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.ranges import Count
 from mobilesamv2.structures import EMBEDDING_STRIDE
+from mobilesamv2.tasks.teacher_batch import RECORD, agree_on_batch, find_batch
 from mobilesamv2.transforms import preprocessing
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -47,10 +53,14 @@ class Teacher:
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         return self
 
-    @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return float32 image embeddings (B, C, S/16, S/16) of pixels (B, 3, S, S) of any precision."""
+        """Return float32 image embeddings (B, C, S/16, S/16) of pixels (B, 3, S, S), and count them."""
         self.images_encoded += len(pixels)
+        return self.run_encoder(pixels)
+
+    @torch.no_grad()
+    def run_encoder(self, pixels: Tensor) -> Tensor:
+        """Return float32 image embeddings (B, C, S/16, S/16) of pixels (B, 3, S, S) of any precision."""
         dtype = PRECISIONS[self.precision]
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
             return self.sam.image_encoder(pixels.float()).float()
@@ -132,26 +142,74 @@ class LearnsFromTeacher(pl.LightningModule):
 class CacheTeacher(pl.LightningModule):
     """A pass of the teacher over all images, which writes the embeddings that its cache lacks.
 
-    Many jobs can share this pass out before a student is trained.
+    Many jobs can share this pass out before a student is trained. The teacher encodes as many images at once as memory
+    allows, always equally many, whatever batches the loader gives.
 
     Args:
         teacher: the teacher, with a cache.
+        largest_batch: images that it encodes at once, at most.
+
     """
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Teacher, largest_batch: Count = 64) -> None:
         super().__init__()
+        assert teacher.cache is not None, "there is nothing to fill"
         self.teacher = teacher
         self.network = teacher.sam.image_encoder  # an attribute, so that Lightning moves it to the device
+        self._cache = teacher.cache
+        self._largest_batch = largest_batch
+        self._batch = 0
+        self._waiting: dict[int, tuple[Tensor, Tensor]] = {}  # pixels and size of images, by id
+        self._began = time.monotonic()
+        self.images_per_second = 0.0
+        """Of the pass, once it has ended; waiting for photos included."""
+
+    @override
+    def on_predict_start(self) -> None:
+        side, device = self.teacher.sam.image_size, str(self.device)
+
+        def find() -> int:
+            data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            largest = min(self._largest_batch, len(data.samples))
+            return find_batch(self.teacher.run_encoder, (3, side, side), largest, device)
+
+        self._batch = agree_on_batch(self._cache.folder, find)
+        logger.info("The teacher encodes %d images at once, as %s says.", self._batch, self._cache.folder / RECORD)
+        self._began = time.monotonic()
 
     @override
     def predict_step(self, batch: Sample, batch_idx: int) -> None:
-        self.teacher.cache_batch(batch)
+        for image_id, pixels, resized in zip(
+            batch["image_id"].tolist(), batch["pixels"], batch["resized"], strict=True
+        ):
+            if image_id not in self._cache:
+                self._waiting[image_id] = (pixels, resized)
+        while len(self._waiting) >= self._batch:
+            self._encode_waiting()
 
     @override
     def on_predict_end(self) -> None:
-        cache = self.teacher.cache
-        assert cache is not None
-        cache.flush()  # the last shard may be short
+        if self._waiting:
+            self._encode_waiting()
+        self._cache.flush()  # the last shard may be short
+        self.images_per_second = self.teacher.images_encoded / max(time.monotonic() - self._began, 1e-9)
+
+    def _encode_waiting(self) -> None:
+        """Encode and store the images that have waited longest; a short rest is filled up by black images."""
+        ids = list(self._waiting)[: self._batch]
+        pixels, resized = map(torch.stack, zip(*(self._waiting.pop(image_id) for image_id in ids), strict=True))
+        missing = self._batch - len(ids)
+        full = torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])]) if missing else pixels
+        try:
+            embeddings = self.teacher.run_encoder(full)[: len(ids)]
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"The {self._batch} images at once that {self._cache.folder / RECORD} records must fit in the memory "
+                f"of {self.device}, and do not: end what else runs there, run on a larger device, or begin another "
+                "cache.folder, with task.largest_batch=N."
+            ) from error
+        self.teacher.images_encoded += len(ids)
+        self._cache.write(ids, embeddings, valid_grid_size(resized), pixels)
 
 
 def valid_grid_size(resized: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def test_a_block_keeps_what_is_pending_whatever_ends_it(tmp_path: Path, monkeypa
         monkeypatch.undo()
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
-    monkeypatch.setattr("mobilesamv2.data.embeddings.save_file", interrupted)
+    monkeypatch.setattr("mobilesamv2.data.tensor_shards.save_file", interrupted)
     with pytest.raises(RuntimeError, match="pid 7"), EmbeddingCache(tmp_path / "amid", TEACHER, shard_size=2) as cache:
         cache.write([0, 1, 2], torch.randn(3, 1, 1, 1))
     assert len(EmbeddingCache(tmp_path / "amid", TEACHER)) == 3
@@ -188,13 +188,13 @@ def test_another_image_of_the_same_id_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_part_of_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mobilesamv2.data import embeddings
+    from mobilesamv2.data import tensor_shards
 
     def breaks(tensors: dict, path: Path, metadata: dict) -> None:
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(embeddings, "save_file", breaks)
+    monkeypatch.setattr(tensor_shards, "save_file", breaks)
     cache = EmbeddingCache(tmp_path, TEACHER, shard_size=2)
     with pytest.raises(OSError, match=rf"{tmp_path}/\w+\.safetensors can't be written: No space left"):
         cache.write([0, 1], torch.ones(2, 4, 4, 4))

@@ -132,7 +132,7 @@ def test_what_is_broken_is_left_out_named_and_counted(tmp_path: Path, caplog: py
     samples = EncoderSamples(dataset, 64)
     data = TrainingData(samples, batch_size=2, max_broken=0.2)
     for batch in delivered(data):
-        assert batch["pixels"].shape == (2, 3, 64, 64)
+        assert batch["rgb"].shape == (2, 64, 64, 3)
         assert "broken" not in batch
     assert len(data.broken) == 1
     assert "Skipped (1 so far): Image sa_0 of" in caplog.text

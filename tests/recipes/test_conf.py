@@ -70,8 +70,8 @@ def check_targets(node: Any, options: Iterable[str] = ()) -> int:
     of_task = import_module(f"mobilesamv2.recipes.{recipe}").OPTIONS if recipe else ()
     count = sum(check_targets(value, of_task if key == "task" else ()) for key, value in node.items())
     if "_target_" in node:
-        # train.py takes from a teacher what says how its embeddings are computed and kept
-        left_out = {"cache", "precision"} if "cache" in node else set(options)
+        # train.py takes from a teacher what says how its embeddings are computed and kept, and from a cache the pixels
+        left_out = {"cache", "precision"} if "cache" in node else {"pixels"} if "pixels" in node else set(options)
         arguments = {key: None for key in node if not str(key).startswith("_") and key not in left_out}
         signature = inspect.signature(get_object(node["_target_"]))
         takes_detector = ".prompts." in node["_target_"] and "detector" in signature.parameters

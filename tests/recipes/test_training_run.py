@@ -26,6 +26,7 @@ from mobilesamv2.callbacks import checkpoint as checkpoints
 from mobilesamv2.callbacks import requeue
 from mobilesamv2.callbacks.checkpoint import EMA
 from mobilesamv2.data.datamodule import TrainingData
+from mobilesamv2.data.pixels import PixelCache
 from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_sa1b_tar
@@ -270,12 +271,19 @@ def test_many_jobs_share_the_teachers_pass_out(tmp_path: Path, capsys: pytest.Ca
     teacher = ["model@teacher=by_name", "teacher.name=sam_vit_mini", folder, f"output_dir={tmp_path / 'jobs'}"]
     train("experiment=cache_teacher", *teacher, f"dataset.tars={tmp_path / 'a.tar'}")
     assert "5 images encoded" in capsys.readouterr().out
-    train("experiment=cache_teacher", *teacher, f"dataset.tars={tmp_path}")
-    assert "4 images encoded" in capsys.readouterr().out
-    train("experiment=cache_teacher", *teacher, f"dataset.tars={tmp_path}")
-    assert "0 images encoded" in capsys.readouterr().out
+    both = ["experiment=cache_teacher", *teacher, f"dataset.tars={tmp_path}", "cache.pixels=raw", "task.parts=2"]
+    for part, encoded in enumerate((2, 2, 0)):  # of images 5, 7 and 6, 8, which others have not cached
+        train(*both, f"task.part={part % 2}")
+        assert f"{encoded} images encoded" in (printed := capsys.readouterr().out)
+        assert ("100% of SA-1B: " in printed) == bool(encoded)
+    with pytest.raises(SystemExit, match=r"task\.part must be below task\.parts=2, the number of jobs, got 2\."):
+        train(*both, "task.part=2")
+    pixels = PixelCache(tmp_path / "cache" / "pixels_256", 256, "raw")
+    assert [i in pixels for i in range(9)] == [False] * 5 + [True] * 4
     given = ["experiment=distill_tinyvit", "model=mini", f"dataset.tars={tmp_path}", "validation_images=1", *teacher]
-    train(*given, "trainer.max_epochs=1")
+    train(*given, "trainer.max_epochs=1", "cache.pixels=raw", "batch_size=4")
+    pixels.refresh()
+    assert len(pixels) == 9  # what was missing is written, short shards too
     rows = list(csv.DictReader((tmp_path / "jobs" / "metrics.csv").open()))
     assert [float(row["train/teacher_images"]) for row in rows if row["train/teacher_images"]] == [0.0]
 

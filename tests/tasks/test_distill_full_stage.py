@@ -8,7 +8,7 @@ from support.training import ADAMW, trainer
 
 from mobilesamv2 import build_sam
 from mobilesamv2.data.datamodule import TrainingData
-from mobilesamv2.data.samples import PromptSamples
+from mobilesamv2.data.samples import PromptSamples, to_model_inputs
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.tasks.distill_full_stage import DistillFullStage
 from mobilesamv2.tasks.mask_prompts import initial_prompts
@@ -23,7 +23,7 @@ def test_a_student_that_is_its_teacher_differs_in_nothing() -> None:
     student.load_state_dict(teacher.state_dict())
     task = DistillFullStage(student, Teacher(teacher), ADAMW).eval()
     with torch.no_grad():
-        loss, parts = task._loss(SAMPLES.collate([SAMPLES[0], SAMPLES[1]]))
+        loss, parts = task._loss(to_model_inputs(SAMPLES.collate([SAMPLES[0], SAMPLES[1]])))
     for name in ("embedding", "token_box", "token_point", "output_box", "output_point"):
         assert parts[name].item() == pytest.approx(0, abs=1e-5)
     assert loss.item() == pytest.approx((parts["object_box"] + parts["object_point"]).item(), abs=1e-4)

@@ -13,7 +13,7 @@ from support.training import ADAMW, trainer
 from mobilesamv2 import build_sam
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
-from mobilesamv2.data.samples import EncoderSamples, PromptSamples
+from mobilesamv2.data.samples import EncoderSamples, PromptSamples, to_model_inputs
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_sa1b_tar
 from mobilesamv2.tasks.distill import DistillDecoupled, _copy_shared_tensors, valid_cells
@@ -79,7 +79,7 @@ def test_a_student_that_is_its_teacher_agrees(kind: str) -> None:
     samples = PromptSamples(SyntheticDataset(2), 256, prompts_per_image=4)
     task = DistillMasks(student, Teacher(teacher), ADAMW, **SETTINGS[kind]).eval()
     with torch.no_grad():
-        _, ious = task._loss(samples.collate([samples[0], samples[1]]))
+        _, ious = task._loss(to_model_inputs(samples.collate([samples[0], samples[1]])))
     assert {kind: iou.item() for kind, iou in ious.items()} == pytest.approx({"box": 1.0, "point": 1.0})
 
 
@@ -111,7 +111,7 @@ def test_a_step_may_train_one_kind_of_prompt_and_all_masks(monkeypatch: pytest.M
         build_sam("mini"), Teacher(teacher), ADAMW, draw_prompts=True, all_masks=True, mask_padding=True, **settings
     )
     samples = PromptSamples(SyntheticDataset(2, (60, 120)), 256, prompts_per_image=3)
-    batch = samples.collate([samples[0], samples[1]])
+    batch = to_model_inputs(samples.collate([samples[0], samples[1]]))
     shapes: list[torch.Size] = []
     compare = task._compare
     monkeypatch.setattr(task, "_compare", lambda *given: (shapes.append(given[0].shape), compare(*given))[1])
@@ -152,7 +152,7 @@ def test_embedding_losses_by_hand() -> None:
 def test_what_lies_in_the_padding_has_no_gradient_if_masked() -> None:
     """Of a wide image the lower half is padding: an error there counts without the mask and not with it."""
     teacher, samples = build_sam("mini"), EncoderSamples(SyntheticDataset(1, (60, 120)), 256)
-    batch = samples.collate([samples[0]])
+    batch = to_model_inputs(samples.collate([samples[0]]))
     assert batch["resized"].tolist() == [[128, 256]]
     for mask_padding in (False, True):
         task = DistillDecoupled(

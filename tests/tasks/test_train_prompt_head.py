@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from support.runs import evaluate_here, train
 from support.training import ADAMW, trainer
-from torch.utils.data import ConcatDataset
 
 from mobilesamv2 import build_sam
 from mobilesamv2.cli.main import main
@@ -31,6 +30,17 @@ from mobilesamv2.transforms import ModelFrame
 
 SMALL = ["experiment=prompt_head_synthetic", "model@teacher=mini", "detector.width=8", "dataset.limit=5"]
 SMALL += ["validation_images=2", "trainer.max_epochs=1", "task.warmup_images=0"]
+
+
+class OneScene(SyntheticDataset):
+    """The first scene, again and again."""
+
+    @property
+    def image_ids(self) -> list[int]:
+        return [0] * self.limit
+
+    def __getitem__(self, index: int):
+        return super().__getitem__(0)
 
 
 def test_boxes_are_tight_in_the_models_frame() -> None:
@@ -57,8 +67,9 @@ def test_learns_one_scene_from_cached_embeddings(tmp_path: Path) -> None:
     watch = pl.callbacks.LambdaCallback(
         on_train_batch_end=lambda t, *args: losses.append(float(t.callback_metrics["train/loss"]))
     )
-    scenes = ConcatDataset([SyntheticDataset(1, (128, 128), seed=3)] * 3)
-    data = TrainingData(BoxSamples(scenes, 256), batch_size=2, validation_images=1, embeddings=teacher.cache)
+    data = TrainingData(
+        BoxSamples(OneScene(3, (128, 128), seed=3), 256), batch_size=2, validation_images=1, embeddings=teacher.cache
+    )
     runner = trainer(tmp_path, max_epochs=40, callbacks=[watch], check_val_every_n_epoch=40)
     runner.fit(task, datamodule=data)
     assert losses[-1] < 0.7 * losses[0]

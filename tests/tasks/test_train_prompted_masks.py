@@ -8,7 +8,7 @@ from support.training import ADAMW, trainer
 
 from mobilesamv2 import build_sam, load_sam
 from mobilesamv2.data.datamodule import TrainingData
-from mobilesamv2.data.samples import PromptSamples
+from mobilesamv2.data.samples import PromptSamples, to_model_inputs
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.models.low_rank import LowRankUpdate, merge_low_rank
 from mobilesamv2.recipes.training import write_sam
@@ -84,7 +84,7 @@ def test_masks_are_prompts(tmp_path: Path) -> None:
 def test_a_step_may_train_one_kind_of_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     task = TrainPromptedMasks(build_sam("mini"), ADAMW, draw_prompts=True).train()
     samples = PromptSamples(SyntheticDataset(2), 256, prompts_per_image=2, points=3)
-    batch = samples.collate([samples[0], samples[1]])
+    batch = to_model_inputs(samples.collate([samples[0], samples[1]]))
     drawn = []
     for step in range(80):
         monkeypatch.setattr(TrainPromptedMasks, "global_step", step)

@@ -12,7 +12,7 @@ from mobilesamv2 import build_sam, load_sam
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
-from mobilesamv2.data.samples import EncoderSamples, PromptSamples
+from mobilesamv2.data.samples import EncoderSamples, PromptSamples, to_model_inputs
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.tasks.distill import DistillDecoupled
 from mobilesamv2.tasks.losses import MaskLoss, dice_loss, mask_iou
@@ -49,7 +49,7 @@ def test_prompts_lie_on_their_masks() -> None:
     samples = PromptSamples(SyntheticDataset(6, (120, 200)), image_size=256, prompts_per_image=5, box_jitter=0.0)
     for i in range(6):
         sample = samples[i]
-        assert sample["pixels"].shape == (3, 256, 256)
+        assert sample["rgb"].shape == (256, 256, 3)
         assert sample["masks"].shape == (5, 64, 64)
         assert sample["weights"].tolist() == [1.0] * 5
         for mask, box, point in zip(sample["masks"], sample["boxes_xyxy"], sample["points"][:, 0], strict=True):
@@ -189,7 +189,7 @@ def test_several_points_lie_in_the_object_or_where_its_mask_is_wrong(tmp_path: P
     prompts: list[dict[str, torch.Tensor]] = []
     decode = task.sam.decode
     task.sam.decode = lambda embeddings, **prompt: prompts.append(prompt) or decode(embeddings, **prompt)
-    batch = scenes.collate([scenes[0], scenes[1]])
+    batch = to_model_inputs(scenes.collate([scenes[0], scenes[1]]))
     for training in (True, False):
         with torch.no_grad():
             task.train(training)._loss(batch)
