@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,21 @@ def check_single_process_sweep(cfg: DictConfig) -> None:
         return
     if "basic_launcher" in HydraConfig.get().launcher._target_ and cfg.trainer.devices not in (1, "1"):
         raise ValueError(f"trainer.devices must be 1 in a sweep on this machine, got {cfg.trainer.devices}.")
+
+
+def check_pixels_are_read(cfg: DictConfig, groups: Sequence[str]) -> None:
+    """Check that pixels are to be kept by a task with a teacher alone: they lie beside its embeddings.
+
+    Args:
+        cfg: the composed configuration.
+        groups: that the recipe needs.
+
+    Raises:
+        ValueError: if they are to be kept, and there is no teacher.
+    """
+    pixels = OmegaConf.select(cfg, "cache.pixels", default="off")
+    if "teacher" not in groups and pixels != "off":
+        raise ValueError(f"cache.pixels must be off for a task without a teacher, which keeps no pixels, got {pixels}.")
 
 
 def is_sweep() -> bool:

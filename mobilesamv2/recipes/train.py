@@ -40,6 +40,7 @@ def run(cfg: DictConfig) -> float | None:
     if not checks.is_sweep():
         cfg.output_dir = str(folder)  # named after the time by default, which would be another in each process
     schema.require_settings(cfg, recipe.NEEDS, recipe.OPTIONS)
+    checks.check_pixels_are_read(cfg, recipe.NEEDS)
     checks.check_single_process_sweep(cfg)
     checks.check_precision(cfg)
     checks.check_shared_folder()

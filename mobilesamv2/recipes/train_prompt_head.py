@@ -13,7 +13,7 @@ from mobilesamv2.models.prompt_head import PromptHead
 from mobilesamv2.prompt_heads import EncodedDetector, prompt_head_file, save_prompt_head
 from mobilesamv2.recipes.build import build_detector, needs_detector, picture_callbacks
 from mobilesamv2.recipes.checks import Check, weight_checks
-from mobilesamv2.recipes.teachers import build_teacher, teacher_config
+from mobilesamv2.recipes.teachers import build_teacher, keep_pixels, teacher_config
 from mobilesamv2.recipes.training import TrainingSetup, build_samples
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "detector", "teacher")
@@ -49,4 +49,5 @@ def build(cfg: DictConfig) -> TrainingSetup:
         cfg, sam.image_size, needs_masks=cfg.prompt_sampler is not None, keep_aspect_ratio=sam.keep_aspect_ratio
     )
     try_it = f"mobilesamv2 segment IMAGE -o masks --model {sam.name} --sampler prompt_head --detector {{file}}"
+    callbacks += keep_pixels(cfg, samples)
     return TrainingSetup(task, samples, write_weights, teacher.cache, callbacks, next_command=try_it)

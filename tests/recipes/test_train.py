@@ -138,6 +138,11 @@ def test_missing_files_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         train("experiment=distill_tinyvit", "resume=none.ckpt", f"output_dir={tmp_path}")
 
 
+def test_pixels_are_kept_by_tasks_with_a_teacher_alone(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"cache\.pixels must be off for a task without a teacher, .* got raw"):
+        train("task=finetune_decoder", "model=mini", "dataset=synthetic", "cache.pixels=raw", f"output_dir={tmp_path}")
+
+
 def test_trains_a_detector_that_ultralytics_loads(tar: Path, tmp_path: Path) -> None:
     given = ["experiment=detect_yolov8n_synthetic", "dataset=sa1b", f"dataset.tars={tar}"]
     given += ["detector.image_size=128", "validation_images=2", f"output_dir={tmp_path / 'out'}"]

@@ -19,6 +19,7 @@ from mobilesamv2.cli.main import main
 from mobilesamv2.data.box_samples import BoxSamples, object_boxes
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
+from mobilesamv2.data.pixels import PixelCache
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.masks import encode
 from mobilesamv2.pretrained import load_pretrained
@@ -108,7 +109,9 @@ def test_the_programs_take_what_was_trained(
 ) -> None:
     out, head = tmp_path / "out", tmp_path / "out" / "mini_prompt_head.safetensors"
     with caplog.at_level(logging.INFO):
-        train(*SMALL, "prompt_sampler=prompt_head", f"output_dir={out}", "prompt_sampler.confidence=0")
+        kept = [f"cache.folder={tmp_path / 'kept'}", "cache.pixels=raw"]
+        train(*SMALL, "prompt_sampler=prompt_head", f"output_dir={out}", "prompt_sampler.confidence=0", *kept)
+    assert len(PixelCache(tmp_path / "kept" / "pixels_256", 256, "raw")) == 4  # of two batches, one to validate
     printed = capsys.readouterr().out
     assert "mask AR@K of 2 validation images: 10 0." in printed
     assert f"next: mobilesamv2 segment IMAGE -o masks --model mini --sampler prompt_head --detector {head}" in printed
