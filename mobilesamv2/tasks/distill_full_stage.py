@@ -65,7 +65,7 @@ class DistillFullStage(Distill):
         iou_weight: Weight = 1.0,
     ) -> None:
         super().__init__(student, teacher, optimizer, warmup_images, train_decoder)
-        sizes = [(sam.image_size, sam.prompt_encoder.embed_dim) for sam in (student, teacher.sam)]
+        sizes = [(sam.image_size, sam.embedding_channels) for sam in (student, teacher.sam)]
         if sizes[0] != sizes[1]:
             raise ValueError(
                 f"The student must have its teacher's image size and embedding width {sizes[1]}, got {sizes[0]}: "
@@ -129,17 +129,17 @@ class DistillFullStage(Distill):
         """Return each object's distances of tokens and of masks, loss on the object, and IoU with it, (N,) each."""
         given = {key: prompt[key] for key in prompt if key != "multimask_output"}
         with torch.no_grad():
-            wanted = self.teacher.sam.decode_stages(teacher, **given)
-        found = self.student.decode_stages(student, **given)
-        objects = targets[:, None].expand_as(found.logits)
-        iou = mask_iou(found.logits, objects)
-        distance = (found.logits - wanted.logits).abs().mean((2, 3))
+            theirs = self.teacher.sam.decode_stages(teacher, **given)
+        ours = self.student.decode_stages(student, **given)
+        objects = targets[:, None].expand_as(ours.logits)
+        iou = mask_iou(ours.logits, objects)
+        distance = (ours.logits - theirs.logits).abs().mean((2, 3))
         if self._weight_hard_masks:
-            distance = distance * hard_mask_weights(iou, mask_iou(wanted.logits, objects))
-        least, best = self._mask_loss.mask_terms(found.logits, objects).min(dim=1)
+            distance = distance * hard_mask_weights(iou, mask_iou(theirs.logits, objects))
+        least, best = self._mask_loss.mask_terms(ours.logits, objects).min(dim=1)
         return {
-            "token": (found.tokens - wanted.tokens).abs().mean((1, 2)),
+            "token": (ours.tokens - theirs.tokens).abs().mean((1, 2)),
             "output": distance.mean(1),
-            "object": least + self._iou_weight * (found.predicted_iou - iou).abs().mean(1),
+            "object": least + self._iou_weight * (ours.predicted_iou - iou).abs().mean(1),
             "miou": iou.gather(1, best[:, None])[:, 0],
         }

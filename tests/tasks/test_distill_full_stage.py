@@ -67,3 +67,6 @@ def test_a_student_of_another_size_is_refused() -> None:
     teacher = Teacher(build_sam("mini"))
     with pytest.raises(ValueError, match=r"image size and embedding width \(256, \d+\), got \(128, \d+\)"):
         DistillFullStage(build_sam("mini", image_size=128), teacher, ADAMW)
+    coarse = build_sam("sam2_mini", encoder="tiny_vit_mini_stride16")
+    with pytest.raises(ValueError, match=r"embedding width \(256, 256\), got \(256, 64\)"):
+        DistillFullStage(coarse, Teacher(build_sam("sam2_mini")), ADAMW)
