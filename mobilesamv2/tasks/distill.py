@@ -14,9 +14,10 @@ from typing_extensions import override
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.ranges import NonNegativeInt, Weight
+from mobilesamv2.structures import EMBEDDING_STRIDE
 from mobilesamv2.tasks.losses import embedding_losses
 from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
-from mobilesamv2.tasks.teacher import LearnsFromTeacher, Teacher, valid_grid_size
+from mobilesamv2.tasks.teacher import LearnsFromTeacher, Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -247,12 +248,13 @@ def _copy_shared_tensors(teacher: nn.Module, student: nn.Module) -> None:
     logger.info("%d of the student's %d encoder tensors start as the teacher's", len(shared), len(ours))
 
 
-def valid_cells(resized: Tensor, grid: int) -> Tensor:
-    """Return (B, grid, grid) bool: the cells of the image embedding that hold a pixel of the image.
+def valid_cells(resized: Tensor, grid: int, stride: int = EMBEDDING_STRIDE) -> Tensor:
+    """Return (B, grid, grid) bool: the cells of a map, by default the image embedding, that hold a pixel of the image.
 
     Args:
         resized: (B, 2) height and width of the images in the model's input, pixels.
-        grid: side of the image embedding, cells.
+        grid: side of the map, cells.
+        stride: side of a cell, pixels of the model's input.
     """
-    inside = torch.arange(grid, device=resized.device) < valid_grid_size(resized)[..., None]  # (B, 2, grid)
+    inside = torch.arange(grid, device=resized.device) * stride < resized[..., None]  # (B, 2, grid)
     return inside[:, 0, :, None] & inside[:, 1, None, :]

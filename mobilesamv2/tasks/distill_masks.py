@@ -12,7 +12,7 @@ from typing_extensions import override
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.ranges import NonNegativeInt, Weight
-from mobilesamv2.tasks.distill import Distill
+from mobilesamv2.tasks.distill import Distill, valid_cells
 from mobilesamv2.tasks.losses import MaskLoss, mask_iou, with_gradient_of_all
 from mobilesamv2.tasks.mask_prompts import (
     Prompt,
@@ -136,9 +136,8 @@ class DistillMasks(Distill):
         """Return (N, 1, S/4, S/4) bool: the cells of the teacher's masks that count; None if all do."""
         if not self._mask_padding:
             return None
-        cells = torch.arange(self.teacher.sam.image_size // LOW_RES_STRIDE, device=self.device)
-        inside = cells * LOW_RES_STRIDE < batch["resized"][..., None]  # (B, 2, S/4)
-        valid = inside[:, 0, :, None] & inside[:, 1, None, :]
+        grid = self.teacher.sam.image_size // LOW_RES_STRIDE
+        valid = valid_cells(batch["resized"], grid, LOW_RES_STRIDE)
         return valid.repeat_interleave(batch["masks"].shape[1], dim=0)[:, None]
 
     def _prompt_loss(
