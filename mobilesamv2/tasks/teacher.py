@@ -148,7 +148,6 @@ class CacheTeacher(pl.LightningModule):
     Args:
         teacher: the teacher, with a cache.
         largest_batch: images that it encodes at once, at most.
-
     """
 
     def __init__(self, teacher: Teacher, largest_batch: Count = 64) -> None:

@@ -1,7 +1,8 @@
 """How many images a teacher encodes at once: as many as memory allows, and the same number throughout a cache.
 
 An embedding's last bits depend on the shape of the batch that it was encoded in, and on nothing else of the batch. All
-that fill a cache therefore encode equally many images at once, short rests filled up; its folder records how many.
+jobs of task=cache_teacher that fill a cache therefore encode equally many images at once, short rests filled up; its
+folder records how many. A task that trains encodes what the cache lacks in batches of its own.
 """
 
 from __future__ import annotations
