@@ -54,11 +54,16 @@ def build_dataset(
         crowds: ``count`` counts them as objects, where the data set has crowds.
 
     Raises:
-        ValueError: if its images have no annotations, an object has no mask where masks are needed, or ``crowds`` is
-            neither ``count`` nor ``leave_out``.
+        ValueError: if its images have no annotations, an object has no mask where masks are needed, ``crowds`` is
+            neither ``count`` nor ``leave_out``, or ``dataset.crowds`` says otherwise.
     """
     if crowds not in ("count", "leave_out"):
         raise ValueError(f"task.crowds must be count or leave_out, got {crowds}.")
+    if cfg.dataset.get("crowds", crowds) != crowds:
+        raise ValueError(
+            f"dataset.crowds must be {crowds} here, got {cfg.dataset.crowds}: the task says whether crowds count, and "
+            "those without task.crowds leave them out, as AP and AR@K do."
+        )
     settings: dict[str, Any] = {"images": None} if "images" in cfg.dataset and not with_images else {}
     if crowds == "count" and "crowds" in inspect.signature(get_class(cfg.dataset._target_)).parameters:
         settings["crowds"] = crowds

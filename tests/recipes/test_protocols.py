@@ -152,3 +152,9 @@ def test_broken_choices_are_refused(setting: str, scenes: list[str], tmp_path: P
     key = setting.partition("=")[0].replace(".", r"\.")
     with pytest.raises(SystemExit, match=rf"error: {key} must be"):
         evaluate_here(*scenes, "task=evaluate_prompts", setting, f"output_dir={tmp_path / 'out'}")
+
+
+@pytest.mark.parametrize("task", ["protocol=efficientsam3_box", "task=evaluate_proposals"])
+def test_a_data_set_can_not_count_crowds_that_the_task_leaves_out(task: str, scenes: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"error: dataset\.crowds must be leave_out here, got count"):
+        evaluate_here(*scenes, task, "+dataset.crowds=count", f"output_dir={tmp_path / 'out'}")
