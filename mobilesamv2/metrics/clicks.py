@@ -21,6 +21,9 @@ FirstPrompt = Literal["centre", "random", "box"]
 NextClick = Literal["farthest", "random"]
 """The wrong pixel farthest from the edge of its region, of missed pixels or of those too many; one drawn at random."""
 
+SHOWN_CLICKS = (0, 1, 2, 3, 5, 9, 10, 20)
+"""Numbers of clicks whose mIoU tables show: those of the published protocols; at 0 a box alone."""
+
 
 class Click(NamedTuple):
     """A point that a user adds.

@@ -10,6 +10,7 @@ from typing import Any
 
 from mobilesamv2.evaluation.results import percent, percent_range
 from mobilesamv2.files import write_text_atomic
+from mobilesamv2.metrics.clicks import SHOWN_CLICKS
 from mobilesamv2.model_zoo import shipped_models
 from mobilesamv2.reports.page import Page, write_page
 from mobilesamv2.reports.published import Comparison, Published, checkpoint_files, comparisons
@@ -21,9 +22,6 @@ TITLE = "Models under protocols"
 
 OF_ALL_OBJECTS = re.compile(r"mAR|AR@\d+|mB?IoU \w+|(mIoU|NoC)@[\d.]+|AP|(ar|recall)_\d+")
 """Names of metrics that a table shows; those by size and frequency are in the CSV file."""
-
-SHOWN_CLICKS = (1, 3, 5, 10, 20)
-"""Numbers of clicks whose mIoU a table shows."""
 
 
 @dataclass(frozen=True)

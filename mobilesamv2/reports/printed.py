@@ -8,14 +8,11 @@ from mobilesamv2.evaluation.results import Results, percent, percent_range, time
 from mobilesamv2.metrics.average_recall import GROUPS, metric_name
 from mobilesamv2.metrics.box_recall import GROUPS as BOX_GROUPS
 from mobilesamv2.metrics.box_recall import IOU_REACHED
-from mobilesamv2.metrics.clicks import threshold_name
+from mobilesamv2.metrics.clicks import SHOWN_CLICKS, threshold_name
 from mobilesamv2.metrics.prompt_iou import GROUPS as SIZE_GROUPS
 
 WIDTH = 14
 """Characters of a column."""
-
-SHOWN_CLICKS = (0, 1, 2, 3, 5, 9)
-"""Clicks after which mIoU is printed, beside the last."""
 
 
 def format_results(results: Results) -> str:
