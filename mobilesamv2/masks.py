@@ -255,6 +255,17 @@ def boxes_from_rles(rles: list[RLE]) -> Tensor:
     return boxes
 
 
+def tight_boxes(rles: list[RLE]) -> Tensor:
+    """Return the box of each mask's pixels, to the far edge of the last, (D, 4) xyxy float64, pixels.
+
+    Args:
+        rles: as of ``boxes_from_rles``.
+    """
+    boxes = boxes_from_rles(rles).double()
+    boxes[:, 2:] += 1
+    return boxes
+
+
 def clip(rles: list[RLE], box: tuple[int, int, int, int]) -> list[RLE]:
     """Clear all pixels of masks outside a box; the masks keep their size, and some may become empty.
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
-from mobilesamv2.masks import boxes_from_rles
+from mobilesamv2.masks import tight_boxes
 from mobilesamv2.models.object_detector import ObjectDetector
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.prompt_heads import EncodedDetector
@@ -95,8 +95,7 @@ class PredictionPictures(Callback):
         segany = SegAny(self.model)
         segany.set_image(image)
         if truth.rles:
-            boxes = boxes_from_rles(truth.rles).float()
-            boxes[:, 2:] += 1  # to the far edge of the last pixel
+            boxes = tight_boxes(truth.rles).float()
             sides = boxes[:, 2:] - boxes[:, :2]
             largest = sides.prod(1).argsort(descending=True, stable=True)[:OBJECTS]
             masks = segany.predict(boxes=boxes[largest], multimask_output=False).masks[:, 0]

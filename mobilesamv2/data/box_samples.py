@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from mobilesamv2.data.detection_samples import first_of_duplicates
 from mobilesamv2.data.samples import EncoderSamples, Sample
-from mobilesamv2.masks import areas, boxes_from_rles
+from mobilesamv2.masks import areas, tight_boxes
 from mobilesamv2.structures import GroundTruth
 from mobilesamv2.transforms import ModelFrame
 
@@ -48,8 +48,7 @@ def object_boxes(truth: GroundTruth, frame: ModelFrame) -> tuple[torch.Tensor, t
     out.
     """
     filled = [i for i, area in enumerate(areas(truth.rles).tolist()) if area]
-    corners = boxes_from_rles([truth.rles[i] for i in filled]).double()
-    corners[:, 2:] += 1  # to the far edge of the last pixel
+    corners = tight_boxes([truth.rles[i] for i in filled])
     first = first_of_duplicates(corners)
     boxes = frame.boxes_to_model(corners[first])
     annotated = torch.tensor(truth.areas, dtype=torch.float64)[filled][first]

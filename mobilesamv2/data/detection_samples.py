@@ -12,7 +12,7 @@ from typing_extensions import override
 from mobilesamv2.data.augment import Augmentation, Placement, letterbox_placement, paint
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.samples import EncoderSamples, Sample
-from mobilesamv2.masks import areas, boxes_from_rles, clip, decode
+from mobilesamv2.masks import areas, boxes_from_rles, clip, decode, tight_boxes
 from mobilesamv2.structures import RLE, GroundTruth
 
 PADDING_VALUE = 114
@@ -152,8 +152,7 @@ def visible_objects(truth: GroundTruth, placement: Placement) -> VisibleObjects:
     window_in_image = (int(x0), int(y0), int(np.ceil(x1)), int(np.ceil(y1)))  # includes partly visible pixels
     clipped = clip(rles, window_in_image)
     chosen = torch.nonzero(areas(clipped))[:, 0]
-    corners = boxes_from_rles([clipped[i] for i in chosen.tolist()]).double()
-    corners[:, 2:] += 1  # to the far edge of the last pixel
+    corners = tight_boxes([clipped[i] for i in chosen.tolist()])
     window = torch.tensor(placement.window, dtype=torch.float64)
     boxes_xyxy = corners * placement.scale + torch.tensor(placement.offset * 2, dtype=torch.float64)
     boxes_xyxy = torch.minimum(torch.maximum(boxes_xyxy, window[[0, 1, 0, 1]]), window[[2, 3, 2, 3]])

@@ -18,7 +18,7 @@ from typing_extensions import override
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.embeddings import fingerprint_stride
 from mobilesamv2.data.pixels import PixelCache
-from mobilesamv2.masks import areas, boxes_from_rles, decode
+from mobilesamv2.masks import areas, decode, tight_boxes
 from mobilesamv2.ranges import Count, NonNegativeInt, Share
 from mobilesamv2.structures import GroundTruth
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, to_model_input
@@ -220,8 +220,7 @@ class PromptSamples(EncoderSamples):
             y, x = np.nonzero(mask)
             picks = rng.integers(len(x), size=1 + self.points)
             points = torch.from_numpy(np.stack([x[picks], y[picks]], axis=1)).float()
-            box = boxes_from_rles([rles[i]]).float()
-            box[:, 2:] += 1  # to the far edge of the last pixel
+            box = tight_boxes([rles[i]]).float()
             noise = torch.from_numpy(rng.normal(0, self.box_jitter, 4)).float().clamp(-0.25, 0.25)
             box = box + noise * (box[:, 2:] - box[:, :2]).repeat(1, 2)
             sample["points"][slot] = frame.coords_to_model(points)

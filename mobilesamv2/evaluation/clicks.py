@@ -11,7 +11,7 @@ import torch
 from mobilesamv2.evaluation.loop import EvaluateEachImage, ImageOutcome
 from mobilesamv2.evaluation.prompted_masks import counted_objects, predict_chosen
 from mobilesamv2.evaluation.shards import ResultShards
-from mobilesamv2.masks import decode
+from mobilesamv2.masks import decode, tight_boxes
 from mobilesamv2.metrics.average_recall import group_members
 from mobilesamv2.metrics.clicks import (
     Click,
@@ -22,7 +22,7 @@ from mobilesamv2.metrics.clicks import (
     random_click,
 )
 from mobilesamv2.metrics.mask_choice import MaskChoice, check_mask_choice, mask_ious
-from mobilesamv2.metrics.prompt_iou import GROUPS, tight_boxes
+from mobilesamv2.metrics.prompt_iou import GROUPS
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.ranges import Area, Count, NonNegativeInt, Share

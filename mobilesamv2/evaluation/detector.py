@@ -10,7 +10,7 @@ import torch
 
 from mobilesamv2.evaluation.loop import EvaluateEachImage, ImageOutcome
 from mobilesamv2.evaluation.shards import ResultShards
-from mobilesamv2.masks import areas, boxes_from_rles
+from mobilesamv2.masks import areas, tight_boxes
 from mobilesamv2.metrics.box_recall import count_boxes
 from mobilesamv2.metrics.stage_time import StageTimer
 from mobilesamv2.models.object_detector import ObjectDetector
@@ -80,7 +80,6 @@ class EvaluateDetector(EvaluateEachImage):
                 boxes, confidence = self.detector.detect(image, **settings)
         self._timer.num_prompts = len(boxes)
         filled = [i for i, area in enumerate(areas(truth.rles).tolist()) if area]
-        truths = boxes_from_rles([truth.rles[i] for i in filled])
-        truths[:, 2:] += 1  # to the far edge of the last pixel
+        truths = tight_boxes([truth.rles[i] for i in filled]).float()
         counts = count_boxes(boxes, confidence, truths, torch.tensor(truth.areas, dtype=torch.float64)[filled], self.ks)
         return ImageOutcome({name: getattr(counts, name) for name in ("matched", "reached", "n_gt")}, [])

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
-from torch import Tensor
 
-from mobilesamv2.masks import boxes_from_rles, decode
+from mobilesamv2.masks import decode, tight_boxes
 from mobilesamv2.metrics.average_recall import AREA_GROUPS
 from mobilesamv2.metrics.bootstrap import RESAMPLES, percentiles, resampled_sums
-from mobilesamv2.structures import RLE, GroundTruth, Prompts
+from mobilesamv2.structures import GroundTruth, Prompts
 
 GROUPS = ("all", *AREA_GROUPS)
 """Those of AR@K, but for the frequencies that come after them."""
@@ -64,13 +63,6 @@ def object_prompts(truth: GroundTruth, kinds: Sequence[str], seed: int) -> list[
         labels = torch.ones(tensor.shape[:2], dtype=torch.int64)
         found.append(ObjectPrompts(kind, Prompts(points=tensor, labels=labels)))
     return found
-
-
-def tight_boxes(objects: list[RLE]) -> Tensor:
-    """Return the box of each object's pixels, to the far edge of the last, (N, 4) xyxy, pixels of the image."""
-    corners = boxes_from_rles(objects).double()
-    corners[:, 2:] += 1
-    return corners
 
 
 def _centre(mask: np.ndarray) -> tuple[int, int]:
