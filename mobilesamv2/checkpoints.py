@@ -38,6 +38,9 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
+METADATA_KEY = "mobilesamv2"
+"""Under which a safetensors file of this project has what it is, as JSON."""
+
 StateDict = dict[str, Tensor]
 
 
@@ -144,7 +147,7 @@ def _model_record(path: Path) -> Any:
     """Return what ``save_weights`` writes into the metadata of a safetensors file."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-    return json.loads(metadata["mobilesamv2"])
+    return json.loads(metadata[METADATA_KEY])
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -180,7 +183,7 @@ def save_weights(sam: Sam, path: str | Path, dtype: torch.dtype | None = None) -
     if dtype is not None:
         state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     with atomic_write(path) as partial:
-        save_file(state, partial, metadata={"mobilesamv2": json.dumps(metadata)})
+        save_file(state, partial, metadata={METADATA_KEY: json.dumps(metadata)})
 
 
 def save_mobile_sam(sam: Sam, path: str | Path) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mobilesamv2.checkpoints import load_module, weights_sha256
+from mobilesamv2.checkpoints import METADATA_KEY, load_module, weights_sha256
 from mobilesamv2.files import atomic_write
 from mobilesamv2.model_zoo import PROMPT_HEAD_ENDING, require_weights
 from mobilesamv2.models.object_detector import ObjectDetector, build_detector
@@ -22,7 +22,6 @@ from mobilesamv2.models.sam import Sam
 from mobilesamv2.ranges import Count
 from mobilesamv2.segany import SegAny
 
-METADATA_KEY = "mobilesamv2"
 NAME = "prompt_head"
 """What the metadata of a head's file have under "name", where those of a model have the model's."""
 
@@ -51,6 +50,10 @@ def build_prompt_head(
 ) -> PromptHead:
     """Build a prompt head for a model, in eval mode on the CPU.
 
+    A head for an encoder of another name, or of other weights, is built with a warning: the embeddings of a distilled
+    student may be close to its teacher's. Of a copy for inference, whose weights are folded, only the encoder's name is
+    compared.
+
     Args:
         sam: the model whose image embeddings it reads.
         checkpoint: a file that ``save_prompt_head`` wrote; None leaves random weights.
@@ -60,10 +63,6 @@ def build_prompt_head(
     Raises:
         FileNotFoundError: if ``checkpoint`` does not exist.
         ValueError: if it is no prompt head, or one for embeddings of another shape or image size than the model's.
-
-    A head for an encoder of another name, or of other weights, is built with a warning: the embeddings of a distilled
-    student may be close to its teacher's. Of a copy for inference, whose weights are folded, only the encoder's name is
-    compared.
     """
     if checkpoint is None:
         digest = weights_sha256(sam.image_encoder)

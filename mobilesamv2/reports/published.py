@@ -16,8 +16,8 @@ _PACKAGED = Path(__file__).parents[1] / "expected"
 EXPECTED = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "benchmarks" / "expected"
 """The folder of published values: in the installed package, or in a clone."""
 
-
 DETECTOR = "ObjectAwareModel.pt"
+"""MobileSAMv2's, with whose boxes its values are measured."""
 
 
 @dataclass(frozen=True)
