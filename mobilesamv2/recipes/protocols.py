@@ -20,6 +20,9 @@ GROUPS = ("task", "prompt_sampler")
 FREE = ("task.save_masks",)
 """Settings that change no figure."""
 
+AGAINST = "model@teacher, whose masks are the truth,"
+"""Which teacher it is, is the user's choice; whether there is one is the protocol's."""
+
 
 def protocol_record(cfg: DictConfig) -> dict[str, str]:
     """Return name, source and gaps of the protocol for a result; nothing without one."""
@@ -41,9 +44,12 @@ def require_protocol(cfg: DictConfig) -> None:
             f"predictions must not be set with protocol={name}, which says how masks are made: protocol.name=null."
         )
     published = _composed(name)
-    for key, value in chain(*(_leaves(group, published[group]) for group in GROUPS)):
-        got = OmegaConf.select(cfg, key)
-        if value is not None and got != value and key not in FREE:
+    fixed, own = (dict(chain(*(_leaves(group, node[group]) for group in GROUPS))) for node in (published, cfg))
+    pairs = [(key, value, own.get(key)) for key, value in fixed.items() if value is not None]
+    pairs += [(key, None, value) for key, value in own.items() if key not in fixed]
+    pairs += [(AGAINST, *("annotated objects" if node.teacher is None else "a teacher" for node in (published, cfg)))]
+    for key, value, got in pairs:
+        if got != value and key not in FREE:
             raise ValueError(
                 f"{key} is {_shown(value)} in protocol={name}, got {_shown(got)}. Leave it as it is, or measure "
                 "without the protocol's name: protocol.name=null."
