@@ -116,8 +116,8 @@ class EvaluateClicks(EvaluateEachImage):
 
     def _click_through(self, objects: list[RLE], rng: np.random.Generator) -> np.ndarray:
         """Return the IoU of each object's mask after each number of clicks, (N, steps)."""
-        wanted = np.stack([decode(rle) for rle in objects])
-        masks, low_res = np.zeros_like(wanted), None
+        targets = np.stack([decode(rle) for rle in objects])
+        masks, low_res = np.zeros_like(targets), None
         clicks: list[list[Click]] = [[] for _ in objects]
         boxes = tight_boxes(objects) if self._first == "box" else None
         ious = np.zeros((len(objects), self._max_clicks + 1 - self.first_step))
@@ -125,27 +125,27 @@ class EvaluateClicks(EvaluateEachImage):
         for step in range(ious.shape[1]):
             if step or self.first_step:
                 with self._timer.stage("prompt_sampling"):
-                    corrected = self._click(corrected, wanted, masks, clicks, rng)
+                    corrected = self._click(corrected, targets, masks, clicks, rng)
             if len(corrected):
                 found = predict_chosen(
                     self._segany,
                     _prompts([clicks[i] for i in corrected], None if boxes is None else boxes[corrected]),
                     self._choice,
                     self._timer,
-                    wanted[corrected],
+                    targets[corrected],
                     low_res[corrected] if low_res is not None and self._feeds_back else None,
                 )
                 masks[corrected] = found.masks
                 low_res = found.low_res_logits.clone() if low_res is None else low_res
                 low_res[corrected] = found.low_res_logits
             ious[:, step] = ious[:, step - 1]
-            ious[corrected, step] = mask_ious(masks[corrected], wanted[corrected])
+            ious[corrected, step] = mask_ious(masks[corrected], targets[corrected])
         return ious
 
     def _click(
         self,
         corrected: np.ndarray,
-        wanted: np.ndarray,
+        targets: np.ndarray,
         masks: np.ndarray,
         clicks: list[list[Click]],
         rng: np.random.Generator,
@@ -155,9 +155,9 @@ class EvaluateClicks(EvaluateEachImage):
         for i in corrected.tolist():
             is_first = self._first != "box" and not clicks[i]
             if (self._first if is_first else self._next) == "random":
-                click = random_click(wanted[i], masks[i], rng)
+                click = random_click(targets[i], masks[i], rng)
             else:
-                click = farthest_click(wanted[i], masks[i], clicks[i])
+                click = farthest_click(targets[i], masks[i], clicks[i])
             if click is not None:
                 clicks[i].append(click)
                 left.append(i)

@@ -32,7 +32,7 @@ def predict_chosen(
     prompts: Prompts,
     mask_choice: MaskChoice,
     timer: StageTimer | None = None,
-    wanted: np.ndarray | None = None,
+    targets: np.ndarray | None = None,
     mask_input: Tensor | None = None,
     mask_refinements: int = 0,
 ) -> PromptedMasks:
@@ -43,7 +43,7 @@ def predict_chosen(
         prompts: at most one batch, since all masks are held at the size of the image.
         mask_choice: the rule.
         timer: its stages ``mask_decoder`` and ``postprocessing`` are timed, and its prompts counted.
-        wanted: (N, H, W) bool, the annotated objects, for ``oracle``.
+        targets: (N, H, W) bool, the annotated objects, for ``oracle``.
         mask_input: (N, 1, S/4, S/4) logits of an earlier mask.
         mask_refinements: times that the chosen mask is fed back with its prompt, for the decoder's one mask.
 
@@ -57,7 +57,7 @@ def predict_chosen(
         logits, predicted_iou = segany.predict_low_res(prompts, wants_three(mask_choice, is_one_point), mask_input)
     timer.num_prompts += len(prompts)
     with timer.stage("postprocessing"):
-        low_res = _chosen(segany, logits, predicted_iou, mask_choice, prompts, wanted)
+        low_res = _chosen(segany, logits, predicted_iou, mask_choice, prompts, targets)
     for _ in range(mask_refinements):
         with timer.stage("mask_decoder"):
             low_res, _ = segany.predict_low_res(prompts, False, low_res)
@@ -76,7 +76,7 @@ def _chosen(
     predicted_iou: Tensor,
     choice: MaskChoice,
     prompts: Prompts,
-    wanted: np.ndarray | None,
+    targets: np.ndarray | None,
 ) -> Tensor:
     """Return the low-res logits that count, (N, 1, S/4, S/4)."""
     scores = predicted_iou.float().cpu().numpy()
@@ -86,7 +86,7 @@ def _chosen(
             choice,
             scores[i],
             lambda i=i: _full_size(segany, logits[i]).transpose(0, 2, 1),
-            None if wanted is None else wanted[i],
+            None if targets is None else targets[i],
             None if boxes is None else boxes[i],
         )
         for i in range(len(logits))

@@ -98,15 +98,15 @@ class EvaluatePrompts(EvaluateEachImage):
         parts = []
         for start in range(0, len(objects), PROMPTS_PER_BATCH):
             some = slice(start, start + PROMPTS_PER_BATCH)
-            prompts, wanted = asked.prompts[some], np.stack([decode(rle) for rle in objects[some]])
+            prompts, targets = asked.prompts[some], np.stack([decode(rle) for rle in objects[some]])
             if self._reference is not None:
                 own: MaskChoice = "predicted_iou" if self._choice == "oracle" else self._choice
-                wanted = predict_chosen(self._reference, prompts, own, mask_refinements=self._refinements).masks
+                targets = predict_chosen(self._reference, prompts, own, mask_refinements=self._refinements).masks
             masks = predict_chosen(
-                self._student, prompts, self._choice, self._timer, wanted, mask_refinements=self._refinements
+                self._student, prompts, self._choice, self._timer, targets, mask_refinements=self._refinements
             ).masks
-            measured = [mask_ious(masks, wanted)]
+            measured = [mask_ious(masks, targets)]
             if self._boundary_ratio is not None:
-                measured.append(boundary_ious(masks, wanted, self._boundary_ratio))
+                measured.append(boundary_ious(masks, targets, self._boundary_ratio))
             parts.append(np.stack(measured))
         return np.concatenate(parts, axis=1)

@@ -27,17 +27,17 @@ def boundary(mask: np.ndarray, width: int) -> np.ndarray:
     return edge
 
 
-def boundary_ious(masks: np.ndarray, wanted: np.ndarray, dilation_ratio: float) -> np.ndarray:
+def boundary_ious(masks: np.ndarray, targets: np.ndarray, dilation_ratio: float) -> np.ndarray:
     """Return the boundary IoU (N,) of masks with others, both (N, H, W) bool; two empty ones agree.
 
     Args:
         masks: (N, H, W) bool.
-        wanted: (N, H, W) bool.
+        targets: (N, H, W) bool.
         dilation_ratio: width of boundaries as a share of the image's diagonal; the paper and its code have .02.
     """
     width = boundary_width((masks.shape[1], masks.shape[2]), dilation_ratio)
     ious = np.ones(len(masks))
-    for i, (mask, other) in enumerate(zip(masks, wanted, strict=True)):
+    for i, (mask, other) in enumerate(zip(masks, targets, strict=True)):
         edge, other_edge = boundary(mask, width), boundary(other, width)
         union = np.count_nonzero(edge | other_edge)
         if union:

@@ -39,40 +39,40 @@ class Click(NamedTuple):
     is_foreground: bool
 
 
-def farthest_click(wanted: np.ndarray, found: np.ndarray, clicked: Sequence[Click]) -> Click | None:
+def farthest_click(target: np.ndarray, found: np.ndarray, clicked: Sequence[Click]) -> Click | None:
     """Return the click in the middle of the larger error, by RITM's rule; None where no wrong pixel is left to click.
 
     Of missed pixels and of pixels too many, that one counts whose pixel farthest from the region's edge is farther; the
     image's border is an edge. Among equals the pixels too many, and of a region the first pixel, row by row.
 
     Args:
-        wanted: (H, W) bool, the object.
+        target: (H, W) bool, the object.
         found: (H, W) bool, the mask that is corrected.
         clicked: earlier clicks, which are not repeated.
 
     Source: RITM's released code. Deviation: with nothing left to click it would click the image's first pixel.
     """
-    missed = _farthest(wanted & ~found, clicked)
-    excess = _farthest(found & ~wanted, clicked)
+    missed = _farthest(target & ~found, clicked)
+    excess = _farthest(found & ~target, clicked)
     distance, x, y = missed if missed[0] > excess[0] else excess
     return Click(x, y, missed[0] > excess[0]) if distance > 0 else None
 
 
-def random_click(wanted: np.ndarray, found: np.ndarray, rng: np.random.Generator) -> Click | None:
+def random_click(target: np.ndarray, found: np.ndarray, rng: np.random.Generator) -> Click | None:
     """Return a click on a wrong pixel, each as likely; None where no pixel is wrong.
 
     Args:
-        wanted: (H, W) bool, the object.
+        target: (H, W) bool, the object.
         found: (H, W) bool, the mask that is corrected.
         rng: draws the pixel.
 
     Source: EdgeSAM's released code. Deviation: it draws at a quarter of the model's input, and not from fewer than ten.
     """
-    y, x = np.nonzero(wanted ^ found)
+    y, x = np.nonzero(target ^ found)
     if not len(x):
         return None
     i = int(rng.integers(len(x)))
-    return Click(int(x[i]), int(y[i]), bool(wanted[y[i], x[i]]))
+    return Click(int(x[i]), int(y[i]), bool(target[y[i], x[i]]))
 
 
 def _farthest(region: np.ndarray, clicked: Sequence[Click]) -> tuple[float, int, int]:

@@ -42,7 +42,7 @@ def chosen_mask(
     choice: MaskChoice,
     predicted_iou: np.ndarray,
     masks: Callable[[], np.ndarray],
-    wanted: np.ndarray | None = None,
+    target: np.ndarray | None = None,
     box_xyxy: np.ndarray | None = None,
 ) -> int:
     """Return the index of the mask that counts; among equals the first.
@@ -51,7 +51,7 @@ def chosen_mask(
         choice: the rule.
         predicted_iou: (M,).
         masks: returns (M, H, W) bool; called by the rules that look at pixels alone.
-        wanted: (H, W) bool, the annotated object, for ``oracle``.
+        target: (H, W) bool, the annotated object, for ``oracle``.
         box_xyxy: (4,) pixels of the image, for ``box_overlap``.
 
     Raises:
@@ -65,15 +65,15 @@ def chosen_mask(
     if choice == "box_overlap":
         if box_xyxy is None:
             raise ValueError("task.mask_choice=box_overlap compares masks with a box: the prompts must be boxes.")
-        wanted = _filled(box_xyxy, pixels.shape[1:])
-    if wanted is None:
+        target = _filled(box_xyxy, pixels.shape[1:])
+    if target is None:
         raise ValueError("task.mask_choice=oracle compares masks with the annotated object, and there is none.")
-    return int(np.argmax(mask_ious(pixels, wanted)))
+    return int(np.argmax(mask_ious(pixels, target)))
 
 
-def mask_ious(masks: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def mask_ious(masks: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return the IoU (N,) of masks (N, H, W) bool with others, (N, H, W) or one (H, W); two empty masks agree."""
-    overlap, union = (masks & wanted).sum((1, 2)), (masks | wanted).sum((1, 2))
+    overlap, union = (masks & targets).sum((1, 2)), (masks | targets).sum((1, 2))
     return np.where(union > 0, overlap / np.maximum(union, 1), 1.0)
 
 
