@@ -164,7 +164,7 @@ class TrainPromptedMasks(pl.LightningModule):
         total = weights.sum().clamp(min=1)
         loss, ious = torch.zeros((), device=self.device), {}
         prompt: Prompt = {}
-        logits = targets
+        logits = targets - 0.5  # where no mask comes before, none is wrong
         kinds = [*self._prompts(batch), *([("mask", prompt)] if self._mask_prompts else [])]
         for kind, given in kinds:
             if kind == "points":

@@ -12,6 +12,7 @@ from mobilesamv2.data.samples import PromptSamples, to_model_inputs
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.models.low_rank import LowRankUpdate, merge_low_rank
 from mobilesamv2.recipes.training import write_sam
+from mobilesamv2.structures import PointLabel
 from mobilesamv2.tasks.train_prompted_masks import TrainPromptedMasks
 
 
@@ -83,6 +84,7 @@ def test_masks_are_prompts(tmp_path: Path) -> None:
 
 def test_a_step_may_train_one_kind_of_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     task = TrainPromptedMasks(build_sam("mini"), ADAMW, draw_prompts=True).train()
+    decode = task.sam.decode
     samples = PromptSamples(SyntheticDataset(2), 256, prompts_per_image=2, points=3)
     batch = to_model_inputs(samples.collate([samples[0], samples[1]]))
     drawn = []
@@ -100,6 +102,12 @@ def test_a_step_may_train_one_kind_of_prompt(monkeypatch: pytest.MonkeyPatch) ->
     left_out = task.sam.mask_decoder.output_hypernetworks_mlps[3].layers[0].weight
     assert left_out.grad is not None
     assert not left_out.grad.any()
+    monkeypatch.setattr(TrainPromptedMasks, "global_step", drawn.index("points"))
+    given = []
+    monkeypatch.setattr(task.sam, "decode", lambda *args, **prompt: given.append(prompt) or decode(*args, **prompt))
+    task._loss(batch)
+    assert (batch["masks"] > 0).ne(batch["masks"] > 0.5).any()  # cells that an object covers in part are no error
+    assert PointLabel.BACKGROUND not in given[0]["labels"]
 
 
 def test_what_can_not_be_trained_is_refused() -> None:
