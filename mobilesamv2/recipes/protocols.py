@@ -44,7 +44,7 @@ def require_protocol(cfg: DictConfig) -> None:
             f"predictions must not be set with protocol={name}, which says how masks are made: protocol.name=null."
         )
     published = _composed(name)
-    fixed, own = (dict(chain(*(_leaves(group, node[group]) for group in GROUPS))) for node in (published, cfg))
+    fixed, own = (_settings(node) for node in (published, cfg))
     pairs = [(key, value, own.get(key)) for key, value in fixed.items() if value is not None]
     pairs += [(key, None, value) for key, value in own.items() if key not in fixed]
     pairs += [(AGAINST, *("annotated objects" if node.teacher is None else "a teacher" for node in (published, cfg)))]
@@ -64,6 +64,11 @@ def _composed(name: str) -> DictConfig:
             return compose("evaluate", [f"protocol={name}"])
         except MissingConfigException as error:
             raise ValueError(f"protocol.name must be that of its file in conf/protocol, got {name}.") from error
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return what a protocol fixes, by dotted names."""
+    return dict(chain(*(_leaves(group, OmegaConf.select(cfg, group) or {}) for group in GROUPS)))
 
 
 def _leaves(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:

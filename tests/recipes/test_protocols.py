@@ -112,6 +112,7 @@ def test_the_first_click_is_the_centre_and_a_box_comes_before_any(scenes: list[s
         ),
         ("sam_proposals", "task.metric.ks=[10]", r"task\.metric\.ks is .* in protocol=sam_proposals, got \[10\]"),
         ("sam_proposals", "predictions=masks.json", r"predictions must not be set with protocol=sam_proposals"),
+        ("sam_points", "~prompt_sampler", r"prompt_sampler\._target_ is .* in protocol=sam_points, got null"),
         ("efficientsam", "model@teacher=mini", r"model@teacher, .* is annotated objects in .*, got a teacher"),
         ("sam_points", "protocol.name=mine", r"protocol\.name must be that of its file in conf/protocol, got mine\."),
     ],
