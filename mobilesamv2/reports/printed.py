@@ -61,7 +61,7 @@ def _prompt_iou_lines(results: Results) -> list[str]:
     lines.append(_objects(results, SIZE_GROUPS))
     return [
         *lines,
-        f"{protocol['num_images']} images; against {protocol['against']}; mask chosen by {protocol['mask_choice']}",
+        f"{protocol['num_images']} images; against {protocol['against']}; mask_choice={protocol['mask_choice']}",
     ]
 
 
@@ -77,7 +77,7 @@ def _click_lines(results: Results) -> list[str]:
         lines += _rows(f"{name}@{at}", names, results, in_percent=name != "NoC")
     lines.append(_objects(results, SIZE_GROUPS))
     start = f"{protocol['num_images']} images; first {protocol['first_prompt']}, then {protocol['next_click']}"
-    return [*lines, f"{start}, at most {protocol['max_clicks']} clicks; mask chosen by {protocol['mask_choice']}"]
+    return [*lines, f"{start}, at most {protocol['max_clicks']} clicks; mask_choice={protocol['mask_choice']}"]
 
 
 def _box_recall_lines(results: Results) -> list[str]:
