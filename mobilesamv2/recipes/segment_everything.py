@@ -83,5 +83,8 @@ def _detector(cfg: DictConfig) -> DictConfig | None:
     if not needs_detector(cfg):
         return None
     if cfg.detector is None:
-        raise ValueError("This prompt sampler prompts with a detector's boxes: detector must not be null.")
+        raise ValueError(
+            "prompt_sampler=object_aware and prompt_head prompt with a detector's boxes: detector must not be null; "
+            "detector=object_aware_model, mini_detector or mini_prompt_head for example."
+        )
     return cfg.detector

@@ -84,7 +84,9 @@ def test_masks_are_compared_in_the_teachers_frame(tmp_path: Path) -> None:
     run = trainer(tmp_path, max_steps=2)
     run.fit(task, datamodule=data(PromptSamples, prompts_per_image=2))
     assert torch.isfinite(run.callback_metrics["train/loss"])
-    assert task._decode(torch.zeros(1, 64, 8, 8), {"boxes_xyxy": torch.ones(1, 4)}, 64)[0].shape == (1, 3, 64, 64)
+    prompt = {"boxes_xyxy": torch.ones(1, 4)}
+    for all_masks, number in ((False, 3), (True, 4)):
+        assert task._decode(torch.zeros(1, 64, 8, 8), prompt, 64, all_masks)[0].shape == (1, number, 64, 64)
 
 
 def test_a_cache_without_padding_can_not_be_resampled(tmp_path: Path) -> None:
