@@ -87,7 +87,7 @@ def write_static(args: argparse.Namespace) -> None:
     from mobilesamv2.pretrained import load_model
 
     of_server = ("compare", "detector", "detector_size", "confidence", "device", "value_range", "port", "share")
-    if chosen := [name for name in of_server if getattr(args, name)]:
+    if chosen := [name for name in of_server if getattr(args, name) not in (None, False, [])]:
         raise ValueError(f"--{chosen[0].replace('_', '-')} is of the page with a server, and excludes --static.")
     model = args.model or (None if args.checkpoint else default_model(args.weights))
     download = not args.checkpoint and may_download(str(model), args.weights, args.download)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import textwrap
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -21,6 +22,9 @@ boxes' (tables 3 and 4); the other grids are printed too.
 
 KEPT_SHARE = 0.86
 """Share of the teacher's AR@1000 that TinyViT keeps: 51.1 of 59.3. Source: MobileSAMv2, table 5."""
+
+LINE_WIDTH = 125
+"""Characters of a line of the documentation."""
 
 DEMO_RESULTS = Path(__file__).with_name("demo_results.csv")
 
@@ -127,7 +131,7 @@ def demo_claims(figures: Sequence[DemoFigures]) -> str:
         f"the student, the teacher's encoder without three of its residual blocks, keeps {between('kept', '.0%')} of "
         f"its teacher's mean AR ({KEPT_SHARE:.0%} claimed: held on {held[2]}).",
     ]
-    return "\n".join(sentences)
+    return textwrap.fill(" ".join(sentences), LINE_WIDTH)
 
 
 def against_stated(mine: DemoFigures, stated: Sequence[DemoFigures]) -> str:
