@@ -140,8 +140,9 @@ def has_published_weights(model: Mapping[str, Any]) -> bool:
     is_changed = any(model.get(key) for key in ("allow_partial", "image_size", "onnx_encoder"))
     if not files or tuple(PurePath(file).name for file in files) != names or is_changed:
         return False
-    known = [WEIGHT_FILES[name].sha256 for name in names]
-    return all(sha256 in (None, found) for sha256, found in zip(known, hashes, strict=False))
+    if len(hashes) != len(names):  # a record without its hashes proves nothing
+        return False
+    return all(WEIGHT_FILES[name].sha256 in (None, found) for name, found in zip(names, hashes, strict=True))
 
 
 def checkpoint_files(model: Mapping[str, Any]) -> list[str]:

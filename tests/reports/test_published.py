@@ -57,6 +57,7 @@ def test_a_value_inside_the_interval_is_told_from_one_outside(tmp_path: Path) ->
         {"checkpoint": None, "sha256": []},
         {"checkpoint": "mine.safetensors", "sha256": ["0"]},
         {"sha256": ["0" * 64]},
+        {"sha256": []},
         {"allow_partial": True},
         {"image_size": 512},
         {"name": "mini", "checkpoint": "weights/mobile_sam.pt"},
