@@ -31,7 +31,7 @@ def _settings_last(arguments: Sequence[str]) -> list[str]:
     """Move KEY=VALUE behind the options, since argparse takes them from one place alone."""
     last = [
         "=" in each and not each.startswith("-") and not (before.startswith("-") and before != "--dry-run")
-        for before, each in zip(["", *arguments], arguments, strict=False)
+        for before, each in zip(["", *arguments[:-1]], arguments, strict=True)
     ]
     pairs = list(zip(arguments, last, strict=True))
     return [each for each, is_last in pairs if not is_last] + [each for each, is_last in pairs if is_last]
