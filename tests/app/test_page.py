@@ -1,7 +1,6 @@
 """The page in Chromium, by mouse, keyboard and touch; it leaves screenshots."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from mobilesamv2.app.demo import DemoApp
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'mobilesamv2[app]'")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 HEAVY_MS = 30_000
 """On a busy machine."""
@@ -78,17 +76,6 @@ class Page:
 
     def shoot(self, name: str) -> None:
         self.page.screenshot(path=self.folder / f"{name}.png", full_page=True)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as starting:
-        browser = starting.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
