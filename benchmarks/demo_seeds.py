@@ -4,7 +4,7 @@ python benchmarks/demo_seeds.py outputs/demo_2 outputs/demo_3 ...      each made
 
 Writes mobilesamv2/reports/demo_results.csv, which later demos are set beside, benchmarks/results/demo_example.csv with
 the evaluations of the first seed, and from these two the tables and claims of docs/demo.md and README.md; prints how
-often each claim held. A demo takes about 5 minutes on two idle cores.
+often each claim held. A demo takes about 6 minutes on two idle cores.
 """
 
 from __future__ import annotations
