@@ -14,6 +14,7 @@ from mobilesamv2.recipes.training import TrainingSetup, build_samples
 from mobilesamv2.tasks.teacher import CacheTeacher
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "teacher")
+READS: tuple[str, ...] = ()
 OPTIONS: dict[str, object] = {"part": NonNegativeInt, "parts": Count}
 
 

@@ -15,6 +15,7 @@ from mobilesamv2.recipes.teachers import build_teacher, keep_pixels, teacher_con
 from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "model", "teacher")
+READS = ("encoder",)
 OPTIONS: dict[str, object] = {}
 
 

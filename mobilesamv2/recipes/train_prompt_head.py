@@ -17,6 +17,7 @@ from mobilesamv2.recipes.teachers import build_teacher, keep_pixels, teacher_con
 from mobilesamv2.recipes.training import TrainingSetup, build_samples
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "detector", "teacher")
+READS = ("prompt_sampler",)
 OPTIONS: dict[str, object] = {}
 
 

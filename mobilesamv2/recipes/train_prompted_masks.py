@@ -13,6 +13,7 @@ from mobilesamv2.recipes.records import describe_start
 from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "model")
+READS = ("encoder",)
 OPTIONS: dict[str, object] = {}
 
 
