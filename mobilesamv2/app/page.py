@@ -52,11 +52,16 @@ KEYS = {
     "right click, <kbd>Shift</kbd> click, <kbd>Shift</kbd> <kbd>Enter</kbd>": "point on the background",
     "<kbd>B</kbd>": "object or background",
     "drag, or <kbd>R</kbd> arrows <kbd>R</kbd>": "box",
+    "<kbd>Escape</kbd>": "give a box up",
     "<kbd>Ctrl</kbd> <kbd>Z</kbd>": "undo",
     "<kbd>Ctrl</kbd> <kbd>Y</kbd>": "redo",
     "<kbd>Delete</kbd>": "clear",
     "arrows, <kbd>Shift</kbd> arrows": "crosshair, in small steps",
 }
+"""Keys and what they do; the page without a server has the same."""
+
+DOWNLOADS = ("\u2193 Mask (PNG)", "\u2193 Cut-out (PNG)", "\u2193 COCO (JSON)")
+"""Buttons of a mask's files."""
 
 # A request that the full queue refuses has no answer: the canvas's script is told.
 REFUSED_JS = "() => { window.dispatchEvent(new Event('demo-refused')); }"
@@ -205,11 +210,12 @@ def _downloads() -> dict[str, Callable[..., tuple[str, bytes]]]:
 
         return of_session
 
-    return {
-        "\u2193 Mask (PNG)": file("mask.png", lambda photo, prediction, _: mask_png(photo, prediction)),
-        "\u2193 Cut-out (PNG)": file("cutout.png", lambda photo, prediction, _: cutout_png(photo, prediction)),
-        "\u2193 COCO (JSON)": file("coco.json", prediction_json),
-    }
+    files = (
+        file("mask.png", lambda photo, prediction, _: mask_png(photo, prediction)),
+        file("cutout.png", lambda photo, prediction, _: cutout_png(photo, prediction)),
+        file("coco.json", prediction_json),
+    )
+    return dict(zip(DOWNLOADS, files, strict=True))
 
 
 def _connect_photos(
