@@ -281,7 +281,7 @@ def write_claims(
     dense_runs = [] if dense_folder is None else load_runs(dense_folder)
     runs = select_runs(load_runs(folder), teacher, student, dense_runs)
     claims, tables, labels = evaluate_claims(runs), claim_tables(runs), runs.labels
-    shown = {labels[run.name]: run.folder for run in (runs.best_grid, runs.boxes, runs.student)}
+    shown = picture_columns(runs)
     result_picture(shown).save(folder / "masks.png")
     figures = write_figures(runs.in_order, folder, labels, _changes(runs))
     protocol, num_objects = runs.boxes.result["protocol"], runs.boxes.result["n_gt"]["all"]
@@ -300,6 +300,13 @@ def write_claims(
     write_text_atomic(folder / "report.md", _markdown(page, [folder / "masks.png", *figures]))
     write_page(page, folder / "report.html")
     return runs, claims, tables
+
+
+def picture_columns(runs: ClaimRuns) -> dict[str, Path]:
+    """Return the folders whose masks are shown beside each other, by a title with the time of the mask decoder."""
+    shown = (runs.best_grid, runs.boxes, runs.student)
+    unit, times = stage_times(shown)
+    return {f"{runs.labels[run.name]}\n{times[run.name]['mask_decoder']:.0f} {unit}": run.folder for run in shown}
 
 
 NOTE = "Times are medians over images; AR in percent, with 95% intervals from a bootstrap over images."
