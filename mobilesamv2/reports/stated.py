@@ -123,7 +123,8 @@ def demo_claims(figures: Sequence[DemoFigures]) -> str:
         return f"{min(values):{form}} to {max(values):{form}}"
 
     sentences = [
-        f"Three claims of MobileSAMv2, on {len(figures)} seeds of scenes, whose teacher and detector are the same:",
+        f"Three claims of MobileSAMv2, on {len(figures)} seeds of scenes, one run of each, from the same teacher and "
+        "detector, in CPU time:",
         f"boxes take {between('speedup')} times less mask-decoder time than the grid of 64 x 64, by the same code "
         f"({SPEEDUP:g} claimed: held on {held[0]} of {len(figures)});",
         f"their mean AR minus that of the best grid is {between('gain')} points, with lower ends of the 95% intervals "
