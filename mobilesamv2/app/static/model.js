@@ -33,7 +33,7 @@ export class SegAny {
 
   // Four masks, low-res logits, of each of N prompts of P points.
   async decode(points, labels) {
-    if (!this.embedding) throw new Error("This picture could not be encoded: open another one.");
+    if (!this.embedding) throw new Error("This photo could not be encoded: open another one.");
     const shape = [points.length, points[0].length];
     const { ort, frame } = this;
     const cells = frame.side / 4;
