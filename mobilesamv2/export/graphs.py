@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mobilesamv2.export.io_doc import (
     DECODER_IO_DOC,
     ENCODER_IO_DOC,
-    SAM_2_IO_DOC,
+    IO_DOC_OF,
     SAM_DECODER_IO_DOC,
     SAM_ENCODER_IO_DOC,
 )
@@ -119,8 +119,8 @@ def decoder_graph(
 
 
 def _io_doc(text: str, sam: Sam) -> str:
-    """Return the description of a graph's inputs and outputs, with what differs for a SAM 2."""
-    return text if sam.keep_aspect_ratio else f"{text} {SAM_2_IO_DOC}"
+    """Return the description of a graph's inputs and outputs, with what differs for a family of models."""
+    return f"{text} {IO_DOC_OF[sam.resizing]}".rstrip()
 
 
 class EncoderGraph(nn.Module):
@@ -252,6 +252,8 @@ class SamDecoderGraph(nn.Module):
 
 def _dense(encoder: PromptEncoder, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
     """Return the dense embeddings (M, C, S/16, S/16) of mask inputs, or of none where ``has_mask_input`` (M,) is 0."""
+    if not encoder.takes_masks:
+        return encoder()[1]
     has_mask = (has_mask_input > 0.5)[:, None, None, None]
     return torch.where(has_mask, encoder(mask_input=mask_input)[1], encoder()[1])
 
