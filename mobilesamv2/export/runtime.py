@@ -219,7 +219,10 @@ class OnnxDecoder:
             raise ValueError(f"{model} takes no mask as a prompt, got a mask_input: leave it out.")
         if (kinds == PointLabel.BACKGROUND).any() and not self.metadata.get("takes_background", True):
             raise ValueError(f"{model} takes no background points, got a label 0: leave them out.")
-        limit, number = self.metadata.get("max_points"), int((kinds >= 0).sum(1).max(initial=0))
+        limit, number = (
+            self.metadata.get("max_points"),
+            int((np.arange(1, 1 + kinds.shape[1]) * (kinds >= 0)).max(initial=0)),
+        )
         if limit is not None and number > limit:
             raise ValueError(
                 f"A prompt of {model} must have at most {limit} points, of which a box is two, got {number}."

@@ -30,6 +30,9 @@ PRETRAINING_GRID = 14
 MAX_POINTS = 6
 """Tokens of every prompt. Source: ``decoder_max_num_input_points`` of EfficientSAM's released code."""
 
+CORNERS = (2, 3)
+"""Labels of a box's upper left and lower right corner, as of ``PromptEncoder.embed_labelled``."""
+
 
 class PlainViT(nn.Module):
     """timm's ViT without its class token and last norm; positional embeddings of 224 pixels are resampled to the image.
@@ -62,7 +65,7 @@ class PlainViT(nn.Module):
 
 
 class FixedLengthPromptEncoder(PromptEncoder):
-    """Encoder of foreground points and boxes as ``MAX_POINTS`` tokens, padded by a point at (-1, -1).
+    """Encoder of foreground points and boxes as ``MAX_POINTS`` tokens, padded by points at (-1, -1).
 
     Args:
         embed_dim: C.
@@ -99,23 +102,25 @@ class FixedLengthPromptEncoder(PromptEncoder):
         """
         if mask_input is not None:
             raise ValueError("EfficientSAM takes no mask as a prompt, got a mask_input: leave it out, or choose a SAM.")
-        coords: list[Tensor] = []
-        kinds: list[Tensor] = []
+        weight = self.invalid_points.weight
+        dense = weight.new_zeros(1, self.embed_dim, self.grid, self.grid)
+        coords, kinds = [], []
+        if boxes_xyxy is not None:
+            coords.append(boxes_xyxy.reshape(-1, 2, 2))
+            kinds.append(torch.tensor(CORNERS, device=boxes_xyxy.device).expand(len(boxes_xyxy), 2))
         if points is not None and labels is not None:
             _require_foreground(labels)
             coords.append(points)
             kinds.append(labels)
-        if boxes_xyxy is not None:
-            coords.append(boxes_xyxy.reshape(-1, 2, 2))
-            kinds.append(torch.tensor([2, 3], device=boxes_xyxy.device).expand(len(boxes_xyxy), 2))
-        none = self.invalid_points.weight.new_zeros(1, 0)
-        points, labels = torch.cat(coords or [none[..., None].expand(1, 0, 2)], 1), torch.cat(kinds or [none], 1)
-        if points.shape[1] > MAX_POINTS:
+        if not coords:
+            return self.embed_labelled(weight.new_zeros(1, 0, 2), weight.new_zeros(1, 0)), dense
+        points, labels = torch.cat(coords, dim=1), torch.cat(kinds, dim=1)
+        if labels.shape[1] > MAX_POINTS and (labels[:, MAX_POINTS:] != PointLabel.PADDING).any():
             raise ValueError(
                 f"A prompt of EfficientSAM must have at most {MAX_POINTS} points, of which a box is two, "
-                f"got {points.shape[1]}."
+                f"got {labels.shape[1]}."
             )
-        return self.embed_labelled(points, labels), none.new_zeros(1, self.embed_dim, self.grid, self.grid)
+        return self.embed_labelled(points, labels), dense
 
     @override
     def embed_labelled(self, points: Tensor, labels: Tensor) -> Tensor:

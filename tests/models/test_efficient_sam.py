@@ -104,8 +104,9 @@ def test_every_prompt_is_six_tokens(sam: Sam) -> None:
     assert dense.shape == (1, 256, 8, 8)
     assert not dense.any()
     anywhere = torch.cat([point, torch.tensor([[[9.0, 9.0], [0.0, 0.0]]])], dim=1)
-    padded, _ = encoder(anywhere, torch.tensor([[1, PointLabel.PADDING, PointLabel.PADDING]]))
-    assert torch.equal(padded, alone)
+    for more in (anywhere, torch.cat([anywhere] * 3, dim=1)):  # a seventh one and later ones may be padding
+        padded, _ = encoder(more, torch.tensor([[1, *[PointLabel.PADDING] * (more.shape[1] - 1)]]))
+        assert torch.equal(padded, alone)
     position = encoder.pe_layer(torch.full((2,), -0.5) / SIDE) + encoder.invalid_points.weight[0]
     assert torch.allclose(alone[0, 1:], position.expand(5, -1), atol=1e-6)
     assert torch.allclose(
@@ -116,8 +117,8 @@ def test_every_prompt_is_six_tokens(sam: Sam) -> None:
 def test_a_box_is_two_labelled_points(sam: Sam) -> None:
     boxes, points = boxes_of(3), torch.rand(3, 2, 2) * SIDE
     together, _ = sam.prompt_encoder(points, torch.ones(3, 2), boxes)
-    coords = torch.cat([points, boxes.reshape(3, 2, 2)], dim=1)
-    assert torch.equal(together, sam.prompt_encoder.embed_labelled(coords, torch.tensor([[1, 1, 2, 3]] * 3)))
+    coords = torch.cat([boxes.reshape(3, 2, 2), points], dim=1)
+    assert torch.equal(together, sam.prompt_encoder.embed_labelled(coords, torch.tensor([[2, 3, 1, 1]] * 3)))
     embedding = embedding_of(sam)
     with torch.no_grad():
         first, _ = sam.decode(embedding, points, torch.ones(3, 2), boxes)
