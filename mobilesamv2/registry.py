@@ -193,8 +193,7 @@ MODELS: dict[str, SamSpec] = {
     "edge_sam": SamSpec("edge_sam", family=EdgeSam),
     "edge_sam_3x": SamSpec("edge_sam", family=EdgeSam),
     "tinysam": SamSpec("tiny_vit_5m", family=TinySam),
-    "efficient_sam_vitt": _efficient_sam("efficient_sam_vitt"),
-    "efficient_sam_vits": _efficient_sam("efficient_sam_vits"),
+    **{name: _efficient_sam(name) for name in ("efficient_sam_vitt", "efficient_sam_vits")},
     "medsam_vit_b": SamSpec("sam_vit_b"),
     **{name: SamSpec(MICRO_SAM_ENCODERS[name.split("_")[3]]) for name in MICRO_SAM_FILES},
     **{
