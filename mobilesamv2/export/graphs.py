@@ -11,13 +11,15 @@ from torch.nn import functional as F
 
 from mobilesamv2.export.io_doc import (
     DECODER_IO_DOC,
+    EFFICIENT_SAM_IO_DOC,
     ENCODER_IO_DOC,
-    IO_DOC_OF,
+    SAM_2_IO_DOC,
     SAM_DECODER_IO_DOC,
     SAM_ENCODER_IO_DOC,
 )
 from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.transforms import Resizing
 
 SIGNATURES = ("mobilesamv2", "sam")
 """Names of inputs and outputs: ours, or those of SAM's own ONNX decoder, which labelling programs feed."""
@@ -27,6 +29,10 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
 POINTS_OF_ONE_MASK = 2.5
 """Above this number of points, padding included, SAM's decoder for one mask returns the mask of unambiguous prompts."""
+
+
+IO_DOC_OF = {Resizing.LONGEST_SIDE: "", Resizing.SQUARE: SAM_2_IO_DOC, Resizing.EFFICIENT_SAM: EFFICIENT_SAM_IO_DOC}
+"""What the descriptions of our signature's graphs add for a family of models."""
 
 
 class Graph(NamedTuple):

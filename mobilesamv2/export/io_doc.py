@@ -1,7 +1,5 @@
 """Inputs and outputs of the exported graphs: the text of ``mobilesamv2 export --help`` and of the files themselves."""
 
-from mobilesamv2.transforms import Resizing
-
 _PREPROCESSING = (
     "RGB, resized so that the longest side is S = image_size (Pillow's bilinear; the other side is "
     "int(side * S / longest + 0.5))"
@@ -50,5 +48,3 @@ EFFICIENT_SAM_IO_DOC = (
     "takes_background and max_points in the metadata); further ones are ignored, and so are mask_input and "
     "has_mask_input. The label 0 has no meaning. Mask 0 is the best of 1 to 3, as in torch."
 )
-IO_DOC_OF = {Resizing.LONGEST_SIDE: "", Resizing.SQUARE: SAM_2_IO_DOC, Resizing.EFFICIENT_SAM: EFFICIENT_SAM_IO_DOC}
-"""What the descriptions of our signature's graphs add for a family of models."""
