@@ -34,7 +34,7 @@ def build(cfg: DictConfig) -> TrainingSetup:
     cache, encoded = teacher.cache, teacher.cache.folder
     node = DictConfig({key: value for key, value in cfg.task.items() if key not in OPTIONS})
     task: CacheTeacher = instantiate(node, teacher=teacher, _convert_="all")
-    samples = build_samples(cfg, teacher.sam.image_size, keep_aspect_ratio=teacher.sam.keep_aspect_ratio)
+    samples = build_samples(cfg, teacher.sam.image_size, resizing=teacher.sam.resizing)
     return TrainingSetup(
         task,
         samples,

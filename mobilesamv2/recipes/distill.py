@@ -31,7 +31,7 @@ def build(cfg: DictConfig) -> TrainingSetup:
     optimizer = instantiate(cfg.optimizer)
     task = instantiate(cfg.task, student=student, teacher=teacher, optimizer=optimizer, _convert_="all")
     size = teacher.sam.image_size  # of the cache, too
-    frame: dict[str, Any] = {"keep_aspect_ratio": teacher.sam.keep_aspect_ratio}
+    frame: dict[str, Any] = {"resizing": teacher.sam.resizing}
     if student.image_size != size:
         frame["student_size"] = student.image_size
     samples = build_samples(cfg, size, **frame)

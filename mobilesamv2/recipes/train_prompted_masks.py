@@ -27,5 +27,5 @@ def build(cfg: DictConfig) -> TrainingSetup:
     print(describe_start("model", cfg.model))
     sam = build_model(cfg.model, cfg.encoder)
     task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    samples = build_samples(cfg, sam.image_size, needs_masks=True, keep_aspect_ratio=sam.keep_aspect_ratio)
+    samples = build_samples(cfg, sam.image_size, needs_masks=True, resizing=sam.resizing)
     return TrainingSetup(task, samples, partial(write_sam, sam), callbacks=picture_callbacks(cfg, sam))

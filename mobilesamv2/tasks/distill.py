@@ -50,9 +50,10 @@ class Distill(LearnsFromTeacher):
         train_decoder: bool = False,
     ) -> None:
         super().__init__(teacher)
-        if student.keep_aspect_ratio != teacher.sam.keep_aspect_ratio:
+        if student.resizing is not teacher.sam.resizing:
             raise ValueError(
-                f"The student must be of its teacher's family, SAM or SAM 2, got {student.name} for {teacher.sam.name}."
+                "The student must be of its teacher's family, SAM, SAM 2 or EfficientSAM, got "
+                f"{student.name} for {teacher.sam.name}."
             )
         self._scale = student.image_size / teacher.sam.image_size
         if self._scale != 1:
@@ -186,9 +187,9 @@ def _level_shares(weights: Sequence[float] | None, student: Sam) -> list[float]:
     number = len(student.level_channels)
     if weights is None:
         return [1 / number] * number
-    if student.keep_aspect_ratio:
+    if not student.packs_levels:
         raise ValueError(
-            f"task.level_weights must be null for {student.name}: SAM's embedding has one level, got {list(weights)}."
+            f"task.level_weights must be null for {student.name}: its embedding has one level, got {list(weights)}."
         )
     if len(weights) != number or min(weights) < 0 or not sum(weights):
         raise ValueError(
@@ -206,7 +207,7 @@ def _require_levels(student: Sam, teacher: Sam) -> None:
             "which leaves out the finer ones."
         )
     sizes = [(sam.image_size, sam.prompt_encoder.embed_dim) for sam in (student, teacher)]
-    if not student.keep_aspect_ratio and sizes[0] != sizes[1]:
+    if student.packs_levels and sizes[0] != sizes[1]:
         raise ValueError(
             f"A student of SAM 2 must have its teacher's image size and embedding width {sizes[1]}, got {sizes[0]}: "
             "its finer levels are packed cell by cell."

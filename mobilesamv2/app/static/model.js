@@ -1,7 +1,7 @@
 // SegAny in the browser: onnxruntime-web runs the exported encoder and decoder.
 
 import { ModelFrame } from "./frame.js";
-import { decoderInputs, isAmbiguous } from "./prompts.js";
+import { decoderInputs, isAmbiguous, requireTaken } from "./prompts.js";
 
 export class SegAny {
   constructor(ort, encoder, decoder, about, backend) {
@@ -23,6 +23,7 @@ export class SegAny {
 
   // The mask of one prompt: of a single point, which is ambiguous, the best of three.
   async predict(prompts) {
+    requireTaken(prompts, this.about);
     const { points, labels } = decoderInputs(prompts, this.frame, this.about.pad_boxes);
     const { logits, predictedIou } = await this.decode([points], [labels]);
     const candidates = isAmbiguous(prompts) ? [1, 2, 3] : [0];
