@@ -22,7 +22,7 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --dist loadfile -m slow
+	$(BIN)/python -m pytest -m slow
 
 bench: install
 	$(BIN)/python benchmarks/average_recall.py

@@ -129,6 +129,7 @@ def test_a_terminal_is_asked(
     assert len(server.requested) == (downloads and bool(answer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["segment", "export", "app"])
 def test_elsewhere_the_commands_download_only_when_told_to(
     server: Server, photo_file: Path, monkeypatch: pytest.MonkeyPatch, command: str
@@ -147,6 +148,7 @@ def test_elsewhere_the_commands_download_only_when_told_to(
     assert len(server.requested) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["segment", "app"])
 def test_a_checkpoint_takes_the_place_of_the_published_file(
     photo_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str

@@ -87,6 +87,7 @@ def test_folders_come_after_names_and_before_the_hub(tmp_path: Path, monkeypatch
         load_pretrained("mini_conv/other")
 
 
+@pytest.mark.slow
 def test_by_name_and_by_folder_are_the_same(tmp_path: Path) -> None:
     save_pretrained(load_pretrained("mini_conv"), tmp_path)
     scene = render_scene(0)[0]

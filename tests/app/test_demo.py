@@ -68,6 +68,7 @@ def test_a_prompt_head_is_of_the_first_model(tmp_path: Path) -> None:
         demo.build_sampler(Settings("tuned", "object_aware"))
 
 
+@pytest.mark.slow
 def test_which_model(tmp_path: Path) -> None:
     torch.save(build_sam("mobile_sam").state_dict(), tmp_path / "mobile_sam.pt")
     published = open_demo(None, tmp_path)
@@ -77,6 +78,7 @@ def test_which_model(tmp_path: Path) -> None:
         open_demo("mobile_sam", tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_two_models_to_compare(tmp_path: Path) -> None:
     second = tmp_path / "tuned.safetensors"
     shutil.copy(PACKAGE_WEIGHTS / "mini_conv.safetensors", second)

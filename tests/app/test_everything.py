@@ -25,6 +25,7 @@ def sam() -> Sam:
     return load_pretrained("mini_conv").for_inference()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["grid", "hierarchical"])
 def test_a_watched_run_finds_what_segevery_finds(sam: Sam, sampler: str) -> None:
     scene, built = synthetic_scene(3), Settings("mini_conv", sampler, 16).build_sampler(None)

@@ -7,6 +7,7 @@ import torch
 from support import ROOT
 
 
+@pytest.mark.slow
 def test_each_part_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import gpu  # pyright: ignore[reportMissingImports]

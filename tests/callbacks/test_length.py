@@ -33,6 +33,7 @@ def part(folder: Path, resume: str | None = None, *more: pl.Callback, max_steps:
     return notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [(3, -1), (3, 8), (STEPS, -1)])
 def test_a_longer_run_follows_the_schedule_of_its_new_length(first: int, second: int, tmp_path: Path) -> None:
     whole = part(tmp_path / "whole", max_steps=second)
@@ -44,6 +45,7 @@ def test_a_longer_run_follows_the_schedule_of_its_new_length(first: int, second:
     assert part(tmp_path / "long", "last.ckpt", max_steps=second).steps == whole.steps[first:]
 
 
+@pytest.mark.slow
 def test_a_run_with_max_steps_that_is_killed_between_epochs_reaches_its_end(tmp_path: Path) -> None:
     whole = part(tmp_path / "whole", max_steps=8)
     with pytest.raises(RuntimeError, match="killed"):

@@ -13,6 +13,7 @@ from mobilesamv2.callbacks.log_lines import LogLines
 from mobilesamv2.recipes.build import progress_bars
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every_s", [0.0, 60.0])
 def test_a_line_a_minute_and_a_line_a_validation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], every_s: float

@@ -28,6 +28,7 @@ def fit(folder: Path, every: int | None, logger: object) -> dict[str, torch.Tens
     return sam.state_dict()
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_pictures_and_training_is_the_same(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -51,6 +51,7 @@ def test_a_stopped_run_logs_and_validates_what_one_that_was_not_does(done: int, 
         assert torch.equal(value, other), name
 
 
+@pytest.mark.slow
 def test_a_kill_amid_validation_does_not_skip_it(tmp_path: Path) -> None:
     def keeps() -> StepAlignedCheckpoint:
         return StepAlignedCheckpoint(tmp_path / "killed", "recent", every_n_train_steps=1, enable_version_counter=False)
@@ -63,6 +64,7 @@ def test_a_kill_amid_validation_does_not_skip_it(tmp_path: Path) -> None:
     assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_of_a_checkpoint_leaves_the_rows_of_its_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +91,7 @@ def test_a_kill_at_any_moment_of_a_checkpoint_leaves_the_rows_of_its_steps(
         assert logged(tmp_path / moment) == logged(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_best_validation_keeps_the_weights_that_were_validated(tmp_path: Path) -> None:
     """By hand: with scores 3, 1, 1, nan, 2 the second validation is the best, and its weights are the average's."""
     scores = iter([3.0, 1.0, 1.0, float("nan"), 2.0])

@@ -45,6 +45,7 @@ def test_help_imports_nothing_heavy() -> None:
         assert line in " ".join(printed[""].split())
 
 
+@pytest.mark.slow
 def test_the_public_names_are_imported_on_first_use() -> None:
     code = (
         "import sys, mobilesamv2\n"

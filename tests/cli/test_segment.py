@@ -135,6 +135,7 @@ def test_a_broken_photo_is_named_and_the_others_are_done(tmp_path: Path) -> None
     assert (tmp_path / "out" / "good.png").is_file()
 
 
+@pytest.mark.slow
 def test_object_aware_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from mobilesamv2.models.object_detector import build_detector, save_detector
 
@@ -158,6 +159,7 @@ def test_object_aware_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         main(["segment", str(tmp_path / "a.jpg"), "-o", str(tmp_path / "out"), *FAST, "--detector", "x.pt"])
 
 
+@pytest.mark.slow
 def test_thresholds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The model that ships has masks with its own thresholds; the highest leave none, and none leave more."""
     drawn = tmp_path / "scene.png"
@@ -182,6 +184,7 @@ def test_thresholds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(SegEvery.from_pretrained("mini_conv")(render_scene(0)[0])) > 0
 
 
+@pytest.mark.slow
 def test_small_regions_are_removed(tmp_path: Path) -> None:
     drawn = tmp_path / "scene.png"
     Image.fromarray(render_scene(0)[0]).save(drawn)

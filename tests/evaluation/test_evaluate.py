@@ -279,6 +279,7 @@ def test_kept_masks_are_coco_results_and_score_the_same(dataset: Path, tmp_path:
         assert first[key] == again[key]
 
 
+@pytest.mark.slow
 def test_k_caps_prompts_where_the_sampler_ranks_them(dataset: Path, tmp_path: Path) -> None:
     given = [f"dataset.annotations={dataset / 'lvis.json'}", f"dataset.images={dataset / 'images'}", "model=mini"]
     with pytest.raises(

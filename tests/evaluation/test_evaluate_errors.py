@@ -6,6 +6,7 @@ import pytest
 from support.runs import evaluate, evaluate_here
 
 
+@pytest.mark.slow
 def test_missing_files_are_all_named_at_once(tmp_path: Path) -> None:
     done = evaluate("dataset=lvis", "prompt_sampler=object_aware", cwd=tmp_path)
     assert done.returncode == 1
@@ -48,6 +49,7 @@ def test_errors_are_sentences(dataset: Path, tmp_path: Path, overrides: list[str
         evaluate_here(*given, f"output_dir={tmp_path}", *(o.format(file=file) for o in overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [{"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}, {"SLURM_STEP_NUM_TASKS": "2"}])
 def test_processes_that_are_started_apart_want_a_named_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: dict[str, str]

@@ -76,6 +76,7 @@ def test_folders_of_earlier_versions_resume_with_the_same_annotations_alone(tmp_
         ResultShards(tmp_path, {"a": 1}, annotations_sha256="y", truth_of=truth_of)
 
 
+@pytest.mark.slow
 def test_repairing_one_image_recounts_it_alone(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,8 @@ from mobilesamv2.export.runtime import (
     read_export_metadata,
 )
 
+pytestmark = pytest.mark.slow
+
 OUTPUTS = {"image_embedding", "low_res_logits", "predicted_iou"}
 
 
@@ -97,7 +99,6 @@ def test_smaller_weights_leave_no_separate_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["decoder.onnx", "encoder.onnx"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision"),
     [

@@ -16,8 +16,9 @@ from mobilesamv2.export.onnx import export_metadata, export_onnx, write_graph
 from mobilesamv2.export.quantize import quantize_encoder
 from mobilesamv2.export.runtime import OnnxDecoder, labelled_points, open_session, read_export_metadata
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize("encoder", ["sam2_hiera_mini", "tiny_vit_mini_stride8"])
 def test_both_graphs_agree_with_torch(encoder: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -14,6 +14,8 @@ from mobilesamv2.export.check import check_graphs
 from mobilesamv2.export.graphs import decoder_graph
 from mobilesamv2.export.onnx import export_metadata, export_onnx, write_graph
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -71,7 +73,6 @@ def test_an_opset_that_torch_converts_wrongly_is_an_invalid_graph(tmp_path: Path
         write_graph(decoder_graph(sam), tmp_path / "decoder.onnx", export_metadata(sam), 17)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("opset", [18, 23])
 @pytest.mark.parametrize("signature", ["mobilesamv2", "sam"])
 def test_opsets_that_can_be_written(opset: int, signature: str, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from mobilesamv2.export.runtime import OnnxDecoder, decoder_inputs, open_session
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam_variants import EdgeSam, EfficientViTSam, TinySam
 
+pytestmark = pytest.mark.slow
+
 BOXES = np.array([[4.0, 5, 60, 70], [20, 10, 120, 80], [70, 30, 110, 60]])
 
 
@@ -112,7 +114,6 @@ def test_decoders_of_an_earlier_version_are_refused(exported: Export, tmp_path: 
         OnnxDecoder(exported.folder / "encoder.onnx")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", [TinySam, EdgeSam, EfficientViTSam])
 def test_variants_take_masks(kind: type[Sam], exported: Export, tmp_path: Path) -> None:
     """By the comparison that each export makes, with weights that are trained and another choice of masks."""

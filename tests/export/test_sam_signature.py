@@ -22,6 +22,8 @@ from mobilesamv2.export.quantize import calibration_images, quantize_encoder
 from mobilesamv2.export.runtime import open_session, read_export_metadata
 from mobilesamv2.models.sam import Sam
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size"]
 
 

@@ -129,6 +129,7 @@ def test_evaluate_prompts_against_objects_and_against_a_teacher(
         evaluate(*given, f"output_dir={tmp_path / 'typo'}", "task.kinds=[edge]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["lvis", "coco"])
 def test_evaluate_boxes_scores_its_masks(
     scenes: list[str], tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]

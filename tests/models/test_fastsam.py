@@ -144,6 +144,7 @@ def test_folding_batch_norms_changes_nothing_to_speak_of(weights: Path) -> None:
             assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(ours.abs().max()))
 
 
+@pytest.mark.slow
 def test_fastsams_format_loads(tmp_path: Path) -> None:
     """Pickled by ultralytics 8.0, as FastSAM's weights are."""
     run_reference("object_aware_model.py", tmp_path)
@@ -159,6 +160,7 @@ def test_fastsams_format_loads(tmp_path: Path) -> None:
         FastSam(build_detector(checkpoint=tmp_path / "ObjectAwareModel.pt"))
 
 
+@pytest.mark.slow
 def test_an_evaluation_stands_beside_that_of_a_sam(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

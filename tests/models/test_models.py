@@ -29,6 +29,7 @@ TIMM = ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "vit
 PYRAMIDS = ["convnext_atto", "swin_tiny_patch4_window7_224", "mobilenetv4_conv_small_035", "resnet18", "hiera_tiny_224"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "family"),
     [

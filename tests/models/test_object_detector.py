@@ -120,6 +120,7 @@ def test_border_snapping_by_hand() -> None:
     assert torch.equal(snap_to_border(boxes[:2], (80, 100), 0), boxes[:2])
 
 
+@pytest.mark.slow
 def test_the_released_detectors_format_loads(tmp_path: Path, photo: np.ndarray) -> None:
     """Pickled by ultralytics 8.0, with a segmentation head that has no prototypes."""
     run_reference("object_aware_model.py", tmp_path)

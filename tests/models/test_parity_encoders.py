@@ -31,6 +31,7 @@ def check_mobile_sam(segany: SegAny, outputs: dict[str, torch.Tensor]) -> None:
     assert torch.allclose(torch.from_numpy(prediction.predicted_iou[0]), outputs["predicted_iou"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_mobile_sam_loads_and_agrees(mobile_sam_reference: Path) -> None:
     sam = build_sam("mobile_sam", mobile_sam_reference / "mobile_sam.pt")
     check_mobile_sam(SegAny(sam), torch.load(mobile_sam_reference / "outputs.pt"))
@@ -56,6 +57,7 @@ def test_round_trip_keeps_every_weight(mobile_sam_reference: Path, tmp_path: Pat
     assert {k for k in official if not torch.equal(official[k], again[k])} <= unused
 
 
+@pytest.mark.slow
 def test_weights_loaded_after_a_forward_pass_take_effect(mobile_sam_reference: Path) -> None:
     """timm's TinyViT caches its attention biases in eval mode."""
     outputs = torch.load(mobile_sam_reference / "outputs.pt")

@@ -109,6 +109,7 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         build_sam("mini", encoder="any")
 
 
+@pytest.mark.slow
 def test_a_yaml_in_a_folder_of_ones_own_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the weights that training writes are evaluated by the name in them."""
     register_by_variable(tmp_path, monkeypatch)

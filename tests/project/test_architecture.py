@@ -117,6 +117,7 @@ def test_nothing_lies_in_a_junk_drawer() -> None:
     assert not names & {"utils", "util", "helpers", "common", "misc"}
 
 
+@pytest.mark.slow
 def test_the_library_works_without_lightning_hydra_and_ultralytics() -> None:
     import subprocess
     import sys

@@ -142,6 +142,7 @@ def test_the_examples_keep_the_rules(repository: Path) -> None:
     run(repository, "-m", "ruff", "format", "--check", *changed)
 
 
+@pytest.mark.slow
 def test_commands_of_the_guide_run(repository: Path) -> None:
     """An encoder, a sampler, a data set, a detector, a metric and a task, each for the first time."""
     *evaluations, training = run_commands(repository, [command for command in COMMANDS if not is_slow(command)])

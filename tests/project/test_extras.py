@@ -51,6 +51,7 @@ def test_a_missing_library_is_a_sentence(code: str, library: str, extra: str) ->
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_base_install_segments_and_measures() -> None:
     code = (
         "import numpy as np\n"

@@ -36,6 +36,7 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     return image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page != EXPORT], ids=lambda page: page.stem)
 def test_a_pages_snippets_run_one_after_the_other(page: Path, image: np.ndarray) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
@@ -48,6 +49,7 @@ def test_no_page_is_left_out() -> None:
     assert {page.stem for page in PAGES} >= {"README", "segment", "coming_from", "export"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_examples_of_docstrings(path: Path, image: np.ndarray) -> None:
     """They are written with the public names, an ``image``, NumPy and ``Grid`` at hand."""

@@ -26,6 +26,7 @@ class Notes(pl.Callback):
         self.image_ids.setdefault(runner.current_epoch, []).extend(batch["image_id"].tolist())
 
 
+@pytest.mark.slow
 def test_limited_epochs_are_full_and_end_with_the_schedule(tmp_path: Path) -> None:
     """Five batches of two, two of them in an epoch: each epoch begins an order of its own."""
     task, data = distilling()
@@ -60,6 +61,7 @@ def test_limits_that_leave_a_run_unfinished_are_refused(tmp_path: Path) -> None:
             train(*given, setting)
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_written_and_survive_a_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An epoch of five batches, two a step: three steps, the last of one batch."""
     given = [*SMALL, "dataset.limit=12", "validation_images=2", "teacher.cache=off", f"output_dir={tmp_path}"]

@@ -41,13 +41,20 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
+def listen_to_sigint() -> None:
+    """A shell has its background jobs ignore it, and so do those that start these tests, perhaps."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @LINUX
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 @pytest.mark.parametrize("name", ["demo", pytest.param("benchmark", marks=pytest.mark.slow)])
 def test_its_processes_end_with_it(name: str, number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mobilesamv2", *COMMANDS[name], "-o", str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as parent:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=listen_to_sigint
+    ) as parent:
         count = 2 if name == "demo" else 1
         wait_for(lambda: len(children(parent.pid)) == count)
         started = children(parent.pid)

@@ -62,6 +62,7 @@ def test_a_protocol_has_its_files_name_a_source_and_settings_of_its_own() -> Non
     assert len(set(settings.values())) == len(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_A_KIND)
 def test_a_result_carries_its_protocol(
     name: str, scenes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -83,6 +84,7 @@ def test_every_other_protocol_runs(name: str, scenes: list[str], tmp_path: Path)
     assert all(value is None or np.isfinite(value) for value in result["metrics"].values())
 
 
+@pytest.mark.slow
 def test_the_first_click_is_the_centre_and_a_box_comes_before_any(scenes: list[str], tmp_path: Path) -> None:
     """The tasks of clicks and of prompts measure the same mask where their prompts are the same."""
     prompts = run("efficientsam3_box", scenes, tmp_path / "box")["metrics"]

@@ -11,6 +11,7 @@ from mobilesamv2 import load_sam
 from mobilesamv2.recipes.run import evaluate, train
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_and_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = [*SMALL, *QUIET, "dataset.limit=4", "validation_images=2", "teacher.cache=off", "trainer.max_epochs=1"]
     run = train(*given, f"output_dir={tmp_path / 'run'}")

@@ -22,6 +22,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each difference is named with both values, and nothing in the folder changes."""
     folder, teacher = tmp_path / "run", tmp_path / "teacher.safetensors"
@@ -98,6 +99,7 @@ def test_callbacks_of_the_command_line_come_beside_ours(tmp_path: Path) -> None:
         train(*given, "+trainer.logger=false", "resume=null")
 
 
+@pytest.mark.slow
 def test_an_objective_that_is_not_logged_is_found_at_the_first_validation(tmp_path: Path) -> None:
     given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off", f"output_dir={tmp_path}"]
     with pytest.raises(SystemExit, match=r"objective must be a logged metric, one of .*val/loss.*, got val/los\."):

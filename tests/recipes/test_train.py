@@ -119,6 +119,7 @@ def test_a_student_of_full_size_becomes_a_mobile_sam(tar: Path, tmp_path: Path) 
     build_sam("mobile_sam", tmp_path / "out" / "mobile_sam.pt", allow_partial=False)
 
 
+@pytest.mark.slow
 def test_trains_a_small_sam_on_drawn_scenes(tmp_path: Path) -> None:
     given = ["experiment=pretrain_mini", "model=mini", "dataset.limit=6", "validation_images=2"]
     train(*given, f"output_dir={tmp_path}", "logger=wandb")

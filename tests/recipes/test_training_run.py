@@ -73,6 +73,7 @@ def test_biases_norms_and_tables_of_positions_do_not_decay() -> None:
         decay_groups(nn.Linear(1, 1).requires_grad_(False))
 
 
+@pytest.mark.slow
 def test_an_averaged_run_resumes_exactly_and_averages_the_student_alone(tmp_path: Path) -> None:
     def fit(folder: Path, stop: int | None = None, resume: bool = False) -> pl.LightningModule:
         task, data = distilling()

@@ -78,6 +78,7 @@ def test_each_claim_is_evaluated(folder: Path, capsys: pytest.CaptureFixture[str
     assert not (folder / "ablation.png").exists()  # more than one setting varies
 
 
+@pytest.mark.slow
 def test_times_are_those_of_the_processor_where_all_runs_have_them(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_difference_whose_interval_contains_0_is_unresolved(folder: Path, caps
     assert markdown.count("**unresolved**") == page.count('<b class="unresolved">') == 1
 
 
+@pytest.mark.slow
 def test_the_dense_grid_may_be_of_fewer_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scenes = LvisDataset(folder.parent / "scenes" / "annotations.json", folder.parent / "scenes" / "images", limit=2)
     dense = folder.parent / "dense"

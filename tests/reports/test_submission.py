@@ -21,6 +21,8 @@ from mobilesamv2.reports.leaderboard import COLUMNS, leaderboard_page, read_resu
 from mobilesamv2.reports.recompute import recompute
 from mobilesamv2.reports.submission import check_submission
 
+pytestmark = pytest.mark.slow
+
 schema.register()
 
 PROTOCOLS = {

@@ -76,6 +76,7 @@ def test_report(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Its command was not recorded" in page
 
 
+@pytest.mark.slow
 def test_what_is_behind_the_numbers_is_on_the_page(sweep: Path) -> None:
     (sweep / "2" / ".hydra").mkdir()
     (sweep / "2" / ".hydra" / "overrides.yaml").write_text("- dataset.size=[96,96]\n")

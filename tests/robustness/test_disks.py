@@ -118,6 +118,7 @@ def test_a_full_disk_under_a_report_or_yolos_data_is_a_sentence(tmp_path: Path) 
         main(command)
 
 
+@pytest.mark.slow
 def test_exporting_onto_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
     with small_disk(), pytest.raises(SystemExit, match=r"error: .*out/encoder\.onnx can't be written: File too large"):
         main(["export", "mini_conv", "-o", str(tmp_path / "out")])

@@ -122,6 +122,7 @@ def test_other_errors_are_none_of_a_loader() -> None:
     assert "(process 7, 8) was killed" in str(loader_failure(RuntimeError(exits), "--workers"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_broken_pipe_is_quiet(tmp_path: Path, unbuffered: str) -> None:
     result = '{"metrics": {"AR@1": 1, "mAR": 1}, "interval": {"AR@1": null, "mAR": null}, "n_gt": {"all": 1},'

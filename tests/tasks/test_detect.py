@@ -105,6 +105,7 @@ def test_heads_train_save_and_load(architecture: str, masks: bool, tmp_path: Pat
         assert (torch.cdist(found.xyxy, mine[0]).amin(1) < 0.1).sum() >= 24
 
 
+@pytest.mark.slow
 def test_learns_one_scene(tmp_path: Path) -> None:
     torch.manual_seed(0)
     detector = build_detector("yolov8n", image_size=128)
@@ -144,6 +145,7 @@ def test_images_without_objects_train_too(tmp_path: Path) -> None:
         assert torch.isfinite(runner.callback_metrics["train/loss"])
 
 
+@pytest.mark.slow
 def test_a_mosaic_run_resumes_exactly(tmp_path: Path) -> None:
     def fit(stop: int | None = None, resume: bool = False) -> dict[str, torch.Tensor]:
         task, data = detecting()

@@ -47,6 +47,7 @@ def test_a_constant_embedding_stays_constant() -> None:
     assert resample_embedding(same, 4) is same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "width"), [("mini", 64), ("micro_conv", 128)])
 def test_a_student_of_another_size_learns_and_is_saved(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, width: int

@@ -94,6 +94,7 @@ def test_a_teacher_must_have_the_levels_of_its_student() -> None:
         DistillDecoupled(build_sam("sam2_mini"), teacher, ADAMW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decoupled", "semi_coupled", "coupled", "prompt_in_loop"])
 @pytest.mark.parametrize("encoder", ["tiny_vit_mini", "tiny_vit_mini_stride16"])
 def test_every_kind_takes_a_step_with_a_cache_and_its_student_is_rebuilt(

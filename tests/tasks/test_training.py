@@ -106,6 +106,7 @@ class Modes(pl.Callback):
         self.validation |= {m.training for m in module.modules()}
 
 
+@pytest.mark.slow
 def test_distillation_trains_the_student_and_reads_the_teacher_once(tmp_path: Path) -> None:
     task, data = distillation(tmp_path)
     decoder = {k: v.clone() for k, v in task.student.mask_decoder.state_dict().items()}

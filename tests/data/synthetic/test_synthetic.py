@@ -59,6 +59,7 @@ def test_masks_are_exact(split: str, layout: str) -> None:
     assert nested > (60 if layout == "hard" else 4)
 
 
+@pytest.mark.slow
 @splits
 def test_sizes_are_those_of_lvis(split: str) -> None:
     scenes = [render_scene((5, i), split=split)[1] for i in range(250)]
