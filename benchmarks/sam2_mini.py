@@ -5,9 +5,9 @@
 
 Trains by ``experiment=distill_sam2_mini_from_sam`` and ``pretrain_sam2_mini``, then distils the two students of
 ``ablation_levels_synthetic``, by the embedding and on from there by masks, decoder included. Prompts each model for
-every object of other scenes, of shape families and textures that training does not draw. Writes
-benchmarks/results/sam2_mini.csv, mIoU in percent with 95% intervals over scenes, of differences paired by scene, and
-the table of docs/train.md.
+every object of 100 other scenes, of shape families and textures that training does not draw, and segments everything
+by 100 boxes of mini_detector with the SAM and the SAM 2. Writes benchmarks/results/sam2_mini.csv, mIoU and mean AR in
+percent with 95% intervals over scenes, of differences paired by scene, and the table of docs/train.md.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mobilesamv2.data.json_files import read_json
+from mobilesamv2.evaluation.results import percent, percent_range
 from mobilesamv2.files import write_text_atomic
 from mobilesamv2.metrics.bootstrap import RESAMPLES, percentiles, resampled_sums
 from mobilesamv2.metrics.prompt_iou import mean_ious
@@ -31,7 +33,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "train.md"
 BEGIN, END = "<!-- sam2_mini: begin -->\n", "<!-- sam2_mini: end -->"
 
 KINDS = {"box": "box", "centre": "centre", "points_3": "three points"}
-SCENES = ["dataset=synthetic", "dataset.split=test", "dataset.seed=11"]
+SCENES = ["dataset=synthetic", "dataset.split=test", "dataset.seed=11", "dataset.limit=100"]
 QUIET = ["num_workers=0", "+trainer.enable_progress_bar=false"]
 NAME, STUDENT = "sam2_mini_conv", "sam2_micro_conv"
 COUPLED = ["task=distill_coupled", "dataset.limit=544", "trainer.max_epochs=1", "optimizer.lr=5e-4"]
@@ -48,7 +50,11 @@ ROWS = {
 }
 """Folders of the evaluations, and what they are of."""
 
+EVERYTHING = ("mini_conv", "whole")
+"""Models that segment everything too."""
+
 DIFFERENCES = (
+    ("`pretrain_sam2_mini` minus its start", "whole", "coarse"),
     ("`pretrain_sam2_mini` minus `mini_conv`", "whole", "mini_conv"),
     ("strides 16, 8 and 4 minus 16 alone, by the embedding", "micro_conv", "micro_conv_stride16"),
     ("the same, then by masks", "micro_conv_coupled", "micro_conv_stride16_coupled"),
@@ -70,13 +76,13 @@ class Prompted(NamedTuple):
 def main() -> None:
     """Train, evaluate, and write the results and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=100, help="of the evaluation")
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/sam2_mini"), help="folder of all runs")
     parser.add_argument("--write-only", action="store_true", help="write the table from the results that there are")
     args = parser.parse_args()
     if not args.write_only:
         models = trained(args.output)
-        write_results({key: prompted(models[key], args.scenes, args.output / f"of_{key}") for key in ROWS})
+        everything = {key: mean_ar(models[key], args.output / f"everything_of_{key}") for key in EVERYTHING}
+        write_results({key: prompted(models[key], args.output / f"of_{key}") for key in ROWS}, everything)
     content = PAGE.read_text()
     before, _, rest = content.partition(BEGIN)
     write_text_atomic(PAGE, f"{before}{BEGIN}{as_markdown(read_results())}\n{END}{rest.partition(END)[2]}")
@@ -108,21 +114,28 @@ def chosen(name: str, folder: Path) -> list[str]:
     return ["model=by_name", f"model.name={name}", f"model.checkpoint={folder / name}.safetensors"]
 
 
-def prompted(model: list[str], scenes: int, folder: Path) -> Prompted:
+def prompted(model: list[str], folder: Path) -> Prompted:
     """Prompt a model for every object of the scenes."""
     kinds = f"task.kinds=[{','.join(KINDS)}]"
-    limit, where = f"dataset.limit={scenes}", f"output_dir={folder}"
-    kept = np.load(evaluate("task=evaluate_prompts", kinds, *SCENES, limit, *model, *QUIET, where) / "per_image.npz")
+    where = f"output_dir={folder}"
+    kept = np.load(evaluate("task=evaluate_prompts", kinds, *SCENES, *model, *QUIET, where) / "per_image.npz")
     return Prompted(kept["iou_sums"], kept["n_gt"])
 
 
-def write_results(found: dict[str, Prompted]) -> None:
-    """Write the mean IoUs of each model and the differences of pairs, with intervals, in percent, as cells."""
-    rows = [["model", "scenes", "objects", *KINDS.values()]]
+def mean_ar(model: list[str], folder: Path) -> str:
+    """Return the mean AR of a model with 100 boxes of mini_detector, on the same scenes, and its interval."""
+    given = ["experiment=ablation_prompt_head", "hydra.mode=RUN", "detector=mini_detector", *model, *QUIET]
+    found = read_json(evaluate(*given, f"output_dir={folder}") / "results.json")
+    return f"{percent(found['metrics']['mAR'])} {percent_range(found['interval']['mAR'])}"
+
+
+def write_results(found: dict[str, Prompted], everything: dict[str, str]) -> None:
+    """Write the figures of each model and the differences of pairs, with intervals, as cells."""
+    rows = [["model", *KINDS.values(), "mean AR"]]
     for key, (sums, n_gt) in found.items():
-        rows.append([ROWS[key], str(len(n_gt)), str(n_gt[:, 0].sum()), *cells(sums, n_gt)])
+        rows.append([ROWS[key], *cells(sums, n_gt), everything.get(key, "-")])
     for name, key, other in DIFFERENCES:
-        rows.append([name, "", "", *cells(found[key].sums - found[other].sums, found[key].n_gt, "+.1f")])
+        rows.append([name, *cells(found[key].sums - found[other].sums, found[key].n_gt, "+.1f"), "-"])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text_atomic(RESULTS, text.getvalue())
