@@ -3,29 +3,28 @@
 python benchmarks/demo_seeds.py outputs/demo_2 outputs/demo_3 ...      each made by mobilesamv2 demo -o FOLDER --seed N
 
 Writes mobilesamv2/reports/demo_results.csv, which later demos are set beside, benchmarks/results/demo_example.csv with
-the evaluations of the first seed, and from these two the tables and claims of docs/demo.md and README.md; prints how
-often each claim held. A demo takes about 6 minutes on two idle cores.
+the evaluations of the first seed, and from these two the tables and claims of docs/demo.md and README.md; draws
+docs/masks.png of the first seed; prints how often each claim held. A demo takes about 6 minutes on two idle cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-from collections.abc import Sequence
 from pathlib import Path
+
+from result_pages import RESULTS, ROOT, write_csv, write_pages
 
 from mobilesamv2.data.json_files import read_json
 from mobilesamv2.evaluation.results import percent, percent_range
-from mobilesamv2.files import write_text_atomic
 from mobilesamv2.recipes.demo import STUDENT, TEACHER
-from mobilesamv2.reports.claims import ClaimRuns, demo_figures, evaluate_claims, select_runs
-from mobilesamv2.reports.stated import DEMO_RESULTS, DemoFigures, demo_claims, demo_rows, demo_table
+from mobilesamv2.reports.claims import ClaimRuns, demo_figures, evaluate_claims, picture_columns, select_runs
+from mobilesamv2.reports.picture import result_picture
+from mobilesamv2.reports.stated import DEMO_RESULTS, demo_claims, demo_rows, demo_table
 from mobilesamv2.reports.sweep import load_runs, stage_times
 from mobilesamv2.reports.table import as_markdown
 
-ROOT = Path(__file__).parents[1]
-EXAMPLE = Path(__file__).with_name("results") / "demo_example.csv"
+EXAMPLE = RESULTS / "demo_example.csv"
+PICTURE = ROOT / "docs" / "masks.png"
 PAGES = (ROOT / "docs" / "demo.md", ROOT / "README.md")
 
 
@@ -43,7 +42,13 @@ def main() -> None:
     example = example_rows(demos[0][1])
     write_csv(DEMO_RESULTS, demo_rows(figures))
     write_csv(EXAMPLE, example)
-    write_pages(figures, example)
+    texts = {
+        "demo_seeds": as_markdown(demo_table(figures)),
+        "demo_example": as_markdown(example),
+        "demo_claims": demo_claims(figures),
+    }
+    write_pages(PAGES, texts)
+    result_picture(picture_columns(demos[0][1]), num_images=3).save(PICTURE)
     print(as_markdown(demo_table(figures)))
     outcomes = [[claim.outcome for claim in evaluate_claims(runs)] for _, runs in demos]
     for number, claim in enumerate(zip(*outcomes, strict=True), 1):
@@ -66,31 +71,6 @@ def example_rows(runs: ClaimRuns) -> list[list[str]]:
         mean = f"{percent(metrics['mAR'])} {percent_range(run.result['interval']['mAR'])}"
         rows.append([*cells, f"{times[run.name]['mask_decoder']:.0f}", *recalls, mean])
     return rows
-
-
-def write_pages(figures: Sequence[DemoFigures], example: list[list[str]]) -> None:
-    """Write each text where a page has a place for it."""
-    texts = {
-        "demo_seeds": as_markdown(demo_table(figures)),
-        "demo_example": as_markdown(example),
-        "demo_claims": demo_claims(figures),
-    }
-    for page in PAGES:
-        content = page.read_text()
-        for name, text in texts.items():
-            begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-            before, found, rest = content.partition(begin)
-            if found:
-                content = f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}"
-        write_text_atomic(page, content)
-
-
-def write_csv(path: Path, rows: list[list[str]]) -> None:
-    """Write cells."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    path.parent.mkdir(exist_ok=True)
-    write_text_atomic(path, text.getvalue())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=2 python benchmarks/segevery.py             # wants the test dependencies
     python benchmarks/segevery.py --image photo.jpg --device cuda
+    OMP_NUM_THREADS=2 python benchmarks/segevery.py --image photo.jpg --write     # the documentation's figures
 
 Same weights, photo, threads and allocator. The weights are random, and calibrated to the photo so that SAM's filters
 keep the masks of 10 to 50% of a grid's prompts. Each measurement is a process of its own, since peak memory is a
@@ -24,10 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from segevery_texts import Measured, write_measured
 from torch import Tensor
 
 OFFICIAL = Path(__file__).with_name("segevery_official.py")
 MIB = 2**20
+STAGES = ("encoder", "decoder", "rest")
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 MIB_PER_BOX = 60
 """What MobileSAMv2's demo takes for each box on a photo of 1500 x 2250; 18 GB for 320."""
@@ -150,8 +153,17 @@ class Bench:
         self.device: str = args.device
         image = read_image(args.image)
         self.size = image.shape[0], image.shape[1]
+        self.measured: list[Measured] = []  # with the default malloc
         Image.fromarray(image).save(folder / "photo.png")
         write_weights(image, folder / "weights.pt")
+
+    def keep(
+        self, code: str, prompts: str, result: dict[str, Any], timed_prompts: int = 0, iou: float | None = None
+    ) -> None:
+        """Keep a measurement for the file of results; see ``Measured``."""
+        stages = [round(value, 2) for value in (*(result[name] for name in STAGES), total(result))]
+        mib, threads = round(working(result) / MIB), torch.get_num_threads()
+        self.measured.append(Measured(code, prompts, timed_prompts, *stages, mib, iou, *self.size, threads))
 
     def measure(
         self,
@@ -222,8 +234,8 @@ def ratios(official: dict[str, Any], ours: dict[str, Any], times: float) -> str:
     )
 
 
-def agreement(ours: dict[str, Any], official: dict[str, Any]) -> str:
-    """IoU of the masks of the same prompts: for each official mask, the best of ours."""
+def agreement(ours: dict[str, Any], official: dict[str, Any]) -> tuple[float, str]:
+    """Mean IoU of the masks of the same prompts, for each official mask the best of ours; and a line about it."""
     from mobilesamv2.masks import iou
 
     by_prompt: dict[int, list[Any]] = {}
@@ -232,7 +244,9 @@ def agreement(ours: dict[str, Any], official: dict[str, Any]) -> str:
     filled = [(i, rle) for i, rle in zip(official["prompt_index"], official["masks"], strict=True) if covers(rle)]
     best = np.array([iou([rle], by_prompt.get(i, [])).max(initial=0) for i, rle in filled])
     numbers = f"{len(ours['masks'])} masks and {len(filled)}"
-    return f"{numbers}, IoU mean {best.mean():.6f}, least {best.min():.4f}" if len(best) else numbers
+    if not len(best):
+        raise SystemExit(f"{numbers}: there is nothing to compare.")
+    return round(float(best.mean()), 6), f"{numbers}, IoU mean {best.mean():.6f}, least {best.min():.4f}"
 
 
 def covers(rle: Any) -> bool:
@@ -258,7 +272,7 @@ def compare(bench: Bench, args: argparse.Namespace, tuned: bool) -> None:
     our_grid = bench.measure("ours", "grid", grid_points(side, number), tuned=tuned)
     show(f"ours, grid of {side} x {side}", our_grid)
     print(f"    {ratios(official_grid, our_grid, 8)}")
-    compare_masks(bench, chosen[:: max(1, len(chosen) // 32)])
+    grid_iou = compare_masks(bench, chosen[:: max(1, len(chosen) // 32)])
 
     official_boxes = bench.measure("official", "boxes", affordable, tuned=tuned)
     note = "" if len(affordable) == len(boxes) else f"scaled from {len(affordable)} boxes, memory is not"
@@ -267,32 +281,47 @@ def compare(bench: Bench, args: argparse.Namespace, tuned: bool) -> None:
     our_boxes = bench.measure("ours", "boxes", boxes, tuned=tuned)
     show(f"ours, {len(boxes)} boxes", our_boxes)
     print(f"    {ratios(official_boxes, our_boxes, 4)}")
-    print(f"    the same boxes: {agreement(our_boxes, official_boxes)}")
+    boxes_iou, line = agreement(our_boxes, official_boxes)
+    print(f"    the same boxes: {line}")
     fewer, faster = (official_grid["decoder"] / d["decoder"] for d in (official_boxes, our_boxes))
     print(
         f"    mask decoder, MobileSAM's grid to our boxes: {faster:.1f} times less (wanted 16), "
         f"{fewer:.1f} by fewer prompts and {faster / fewer:.1f} by faster code"
     )
-    rivals(bench, args, our_boxes, tuned)
+    few, dense = rivals(bench, args, our_boxes, tuned)
+    if tuned:
+        return
+    bench.keep("MobileSAM", f"{side} x {side}", official_grid, len(chosen) if len(chosen) < number else 0)
+    bench.keep("ours", f"{side} x {side}", our_grid, iou=grid_iou)
+    bench.keep("MobileSAMv2", f"{len(boxes)} boxes", official_boxes, len(affordable) if note else 0)
+    bench.keep("ours", f"{len(boxes)} boxes", our_boxes, iou=boxes_iou)
+    bench.keep("ours", f"{args.detected_boxes} boxes", few)
+    bench.keep("ours", "64 x 64", dense)
 
 
-def compare_masks(bench: Bench, points: Tensor) -> None:
-    """Compare the masks of some points without NMS, which random weights leave little of."""
+def compare_masks(bench: Bench, points: Tensor) -> float:
+    """Compare the masks of some points without NMS, which random weights leave little of; return their mean IoU."""
     official, ours = (bench.measure(side, "grid", points, nms_iou=1.0) for side in ("official", "ours"))
     share = len(set(ours["prompt_index"])) / len(points)
-    print(f"    {len(points)} points without NMS: {agreement(ours, official)}; {share:.0%} of them pass the filters")
+    mean, line = agreement(ours, official)
+    print(f"    {len(points)} points without NMS: {line}; {share:.0%} of them pass the filters")
     if not 0.1 <= share <= 0.5:
         raise SystemExit("The weights should let 10 to 50% of the prompts pass: these figures say little.")
+    return mean
 
 
-def rivals(bench: Bench, args: argparse.Namespace, our_boxes: dict[str, Any], tuned: bool) -> None:
-    """Object-aware boxes against grids, all by our own code."""
+def rivals(
+    bench: Bench, args: argparse.Namespace, our_boxes: dict[str, Any], tuned: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Object-aware boxes against grids, all by our own code; return those of few boxes and of the dense grid."""
     few = bench.measure("ours", "boxes", random_boxes(args.detected_boxes, bench.size), tuned=tuned)
     show(f"ours, {args.detected_boxes} boxes", few, "as many as a detector proposes")
+    grid: dict[str, Any] = {}
     for side in (32, 64):
         grid = bench.measure("ours", "grid", grid_points(side, side * side), tuned=tuned)
         gains = f"{grid['decoder'] / our_boxes['decoder']:.1f} and {grid['decoder'] / few['decoder']:.1f}"
         show(f"ours, grid of {side} x {side}", grid, f"decoder: {gains} times theirs")
+    return few, grid
 
 
 def fitting_boxes(args: argparse.Namespace) -> int:
@@ -324,6 +353,7 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=320)
     parser.add_argument("--detected-boxes", type=int, default=100, help="as many as a detector really proposes")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--write", action="store_true", help="write results/segevery.csv, and its texts of the docs")
     parser.add_argument("--default-malloc-only", action="store_true", help="leave the runs with tuned malloc out")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -333,6 +363,8 @@ def main() -> None:
         print(f"{height} x {width} pixels, {args.device}, {threads} threads, torch {torch.__version__}")
         for tuned in (False,) if args.default_malloc_only or args.device != "cpu" else (False, True):
             compare(bench, args, tuned)
+        if args.write:
+            write_measured(bench.measured)
 
 
 if __name__ == "__main__":

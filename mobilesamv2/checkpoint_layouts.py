@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mobilesamv2.efficient_sam_checkpoints import rename_efficient_sam
 from mobilesamv2.encoder_checkpoints import is_encoder, rename_encoder
 from mobilesamv2.sam2_checkpoints import rename_sam2
 from mobilesamv2.sam_hq_checkpoints import move_sam_hq
@@ -171,7 +172,7 @@ def _rename(state: StateDict, path: Path) -> StateDict:
             return rename_transformers(state)
         except ValueError as error:
             raise ValueError(f"{path} can't be loaded: {error}") from error
-    return rename_sam2(state)
+    return rename_efficient_sam(rename_sam2(state))
 
 
 def _check_beside(beside: StateDict, path: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import http.client
+import shutil
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
-from mobilesamv2.files import sha256_of
+from mobilesamv2.files import atomic_write, sha256_of
 
 CHUNK_BYTES = 1 << 20
 """Bytes read from the network at a time."""
@@ -76,6 +78,25 @@ def download(url: str, path: str | Path, sha256: str | None = None, attempts: in
     if part.is_file():
         part.replace(path)
     return found
+
+
+def unpack(archive: Path, path: Path) -> None:
+    """Write the file of the name of ``path`` that a zip archive holds, and delete the archive.
+
+    Raises:
+        ValueError: if the archive is damaged, or does not hold one such file.
+        OSError: if the disk is full or can't be written; the archive is kept.
+    """
+    try:
+        with zipfile.ZipFile(archive) as content:
+            found = [name for name in content.namelist() if PurePosixPath(name).name == path.name]
+            if len(found) != 1:
+                raise ValueError(f"{archive} must hold one {path.name}, got {', '.join(content.namelist()[:3])}.")
+            with content.open(found[0]) as member, atomic_write(path) as partial, partial.open("wb") as file:
+                shutil.copyfileobj(member, file, CHUNK_BYTES)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{archive} is a damaged zip archive: {error}. Delete it and try again.") from error
+    archive.unlink()
 
 
 def _manual_hint(path: Path) -> str:

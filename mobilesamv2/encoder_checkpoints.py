@@ -13,6 +13,7 @@ _SAM_VIT: tuple[Rule, ...] = (
     (r"\.mlp\.lin(\d)\.", r".mlp.fc\1."),
     (r"^(?!neck\.)", "backbone."),
 )
+_PLAIN_VIT: tuple[Rule, ...] = ((r"^(?!neck\.)", "backbone."),)
 _TINY_VIT: tuple[Rule, ...] = (
     (r"^patch_embed\.seq\.0\.", "patch_embed.conv1."),
     (r"^patch_embed\.seq\.2\.", "patch_embed.conv2."),
@@ -67,6 +68,7 @@ _REPVIT_OTHER: tuple[Rule, ...] = (
 # A key that identifies the published format of an image encoder, and how its keys are renamed.
 _FORMATS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     (r"^blocks\.\d+\.mlp\.lin1\.", _SAM_VIT),
+    (r"^blocks\.\d+\.mlp\.fc1\.", _PLAIN_VIT),
     (r"^layers\.\d+\.blocks\.", _TINY_VIT),
     (r"^backbone\.stages\.\d+\.op_list\.", _EFFICIENTVIT),
 )

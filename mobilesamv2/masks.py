@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from mobilesamv2.rle_validation import counts_are_valid
 from mobilesamv2.structures import RLE, coco_mask, decode
@@ -329,4 +328,6 @@ def nms(boxes_xyxy: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float
         groups: (D,) int64; only boxes of the same group suppress each other.
         iou_threshold: of two boxes of one group whose IoU is higher, the one of higher score is kept.
     """
+    from torchvision.ops import batched_nms  # a second to import, which whoever only draws scenes does without
+
     return batched_nms(boxes_xyxy, scores, groups, iou_threshold)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import platformdirs
 
-from mobilesamv2.downloads import download
+from mobilesamv2.downloads import download, unpack
 from mobilesamv2.names import did_you_mean
 
 PACKAGE_WEIGHTS = Path(__file__).parent / "weights"
@@ -39,6 +39,7 @@ class PublishedFile:
         sha256: checksum of the file, if several parties report the same one; None otherwise.
         licence: SPDX identifier, if the publisher states one for these weights; None otherwise.
         nbytes: size of the file; None if it is not recorded.
+        is_zipped: the address is that of a zip archive which holds the file.
     """
 
     homepage: str
@@ -46,6 +47,7 @@ class PublishedFile:
     sha256: str | None = None
     licence: str | None = None
     nbytes: int | None = None
+    is_zipped: bool = False
 
     def __str__(self) -> str:
         """Return size, licence and address, for people."""
@@ -75,6 +77,7 @@ EFFICIENTVIT_SAM_MODELS = tuple(f"efficientvit_sam_{size}" for size in ("l0", "l
 
 SAM_HQ_MODELS = tuple(f"sam_hq_vit_{size}" for size in ("b", "l", "h", "tiny"))
 
+_EFFICIENT_SAM = "https://github.com/yformer/EfficientSAM"
 _EDGE_SAM = "https://huggingface.co/spaces/chongzhou/EdgeSAM/blob/main/weights"
 _BIOIMAGE = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io"
 
@@ -140,6 +143,17 @@ WEIGHT_FILES = {
     "repvit_sam.pt": _direct(
         "https://github.com/THU-MIG/RepViT/releases/download/v1.0/repvit_sam.pt", licence="Apache-2.0"
     ),
+    "efficient_sam_vitt.pt": PublishedFile(
+        f"{_EFFICIENT_SAM}/blob/main/weights/efficient_sam_vitt.pt",
+        f"{_EFFICIENT_SAM}/raw/main/weights/efficient_sam_vitt.pt",
+        licence="Apache-2.0",
+    ),
+    "efficient_sam_vits.pt": PublishedFile(
+        f"{_EFFICIENT_SAM}/blob/main/weights/efficient_sam_vits.pt.zip (unpack it)",
+        f"{_EFFICIENT_SAM}/raw/main/weights/efficient_sam_vits.pt.zip",
+        licence="Apache-2.0",
+        is_zipped=True,
+    ),
     "tinysam.pth": _direct(
         "https://github.com/xinghaochen/TinySAM/releases/download/1.0/tinysam.pth", licence="Apache-2.0"
     ),
@@ -169,6 +183,8 @@ MODEL_FILES = {
     "edge_sam_3x": ("edge_sam_3x.pth",),
     "repvit_sam": ("repvit_sam.pt",),
     **{name: (f"{name}.pth",) for name in SAM_HQ_MODELS},
+    "efficient_sam_vitt": ("efficient_sam_vitt.pt",),
+    "efficient_sam_vits": ("efficient_sam_vits.pt",),
     "tinysam": ("tinysam.pth",),
     "medsam_vit_b": ("medsam_vit_b.pth",),
     **{name: (f"{name}.pt",) for name in MICRO_SAM_FILES},
@@ -324,11 +340,16 @@ def download_published(name: str, folder: str | Path) -> Path:
     """Download a published weight file into a folder, unless it is there and intact, and return its path.
 
     Raises:
-        ValueError: if the file has no address that a program can use, or the downloaded file is a different one.
+        ValueError: if the file has no address that a program can use, or the downloaded file is a different one or a
+            zip archive without it.
         ConnectionError: if the network fails.
     """
     published, path = WEIGHT_FILES[name], Path(folder) / name
     if published.url is None:
         raise ValueError(f"{name} can't be downloaded by a program: see {published.homepage}; put it at {path}.")
-    download(published.url, path, published.sha256)
+    if published.is_zipped and not path.is_file():
+        archive = path.with_name(f"{name}.zip")
+        download(published.url, archive)
+        unpack(archive, path)
+    download(published.url, path, published.sha256)  # of an unpacked file, the checksum alone
     return path

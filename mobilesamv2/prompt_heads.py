@@ -98,7 +98,7 @@ def _embedding_of(sam: Sam) -> dict[str, Any]:
     return {
         "level_channels": sam.level_channels,
         "image_size": sam.image_size,
-        "keep_aspect_ratio": sam.keep_aspect_ratio,
+        "keep_aspect_ratio": sam.resizing.keep_aspect_ratio,
     }
 
 

@@ -14,6 +14,7 @@ import timm
 from mobilesamv2.backbone_weights import load_backbone
 from mobilesamv2.checkpoints import PARTS, load_weights, read_metadata, read_thresholds
 from mobilesamv2.model_zoo import EFFICIENTVIT_SAM_MODELS, MICRO_SAM_FILES, MODEL_FILES, SAM_HQ_MODELS, shipped_models
+from mobilesamv2.models.efficient_sam import EfficientSam, efficient_sam_vit
 from mobilesamv2.models.efficientvit_xl import efficientvit_sam_xl
 from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam_vit, timm_encoder, tiny_vit
 from mobilesamv2.models.pyramid import sam2_hiera, timm_pyramid
@@ -26,7 +27,7 @@ from mobilesamv2.models.sam_variants import EdgeSam, EfficientViTSam, TinySam
 from mobilesamv2.models.timm_backbone import require_timm_model
 from mobilesamv2.names import did_you_mean
 from mobilesamv2.ranges import Count
-from mobilesamv2.structures import SAM_2_THRESHOLDS, SAM_THRESHOLDS, Thresholds
+from mobilesamv2.structures import EFFICIENT_SAM_THRESHOLDS, SAM_2_THRESHOLDS, SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transformers_checkpoints import check_config, identify_transformers
 
 TIMM_PREFIX = "timm/"
@@ -62,6 +63,8 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "efficientvit_sam_xl1": partial(efficientvit_sam_xl, (1, 2, 2, 4, 6, 6), neck_depth=12),
     "repvit_sam": partial(repvit_sam, "repvit_m2_3"),
     "edge_sam": partial(edge_sam, "repvit_m1"),
+    "efficient_sam_vitt": partial(efficient_sam_vit, "vit_tiny_patch16_224", 192, 3),
+    "efficient_sam_vits": partial(efficient_sam_vit, "vit_small_patch16_224", 384, 6),
     **{f"sam_hq_vit_{size[0]}": partial(sam_hq_vit, f"samvit_{size}_patch16") for size in ("base", "large", "huge")},
     "sam_hq_vit_tiny": partial(sam_hq_tiny_vit, "tiny_vit_5m_224"),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
@@ -162,6 +165,7 @@ class SamSpec:
     family: type[Sam] = Sam
 
 
+_efficient_sam = partial(SamSpec, thresholds=EFFICIENT_SAM_THRESHOLDS, family=EfficientSam)
 _mini = partial(SamSpec, image_size=256, embed_dim=64, decoder_heads=4, decoder_mlp_dim=256)
 # mini_conv, which ships, predicts lower IoUs and reaches lower stability scores than SAM, whose thresholds would remove
 # nearly all of its masks. Its students inherit its mask decoder.
@@ -191,6 +195,7 @@ MODELS: dict[str, SamSpec] = {
     "edge_sam": SamSpec("edge_sam", family=EdgeSam),
     "edge_sam_3x": SamSpec("edge_sam", family=EdgeSam),
     "tinysam": SamSpec("tiny_vit_5m", family=TinySam),
+    **{name: _efficient_sam(name) for name in ("efficient_sam_vitt", "efficient_sam_vits")},
     "medsam_vit_b": SamSpec("sam_vit_b"),
     **{name: SamSpec(MICRO_SAM_ENCODERS[name.split("_")[3]]) for name in MICRO_SAM_FILES},
     **{

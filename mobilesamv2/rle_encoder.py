@@ -8,6 +8,9 @@ of floats per mask, nearly all of them far from the threshold. The steps are lin
   the pixels; only the other, ambiguous windows are interpolated. Masks with many edges, such as noise, are interpolated
   densely, some columns at a time.
 
+EfficientSAM's bicubic step is not convex: a pixel may exceed all its taps. Its masks, of four taps per pixel, are
+interpolated densely, all of their columns, and their boxes are those of the encoded masks.
+
 The masks, and the stability scores, which are counted at full size, match SAM's up to rounding.
 """
 
@@ -26,8 +29,8 @@ from mobilesamv2.masks import MASK_THRESHOLD, boxes_from_rles, from_run_lengths
 from mobilesamv2.structures import RLE
 from mobilesamv2.transforms import ModelFrame
 
-TAPS = 3
-"""Low-res cells that a pixel depends on along an axis: two bilinear steps reach no further."""
+TAPS, BICUBIC_TAPS = 3, 4
+"""Low-res cells that a pixel depends on along an axis: two bilinear steps reach no further, or one bicubic one."""
 
 STABILITY_OFFSET = 1.0
 """Offset of the stability score's two thresholds from the mask threshold, in logits. Source: SAM's mask generator."""
@@ -53,7 +56,7 @@ class AxisTaps(NamedTuple):
 
     Attributes:
         start: (length,) int64, the first of a pixel's taps, non-decreasing.
-        weights: (length, TAPS).
+        weights: (length, taps), ``TAPS`` or ``BICUBIC_TAPS``.
     """
 
     start: Tensor
@@ -67,7 +70,7 @@ class Windows(NamedTuple):
         start: (windows,) int64, first tap.
         first_row: (windows,) int64, first pixel.
         num_rows: (windows,) int64, number of pixels.
-        weights: (windows, rows, TAPS), padded to the longest window by repeating the last pixel's weights.
+        weights: (windows, rows, taps), padded to the longest window by repeating the last pixel's weights.
     """
 
     start: Tensor
@@ -113,9 +116,10 @@ class RleEncoder:
     def for_frame(cls, frame: ModelFrame, device: torch.device) -> RleEncoder:
         """Return the encoder for an image's frame and the device of its logits; images of one size share it."""
         height, width = frame.original_size
-        resized_height, resized_width = frame.resized if frame.keep_aspect_ratio else (None, None)
-        columns = _axis_taps(frame.side, resized_width, width)
-        rows = _axis_taps(frame.side, resized_height, height)
+        resized_height, resized_width = frame.resized if frame.resizing.keep_aspect_ratio else (None, None)
+        bicubic = frame.resizing.bicubic_masks
+        columns = _axis_taps(frame.side, resized_width, width, bicubic)
+        rows = _axis_taps(frame.side, resized_height, height, bicubic)
         windows = Windows(*(x.to(device) for x in _windows(rows)))
         columns, rows = (AxisTaps(*(x.to(device) for x in taps)) for taps in (columns, rows))
         return cls(frame, columns, rows, windows, _interpolation_matrix(rows))
@@ -165,6 +169,11 @@ class RleEncoder:
 
     def _boxes(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the boxes of one chunk of masks, and whether each has a pixel."""
+        if self.frame.resizing.bicubic_masks:
+            rles = self(logits)[0]
+            boxes, found = torch.zeros(len(rles), 4), torch.tensor([rle is not None for rle in rles])
+            boxes[found] = boxes_from_rles([rle for rle in rles if rle is not None])
+            return boxes, found
         transposed = logits.transpose(1, 2).contiguous()  # (D, S/4 of x, S/4 of y)
         x0, x1 = _extent(transposed, self.column_taps, self.row_taps)
         y0, y1 = _extent(logits, self.row_taps, self.column_taps)
@@ -197,6 +206,8 @@ class RleEncoder:
 
     def _is_dense(self, cells: Tensor) -> bool:
         """Check whether interpolating every pixel is faster than searching for the ambiguous windows."""
+        if self.frame.resizing.bicubic_masks:
+            return True
         edges = self._edges(cells > MASK_THRESHOLD)
         pixels = edges.shape[0] * edges.shape[1] * self.row_matrix.shape[1]
         return pixels < WINDOW_COST * edges.numel() + EDGE_COST * int(edges.count_nonzero())
@@ -225,17 +236,18 @@ class RleEncoder:
     def _support(self, logits: Tensor) -> tuple[Tensor, int, int]:
         """Interpolate the columns where a mask can have a pixel: (D, columns, S/4), first column, end column."""
         start, weights = self.column_taps
-        reach = int(self.windows.start[-1]) + TAPS
+        taps = weights.shape[1]
+        reach = int(self.windows.start[-1]) + taps
         logits = logits[:, :reach].float()
         near_mask = (logits > MASK_THRESHOLD - STABILITY_OFFSET).any(1).any(0)  # (S/4,)
-        inside = near_mask.unfold(0, TAPS, 1).any(1)[start].nonzero()
+        inside = (near_mask.unfold(0, taps, 1).any(1) | self.frame.resizing.bicubic_masks)[start].nonzero()
         if len(inside) == 0:
             return logits.new_zeros(len(logits), 0, reach), 0, 0
         left, right = int(inside[0]), int(inside[-1]) + 1
         start, weights = start[left:right], weights[left:right]
         low_res = logits.transpose(1, 2).contiguous()  # (D, S/4 of x, S/4 of y)
         cells = low_res[:, start] * weights[:, :1]
-        for tap in range(1, TAPS):
+        for tap in range(1, taps):
             cells.addcmul_(low_res[:, start + tap], weights[:, tap : tap + 1])
         return cells, left, right
 
@@ -352,23 +364,28 @@ def _extent(logits: Tensor, axis: AxisTaps, other: AxisTaps) -> tuple[Tensor, Te
     return outermost(first, last, 1), outermost(last, first, -1)
 
 
-def _axis_taps(side: int, resized: int | None, original: int) -> AxisTaps:
+def _axis_taps(side: int, resized: int | None, original: int, bicubic: bool) -> AxisTaps:
     """Merge SAM's two steps along one axis: to the model's side, without the padding, to the image's length.
 
-    SAM 2 has one step, from low-res to the image; ``resized`` is None then.
+    SAM 2 and EfficientSAM have one step, from low-res to the image; ``resized`` is None then.
     """
-    full = torch.eye(side // 4)[None]
+    cells, taps = side // 4, BICUBIC_TAPS if bicubic else TAPS
+    full = torch.eye(cells)[None]
     if resized is not None:
         full = F.interpolate(full, size=side, mode="linear", align_corners=False)[..., :resized]
-    weights = F.interpolate(full, size=original, mode="linear", align_corners=False)[0].T  # (original, S/4)
-    start = (weights > 0).int().argmax(1).clamp(max=side // 4 - TAPS)
-    return AxisTaps(start, weights.gather(1, start[:, None] + torch.arange(TAPS)))
+    if bicubic:  # which torch has in two dimensions alone
+        weights = F.interpolate(full[None], size=(cells, original), mode="bicubic", align_corners=False)[0, 0].T
+    else:
+        weights = F.interpolate(full, size=original, mode="linear", align_corners=False)[0].T  # (original, S/4)
+    start = (weights != 0).int().argmax(1).clamp(max=cells - taps)
+    return AxisTaps(start, weights.gather(1, start[:, None] + torch.arange(taps)))
 
 
 def _interpolation_matrix(axis: AxisTaps) -> Tensor:
     """Return an axis as a matrix from cells to pixels, (cells in use, length)."""
-    cells = int(axis.start[-1]) + TAPS
-    index = axis.start[:, None] + torch.arange(TAPS, device=axis.start.device)
+    taps = axis.weights.shape[1]
+    cells = int(axis.start[-1]) + taps
+    index = axis.start[:, None] + torch.arange(taps, device=axis.start.device)
     return torch.zeros(len(axis.start), cells, device=axis.start.device).scatter_(1, index, axis.weights).T.contiguous()
 
 

@@ -97,7 +97,7 @@ class SegAny:
         sam = self.sam
         mean, std = sam.pixel_mean.float(), sam.pixel_std.float()
         pixels = torch.cat(
-            [to_model_input(check_image(image), sam.encoder_side, mean, std, sam.keep_aspect_ratio) for image in images]
+            [to_model_input(check_image(image), sam.encoder_side, mean, std, sam.resizing) for image in images]
         )
         return _finite(sam.image_encoder(pixels.to(sam.pixel_mean.dtype)), "image encoder")
 
@@ -114,7 +114,7 @@ class SegAny:
         self._embedding = self.encode([image]) if embedding is None else embedding
         self._image_context = None  # computed on demand, so that its time counts as the decoder's
         size = (image.shape[0], image.shape[1])
-        self._frame = ModelFrame(size, self.sam.image_size, self.sam.keep_aspect_ratio)
+        self._frame = ModelFrame(size, self.sam.image_size, self.sam.resizing)
 
     @property
     def image_embedding(self) -> Tensor:

@@ -149,6 +149,9 @@ SAM_THRESHOLDS = Thresholds()
 SAM_2_THRESHOLDS = Thresholds(pred_iou_thresh=0.8)
 """Of SAM 2's automatic mask generator."""
 
+EFFICIENT_SAM_THRESHOLDS = Thresholds(pred_iou_thresh=0.7, stability_score_thresh=0.9)
+"""Of EfficientSAM's notebook that segments everything."""
+
 
 @dataclass(frozen=True)
 class Filters:

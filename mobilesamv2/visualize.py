@@ -96,12 +96,13 @@ def panels(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> Image
 
     Args:
         rows: RGB uint8 (H, W, 3) each; the images of a row have one size.
-        titles: one per column.
+        titles: one per column, of one or several lines.
     """
     widths = [max(row[c].shape[1] for row in rows) for c in range(len(titles))]
-    font_size = max(13, max(widths) // 20)  # readable where the picture is scaled down
-    font, title_height = ImageFont.load_default(font_size), 2 * font_size
-    widths = [max(w, int(font.getlength(title)) + 1) for w, title in zip(widths, titles, strict=True)]
+    font_size = max(13, max(widths) // 16)  # readable where the picture is scaled down
+    font, lines = ImageFont.load_default(font_size), [title.splitlines() or [""] for title in titles]
+    title_height = int(1.3 * font_size * max(map(len, lines))) + font_size // 2
+    widths = [max(w, *(int(font.getlength(line)) + 1 for line in each)) for w, each in zip(widths, lines, strict=True)]
     heights = [row[0].shape[0] for row in rows]
     size = (sum(widths) + _MARGIN * (len(widths) + 1), title_height + sum(heights) + _MARGIN * (len(heights) + 1))
     canvas = Image.new("RGB", size, "white")

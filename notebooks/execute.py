@@ -64,9 +64,10 @@ def _is_of_the_run(output: Any) -> bool:
 
 
 def sources_sha256(notebook: Any) -> str:
-    """Return the hash of the code of a notebook."""
-    sources = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return hashlib.sha256("\0".join("".join(source) for source in sources).encode()).hexdigest()
+    """Return the hash of the code of a notebook, whatever the address that it is installed from in Colab."""
+    sources = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    without_address = re.sub('REPOSITORY = ".*?"', 'REPOSITORY = ""', "\0".join(sources))
+    return hashlib.sha256(without_address.encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Published weights: looked up in folders, and downloaded from a local server: complete, resumed, broken, refused."""
 
+import io
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from mobilesamv2.model_zoo import (
     PACKAGE_WEIGHTS,
     WEIGHT_FILES,
     PublishedFile,
+    download_published,
     find_weights,
     require_weights,
     weight_folders,
@@ -110,6 +113,38 @@ def test_the_command(
         main(["download", "ObjectAwareModel.pt", "-o", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"Nothing is published as 'sam3'. Available: mobile_sam, sam_vit_b"):
         main(["download", "sam3"])
+
+
+def zipped(**files: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def test_a_zipped_file_is_unpacked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "efficient_sam_vits.pt"
+    monkeypatch.setitem(WEIGHT_FILES, name, PublishedFile(server.url, server.url, SHA256, is_zipped=True))
+    server.content = zipped(**{f"__MACOSX/._{name}": b"", name: CONTENT})
+    path = download_published(name, tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    download_published(name, tmp_path)  # it is there
+    assert server.requested == [None]
+    for content, message in (
+        (b"no archive", r"efficient_sam_vits\.pt\.zip is a damaged zip archive: File is not a zip file\. Delete it"),
+        (zipped(readme=b""), r"efficient_sam_vits\.pt\.zip must hold one efficient_sam_vits\.pt, got readme\."),
+    ):
+        server.content = content
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / f"{name}.zip").unlink(missing_ok=True)
+        with pytest.raises(ValueError, match=message):
+            download_published(name, tmp_path)
+    server.content = zipped(**{name: b"other weights"})
+    (tmp_path / f"{name}.zip").unlink()
+    with pytest.raises(ValueError, match=f"The SHA-256 of .*{name} must be {SHA256}"):
+        download_published(name, tmp_path)
 
 
 def test_published_files_have_addresses_and_checksums() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mobilesamv2 import masks
 from mobilesamv2.rle_encoder import RleEncoder
-from mobilesamv2.transforms import ModelFrame
+from mobilesamv2.transforms import ModelFrame, Resizing
 
 
 def discs(number: int, cells: int, noise: float, seed: int = 0) -> Tensor:
@@ -22,9 +22,9 @@ def discs(number: int, cells: int, noise: float, seed: int = 0) -> Tensor:
     return logits + noise * torch.randn(logits.shape, generator=generator)
 
 
-def agree(logits: Tensor, size: tuple[int, int], side: int) -> None:
+def agree(logits: Tensor, size: tuple[int, int], side: int, resizing: Resizing = Resizing.LONGEST_SIDE) -> None:
     """Asserts that masks and stability are those of the enlarged logits."""
-    frame = ModelFrame(size, side)
+    frame = ModelFrame(size, side, resizing)
     rles, stability = RleEncoder.for_frame(frame, logits.device)(logits)
     full = frame.logits_to_original(logits)
     for rle, expected in zip(rles, masks.encode(full > masks.MASK_THRESHOLD), strict=True):
@@ -40,6 +40,26 @@ SIZES = [(1500, 2250), (480, 640), (90, 130), (1, 300), (500, 3), (1, 1), (256, 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_masks_are_those_of_two_bilinear_steps(size: tuple[int, int], noise: float) -> None:
     agree(discs(6, 64, noise), size, side=256)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+@pytest.mark.parametrize("resizing", [Resizing.SQUARE, Resizing.EFFICIENT_SAM])
+def test_masks_are_those_of_a_squares_one_step(size: tuple[int, int], noise: float, resizing: Resizing) -> None:
+    agree(discs(6, 64, noise), size, 256, resizing)
+
+
+def test_a_bicubic_mask_may_have_pixels_where_no_cell_is_positive() -> None:
+    """Between two cells just below the threshold, beside two far below it."""
+    logits = torch.full((1, 64, 64), -0.2)
+    logits[..., [30, 33]] = -90.0
+    frame = ModelFrame((90, 130), 256, Resizing.EFFICIENT_SAM)
+    encoder = RleEncoder.for_frame(frame, logits.device)
+    [rle], _ = encoder(logits)
+    assert rle == masks.encode(frame.logits_to_original(logits) > 0)[0]
+    boxes, found = encoder.boxes(logits)
+    assert found.tolist() == [True]
+    assert torch.equal(boxes, masks.boxes_from_rles([rle]))
 
 
 @pytest.mark.parametrize("edge_cost", [-1e9, 1e9])
@@ -112,9 +132,12 @@ def test_half_precision_logits() -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 @pytest.mark.parametrize("level", [0.0, 6.0])
-def test_boxes_are_those_of_the_encoded_masks(size: tuple[int, int], noise: float, level: float) -> None:
-    logits = discs(80, 64, noise) - level  # a high level leaves thin masks, and none
-    encoder = RleEncoder.for_frame(ModelFrame(size, 256), logits.device)
+@pytest.mark.parametrize("resizing", [Resizing.LONGEST_SIDE, Resizing.EFFICIENT_SAM])
+def test_boxes_are_those_of_the_encoded_masks(
+    size: tuple[int, int], noise: float, level: float, resizing: Resizing
+) -> None:
+    logits = discs(80 if resizing is Resizing.LONGEST_SIDE else 8, 64, noise) - level  # thin masks, and none
+    encoder = RleEncoder.for_frame(ModelFrame(size, 256, resizing), logits.device)
     boxes, filled = encoder.boxes(logits)
     rles, _ = encoder(logits)
     assert filled.tolist() == [rle is not None for rle in rles]

@@ -12,6 +12,7 @@ from mobilesamv2.recipes.checks import Check, weight_checks
 from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "model")
+READS = ("encoder",)
 OPTIONS: dict[str, object] = {}
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from mobilesamv2.app.answers import errors_to_toast
+from mobilesamv2.app.page_folder import PageFolder
 
 # The hidden button gets the file's address a moment after Python has returned it.
 DOWNLOAD_JS = "() => { setTimeout(() => document.querySelector('#ID').click(), 200); }"
 
 
 def add_downloads(
-    kinds: dict[str, Callable[..., tuple[str, bytes]]], inputs: gr.State, elem_id: str, **options: Any
+    kinds: dict[str, Callable[..., tuple[str, bytes]]],
+    inputs: gr.State,
+    folder: PageFolder,
+    elem_id: str,
+    **options: Any,
 ) -> None:
     """Add a row of buttons.
 
@@ -24,13 +27,14 @@ def add_downloads(
         kinds: title of a button -> function of the visitor's session that returns a file's name and content; its
             ValueErrors are shown.
         inputs: the visitor's session.
+        folder: that the files are written into.
         elem_id: of the row.
         options: of the buttons' events.
     """
     hidden = gr.DownloadButton("the file", visible="hidden", elem_id=f"{elem_id}-file")
 
     def pressed(make: Callable[..., tuple[str, bytes]]) -> Callable[..., str]:
-        return errors_to_toast(lambda session: write_file(Path(hidden.GRADIO_CACHE), *make(session)))
+        return errors_to_toast(lambda session: folder.write(*make(session)))
 
     with gr.Row(elem_id=elem_id):
         for title, make in kinds.items():
@@ -38,17 +42,3 @@ def add_downloads(
             written = button.click(pressed(make), inputs, hidden, show_progress="hidden", **options)
             js = DOWNLOAD_JS.replace("ID", f"{elem_id}-file")
             written.success(None, None, None, js=js, api_visibility="private")
-
-
-def write_file(folder: Path, name: str, content: bytes) -> str:
-    """Write a file where only who is told its address can find it, and return its path.
-
-    Args:
-        folder: that Gradio serves and empties.
-        name: of the file, as the visitor's browser saves it.
-        content: of the file.
-    """
-    own = folder / secrets.token_hex(16)
-    own.mkdir(parents=True)
-    (own / name).write_bytes(content)
-    return str(own / name)

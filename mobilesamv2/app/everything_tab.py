@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -11,9 +10,10 @@ import numpy as np
 
 from mobilesamv2.app.answers import jpeg
 from mobilesamv2.app.demo import DemoApp
-from mobilesamv2.app.download_buttons import add_downloads, write_file
+from mobilesamv2.app.download_buttons import add_downloads
 from mobilesamv2.app.downloads import masks_json
 from mobilesamv2.app.everything import AutoMasks, Settings, Stopped, segment_everything, times_table
+from mobilesamv2.app.page_folder import PageFolder
 from mobilesamv2.app.session import NO_PHOTO, Session
 
 NONE = "nothing"
@@ -41,10 +41,12 @@ class EverythingTab:
     Args:
         demo: models and detector.
         session: of the visitor.
+        folder: that pictures and files are written into.
     """
 
-    def __init__(self, demo: DemoApp, session: gr.State) -> None:
+    def __init__(self, demo: DemoApp, session: gr.State, folder: PageFolder) -> None:
         self._demo = demo
+        self._folder = folder
         samplers = list(demo.samplers)
         with gr.Row():
             run = gr.Button(
@@ -60,6 +62,7 @@ class EverythingTab:
         add_downloads(
             {"\u2193 A: COCO (JSON)": self._download("A"), "\u2193 B: COCO (JSON)": self._download("B")},
             session,
+            folder,
             "everything-downloads",
             **EVERYTHING,
         )
@@ -150,7 +153,10 @@ class EverythingTab:
 
     def _picture(self, image: np.ndarray) -> str:
         """Write a new file: Gradio names its own by their content, and rewrites them while another browser reads."""
-        return write_file(Path(self._places[0].image.GRADIO_CACHE), "masks.jpg", jpeg(image))
+        try:
+            return self._folder.write("masks.jpg", jpeg(image))
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
 
     def _download(self, name: str) -> Callable[[Session | None], tuple[str, bytes]]:
         def make(session: Session | None) -> tuple[str, bytes]:

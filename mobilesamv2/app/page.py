@@ -12,12 +12,14 @@ from typing import Any
 
 import gradio as gr
 from PIL import Image
+from starlette.middleware import Middleware
 
 from mobilesamv2.app.answers import answer, layer, masks_answer, photo_answer, sent
 from mobilesamv2.app.demo import ASSETS, EXAMPLES, DemoApp, synthetic_scene
 from mobilesamv2.app.download_buttons import add_downloads
 from mobilesamv2.app.downloads import NO_MASK, cutout_png, mask_png, prediction_json
 from mobilesamv2.app.everything_tab import EverythingTab
+from mobilesamv2.app.page_folder import PageFolder, UploadLimit
 from mobilesamv2.app.session import (
     MAX_DECODED_PIXELS,
     MAX_SIDE,
@@ -41,6 +43,9 @@ MAX_WAITING = 100
 MAX_UPLOAD = "50 MB"
 """Size of a photo's file."""
 
+MAX_UPLOAD_BYTES = 51 * 2**20
+"""Size of the request that uploads it."""
+
 QUICK_MS = 120.0
 """Mask decoders that take no longer show the mask under the pointer before a click."""
 
@@ -52,11 +57,16 @@ KEYS = {
     "right click, <kbd>Shift</kbd> click, <kbd>Shift</kbd> <kbd>Enter</kbd>": "point on the background",
     "<kbd>B</kbd>": "object or background",
     "drag, or <kbd>R</kbd> arrows <kbd>R</kbd>": "box",
+    "<kbd>Escape</kbd>": "give a box up",
     "<kbd>Ctrl</kbd> <kbd>Z</kbd>": "undo",
     "<kbd>Ctrl</kbd> <kbd>Y</kbd>": "redo",
     "<kbd>Delete</kbd>": "clear",
     "arrows, <kbd>Shift</kbd> arrows": "crosshair, in small steps",
 }
+"""Keys and what they do; the page without a server has the same."""
+
+DOWNLOADS = ("\u2193 Mask (PNG)", "\u2193 Cut-out (PNG)", "\u2193 COCO (JSON)")
+"""Buttons of a mask's files."""
 
 # A request that the full queue refuses has no answer: the canvas's script is told.
 REFUSED_JS = "() => { window.dispatchEvent(new Event('demo-refused')); }"
@@ -78,8 +88,9 @@ def serving(demo: DemoApp, port: int | None = None, share: bool = False) -> Iter
     Raises:
         ValueError: if the port is in use.
     """
-    with _own_folder():
-        page = build_page(demo)
+    with _own_folder() as path:
+        folder = PageFolder(path)
+        page = build_page(demo, folder)
         page.queue(max_size=MAX_WAITING, api_open=False)  # nobody goes past the queue
         try:
             page.launch(
@@ -92,11 +103,13 @@ def serving(demo: DemoApp, port: int | None = None, share: bool = False) -> Iter
                 run_history=False,
                 ssr_mode=False,
                 max_file_size=MAX_UPLOAD.replace(" ", "").lower(),
+                app_kwargs={"middleware": [Middleware(UploadLimit, folder, MAX_UPLOAD_BYTES)]},
                 state_session_capacity=MAX_SESSIONS,
                 enable_monitoring=False,
             )
         except (OSError, OverflowError) as error:  # OverflowError: a port above 65535
             raise ValueError(f"The page can't be served: {error}") from error
+        folder.keep_present()
         try:
             yield page
         finally:
@@ -110,14 +123,14 @@ def serve(demo: DemoApp, port: int | None = None, share: bool = False) -> None:
 
 
 @contextmanager
-def _own_folder() -> Iterator[None]:
-    """Make Gradio use a new folder, instead of one that it shares with all programs on Gradio."""
+def _own_folder() -> Iterator[Path]:
+    """Make Gradio use a new folder, instead of one that it shares with all programs on Gradio; return it."""
     name = "GRADIO_TEMP_DIR"  # read when a component is built, and when it handles a file
     before = os.environ.get(name)
     with tempfile.TemporaryDirectory(prefix="mobilesamv2-app-", ignore_cleanup_errors=True) as folder:
         os.environ[name] = folder
         try:
-            yield
+            yield Path(folder)
         finally:
             if before is None:
                 del os.environ[name]
@@ -125,11 +138,12 @@ def _own_folder() -> Iterator[None]:
                 os.environ[name] = before
 
 
-def build_page(demo: DemoApp) -> gr.Blocks:
+def build_page(demo: DemoApp, folder: PageFolder) -> gr.Blocks:
     """Build the page.
 
     Args:
         demo: models and detector, shared by all visitors; photos and masks belong to each visitor's session.
+        folder: that Gradio uses.
     """
     kept_s = (SESSION_TTL_S, SESSION_TTL_S)
     with gr.Blocks(title="mobilesamv2", analytics_enabled=False, delete_cache=kept_s) as page:
@@ -146,11 +160,11 @@ def build_page(demo: DemoApp) -> gr.Blocks:
                         elem_id="canvas",
                     )
                     models = _add_models(demo)
-                    add_downloads(_downloads(), session, "downloads", **POINTS)
+                    add_downloads(_downloads(), session, folder, "downloads", **POINTS)
                 with gr.Tab("Everything"):
-                    everything = EverythingTab(demo, session)
+                    everything = EverythingTab(demo, session, folder)
             with gr.Column(scale=1, min_width=260):
-                upload, examples = _add_photos()
+                upload, examples = _add_photos(folder.path)
                 with gr.Accordion("Keys", open=True, elem_id="demo-keys"):
                     rows = "".join(f"<dt>{keys}</dt><dd>{action}</dd>" for keys, action in KEYS.items())
                     gr.HTML(f"<dl>{rows}</dl>")
@@ -169,13 +183,12 @@ def _add_models(demo: DemoApp) -> list[gr.Dropdown]:
     return [first, second]
 
 
-def _add_photos() -> tuple[gr.UploadButton, gr.Dataset]:
-    """Add the button that opens a photo, and the examples."""
+def _add_photos(folder: Path) -> tuple[gr.UploadButton, gr.Dataset]:
+    """Add the button that opens a photo, and the examples, of which one is drawn into a folder."""
     upload = gr.UploadButton("Open a photo", variant="primary", file_types=["image"], elem_id="choose-photo", size="md")
     # Gradio's own would leave an empty file for each upload.
     setattr(upload, "preprocess", lambda data: data.path if data else None)  # noqa: B010
-    scene = Path(upload.GRADIO_CACHE, "scene.png")
-    scene.parent.mkdir(parents=True, exist_ok=True)
+    scene = folder / "scene.png"
     Image.fromarray(synthetic_scene(0)).save(scene)
     examples = gr.Dataset(
         components=[gr.Image(visible=False)],
@@ -205,11 +218,12 @@ def _downloads() -> dict[str, Callable[..., tuple[str, bytes]]]:
 
         return of_session
 
-    return {
-        "\u2193 Mask (PNG)": file("mask.png", lambda photo, prediction, _: mask_png(photo, prediction)),
-        "\u2193 Cut-out (PNG)": file("cutout.png", lambda photo, prediction, _: cutout_png(photo, prediction)),
-        "\u2193 COCO (JSON)": file("coco.json", prediction_json),
-    }
+    files = (
+        file("mask.png", lambda photo, prediction, _: mask_png(photo, prediction)),
+        file("cutout.png", lambda photo, prediction, _: cutout_png(photo, prediction)),
+        file("coco.json", prediction_json),
+    )
+    return dict(zip(DOWNLOADS, files, strict=True))
 
 
 def _connect_photos(

@@ -93,7 +93,9 @@ class Photo:
         try:
             return _read(self.path, self.value_range)
         except FileNotFoundError as error:
-            raise ValueError("The photo's file was deleted after an hour: open it again.") from error
+            raise ValueError(
+                "The photo's file was deleted, after an hour or to make room for others: open it again."
+            ) from error
 
 
 class Prediction(NamedTuple):

@@ -29,9 +29,10 @@ def with_default_action(arguments: Sequence[str]) -> list[str]:
 
 def _settings_last(arguments: Sequence[str]) -> list[str]:
     """Move KEY=VALUE behind the options, since argparse takes them from one place alone."""
+    takes_next = [each.startswith("-") and "=" not in each and each != "--dry-run" for each in arguments]
     last = [
-        "=" in each and not each.startswith("-") and not (before.startswith("-") and before != "--dry-run")
-        for before, each in zip(["", *arguments[:-1]], arguments, strict=True)
+        "=" in each and not each.startswith("-") and not is_value
+        for is_value, each in zip([False, *takes_next[:-1]], arguments, strict=True)
     ]
     pairs = list(zip(arguments, last, strict=True))
     return [each for each, is_last in pairs if not is_last] + [each for each, is_last in pairs if is_last]

@@ -8,6 +8,7 @@ from pathlib import Path
 from mobilesamv2.cli.options import add_checkpoint, add_download, add_weights, may_download
 from mobilesamv2.export.io_doc import (
     DECODER_IO_DOC,
+    EFFICIENT_SAM_IO_DOC,
     ENCODER_IO_DOC,
     SAM_2_IO_DOC,
     SAM_DECODER_IO_DOC,
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "been compared with torch. Their metadata holds mean, std, sizes and the hash of the weights."
     )
     parser.epilog = (
-        f"encoder.onnx: {ENCODER_IO_DOC}\n\ndecoder.onnx: {DECODER_IO_DOC}\n\n{SAM_2_IO_DOC}\n\n"
+        f"encoder.onnx: {ENCODER_IO_DOC}\n\ndecoder.onnx: {DECODER_IO_DOC}\n\n"
+        f"{SAM_2_IO_DOC}\n\n{EFFICIENT_SAM_IO_DOC}\n\n"
         f"encoder.onnx of --signature sam: {SAM_ENCODER_IO_DOC}\n\n"
         f"decoder.onnx of --signature sam: {SAM_DECODER_IO_DOC}"
     )

@@ -18,6 +18,7 @@ from typing_extensions import override
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.evaluation_samples import NO_SAMPLE, EvaluationSample, PaddedDataset, identity_collate
+from mobilesamv2.data.loader_failures import check_socket_folder
 from mobilesamv2.data.samples import EncoderSamples, Sample, strided_pixels, to_model_inputs
 from mobilesamv2.data.tensor_shards import ShardError
 
@@ -101,7 +102,7 @@ class TrainingData(pl.LightningDataModule):
         part: number of this job and number of jobs, among which the images that are predicted are divided.
 
     Raises:
-        ValueError: if less than a batch is left to train on.
+        ValueError: if less than a batch is left to train on, or workers have no folder for their sockets.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class TrainingData(pl.LightningDataModule):
                 f"At least batch_size={batch_size} images must be left to train on, got {last} of {len(samples)} with "
                 f"validation_images={validation_images}; lower validation_images or batch_size, or add data."
             )
+        check_socket_folder(num_workers)
         samples.choose_from = range(last)
         self.samples = SkipBrokenDataset(samples, seed, last)
         self.broken: set[str] = set()

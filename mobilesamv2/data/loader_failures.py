@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import sys
+import tempfile
 import traceback
 
 SHARED_MEMORY = re.compile(r"shared memory|/torch_\d+|Bus error|/dev/shm", re.IGNORECASE)
 KILLED = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (?:is killed by signal: (\w+)|exited unexpectedly)")
+
+SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
+"""Longest path of a Unix socket. Source: ``sun_path`` in unix(7), and in macOS's sys/un.h, less the zero at its end."""
+SOCKET_NAME = "/pymp-abcdefgh/listener-abcdefgh"
+"""What Python's ``multiprocessing`` appends to the folder of temporary files."""
+
+
+def check_socket_folder(num_workers: int) -> None:
+    """Refuse a folder of temporary files in which workers can't open the sockets that they hand on tensors through.
+
+    A worker that can't open one loses the batch, and the loader would wait for it forever.
+
+    Raises:
+        ValueError: if there are workers, and the path is too long.
+    """
+    folder, longest = tempfile.gettempdir(), SOCKET_PATH_BYTES - len(SOCKET_NAME)
+    if num_workers and os.name == "posix" and len(os.fsencode(folder)) > longest:
+        raise ValueError(
+            f"The path of the folder of temporary files must have at most {longest} bytes for the sockets of loader "
+            f"workers, got {len(os.fsencode(folder))}: {folder}. Set TMPDIR to another one, or num_workers=0."
+        )
 
 
 def loader_failure(error: BaseException, workers: str = "num_workers") -> str | None:

@@ -21,7 +21,7 @@ from mobilesamv2.data.pixels import PixelCache
 from mobilesamv2.masks import areas, decode, tight_boxes
 from mobilesamv2.ranges import Count, NonNegativeInt, Share
 from mobilesamv2.structures import GroundTruth
-from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, to_model_input
+from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, Resizing, to_model_input
 
 Sample = dict[str, Any]
 
@@ -32,7 +32,7 @@ class EncoderSamples(Dataset[Sample]):
     Args:
         images: any data set of RGB images with their objects.
         image_size: S, pixels.
-        keep_aspect_ratio: the model's, see ``ModelFrame``.
+        resizing: the model's.
         student_size: input of a student whose teacher has ``image_size``, pixels; None for one of the same input.
     """
 
@@ -43,7 +43,7 @@ class EncoderSamples(Dataset[Sample]):
         self,
         images: ImageDataset,
         image_size: int,
-        keep_aspect_ratio: bool = True,
+        resizing: Resizing = Resizing.LONGEST_SIDE,
         student_size: Count | None = None,
     ) -> None:
         self.student_size = student_size
@@ -51,7 +51,7 @@ class EncoderSamples(Dataset[Sample]):
         """Pixels on disk, by the side of the input that they are for."""
         self.images = images
         self.image_size = image_size
-        self.keep_aspect_ratio = keep_aspect_ratio
+        self.resizing = resizing
         self.choose_from = range(len(self))
         """Indices of images that a drawn sample may be composed of; ``TrainingData`` excludes those of validation."""
 
@@ -76,17 +76,19 @@ class EncoderSamples(Dataset[Sample]):
         Raises:
             ValueError: if the model's input has no bytes to keep, there is no such format, or a cache has other pixels.
         """
-        if not self.keep_aspect_ratio:
-            raise ValueError("cache.pixels must be off for SAM 2, whose input is resized to floats, not bytes.")
+        if not self.resizing.keep_aspect_ratio:
+            raise ValueError(
+                "cache.pixels must be off for SAM 2 and EfficientSAM, whose input is resized to floats, not bytes."
+            )
         sides = [self.image_size] if self.student_size is None else [self.image_size, self.student_size]
         self.pixel_caches = {side: PixelCache(folder / f"pixels_{side}", side, pixel_format) for side in sides}
 
     def __getitem__(self, index: int) -> Sample:
         """Return ``rgb`` (S, S, 3) uint8, ``image_id``, and ``resized``, height and width of the image without padding.
 
-        With a student of another input, ``student_rgb`` and ``student_resized`` are its own. SAM 2, whose input is no
-        bytes, has ``pixels`` (3, S, S) float32, normalised, and ``student_pixels`` instead. What the caches of pixels
-        lack is under ``to_store``, which no batch contains.
+        With a student of another input, ``student_rgb`` and ``student_resized`` are its own. A model of square images,
+        whose input is no bytes, has ``pixels`` (3, S, S) float32, normalised, and ``student_pixels`` instead. What the
+        caches of pixels lack is under ``to_store``, which no batch contains.
         """
         return self._encoder_sample(index, lambda: self.images.load_image(index))[0]  # without its objects
 
@@ -96,14 +98,14 @@ class EncoderSamples(Dataset[Sample]):
         sides = {"": self.image_size} | ({} if self.student_size is None else {"student_": self.student_size})
         load, size = cache(load), (0, 0)
         for name, side in sides.items():
-            if self.keep_aspect_ratio:
+            if self.resizing.keep_aspect_ratio:
                 rgb, size = self._resized(index, side, load, sample)
                 padded = torch.zeros(side, side, 3, dtype=torch.uint8)
                 padded.numpy()[: rgb.shape[0], : rgb.shape[1]] = rgb
                 sample |= {f"{name}rgb": padded, f"{name}resized": torch.tensor(rgb.shape[:2])}
             else:
                 size = (load().shape[0], load().shape[1])
-                sample[f"{name}pixels"] = normalized_pixels(load(), side, False)
+                sample[f"{name}pixels"] = normalized_pixels(load(), side, self.resizing)
                 sample["resized"] = torch.tensor(self._frame(size).resized)
         return sample, size
 
@@ -137,7 +139,7 @@ class EncoderSamples(Dataset[Sample]):
         return bool(caches) and all(image_id in pixels for pixels in caches)
 
     def _frame(self, size: tuple[int, int]) -> ModelFrame:
-        return ModelFrame(size, self.image_size, self.keep_aspect_ratio)
+        return ModelFrame(size, self.image_size, self.resizing)
 
 
 class PromptSamples(EncoderSamples):
@@ -154,7 +156,7 @@ class PromptSamples(EncoderSamples):
             them; otherwise small objects, which are the most frequent, dominate training.
         mask_stride: pixels of the model's input per cell of a mask: 4 as in the low-res logits, or 2 or 1.
         points: points in each object beside the first one.
-        keep_aspect_ratio: the model's, see ``ModelFrame``.
+        resizing: the model's.
         student_size: as in ``EncoderSamples``.
 
     Raises:
@@ -172,10 +174,10 @@ class PromptSamples(EncoderSamples):
         size_balanced: bool = False,
         mask_stride: Literal[1, 2, 4] = 4,
         points: NonNegativeInt = 0,
-        keep_aspect_ratio: bool = True,
+        resizing: Resizing = Resizing.LONGEST_SIDE,
         student_size: Count | None = None,
     ) -> None:
-        super().__init__(images, image_size, keep_aspect_ratio, student_size)
+        super().__init__(images, image_size, resizing, student_size)
         if mask_stride not in (1, 2, 4):
             raise ValueError(f"mask_stride must be 1, 2 or 4, got {mask_stride}.")
         self.mask_stride = mask_stride
@@ -266,16 +268,16 @@ def _normalized(rgb: Tensor, resized: Tensor) -> Tensor:
     return pixels.masked_fill_(~(inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0)
 
 
-def normalized_pixels(image: np.ndarray, side: int, keep_aspect_ratio: bool = True) -> Tensor:
+def normalized_pixels(image: np.ndarray, side: int, resizing: Resizing = Resizing.LONGEST_SIDE) -> Tensor:
     """Return an image, RGB uint8 (H, W, 3), as input of the encoder, (3, S, S) float32: resized, normalized, padded.
 
     Args:
         image: RGB uint8 (H, W, 3).
         side: S, pixels.
-        keep_aspect_ratio: see ``ModelFrame``.
+        resizing: the model's.
     """
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
-    return to_model_input(image, side, mean, std, keep_aspect_ratio)[0]
+    return to_model_input(image, side, mean, std, resizing)[0]
 
 
 def _coverage(mask: np.ndarray, frame: ModelFrame, stride: int) -> Tensor:

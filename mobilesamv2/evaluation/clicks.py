@@ -51,7 +51,7 @@ class EvaluateClicks(EvaluateEachImage):
         shards: where results are kept as they come, and those of an interrupted run are found; None keeps nothing.
 
     Raises:
-        ValueError: if a choice is unknown, or there is no threshold.
+        ValueError: if a choice is unknown, there is no threshold, or the model takes no background points.
     """
 
     def __init__(
@@ -72,6 +72,11 @@ class EvaluateClicks(EvaluateEachImage):
             if value not in get_args(kind):
                 raise ValueError(f"task.{key} must be one of {', '.join(get_args(kind))}, got {value}.")
         check_mask_choice(mask_choice, CHOICES)
+        if not sam.prompt_encoder.takes_background:
+            raise ValueError(
+                f"{sam.name} can't be evaluated by clicks: it takes no background points, which correct a mask. "
+                "task=evaluate_prompts measures it with boxes and points."
+            )
         if not ious:
             raise ValueError("task.ious, the IoUs that clicks are counted to, must have at least one, got none.")
         self.sam = sam

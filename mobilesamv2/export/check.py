@@ -17,7 +17,9 @@ from mobilesamv2.export.runtime import (
     read_export_metadata,
     require_decoder,
 )
+from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.structures import PointLabel
 from mobilesamv2.transforms import ModelFrame, to_model_input
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2}
@@ -127,9 +129,9 @@ def _compare_decoder(sam: Sam, session: Any, tolerance: float, rng: torch.Genera
     side = sam.image_size
     found: dict[str, list[float]] = {"low_res_logits": [], "predicted_iou": []}
     embeddings = _embedding(sam, rng, 2)
-    for case in DECODER_CASES:
+    for case in _cases(sam.prompt_encoder):
         embedding = embeddings[: case.num_images]
-        prompt = _random_prompt(side, case.num_prompts, case.num_points, case.with_boxes, rng)
+        prompt = _random_prompt(sam, case.num_prompts, case.num_points, case.with_boxes, rng)
         masks = 5 * torch.randn(case.num_masks, 1, side // 4, side // 4, generator=rng) if case.num_masks else None
         fed = (_as_array(value) for value in (*prompt, masks))
         inputs = decoder_inputs(embedding.numpy(), *fed, pad_boxes=sam.prompt_encoder.pad_boxes)
@@ -151,7 +153,7 @@ def _compare_sam_decoder(sam: Sam, session: Any, tolerance: float, rng: torch.Ge
     upright, wide = (side, side // 3), (side // 2, side + 40)
     cases = ((1, False, False, upright), (0, True, True, wide), (3, True, False, upright), (4, False, True, wide))
     for num_points, with_box, with_mask, size in cases:
-        prompt = _random_prompt(side, 1, num_points, with_box, rng)
+        prompt = _random_prompt(sam, 1, num_points, with_box, rng)
         mask_input = 5 * torch.randn(1, 1, side // 4, side // 4, generator=rng)
         fed = (_as_array(value) for value in prompt)
         points, labels = labelled_points(*fed, pad_boxes=sam.prompt_encoder.pad_boxes)
@@ -193,13 +195,20 @@ def _embedding(sam: Sam, rng: torch.Generator, num_images: int = 1) -> Tensor:
     return sam.image_encoder(torch.randn(num_images, 3, sam.image_size, sam.image_size, generator=rng))
 
 
-def _random_prompt(side: int, num_prompts: int, num_points: int, with_boxes: bool, rng: torch.Generator) -> Prompt:
+def _cases(encoder: PromptEncoder) -> list[DecoderCase]:
+    """Return the cases of a decoder, without masks where it takes none."""
+    return [case if encoder.takes_masks else case._replace(num_masks=0) for case in DECODER_CASES]
+
+
+def _random_prompt(sam: Sam, num_prompts: int, num_points: int, with_boxes: bool, rng: torch.Generator) -> Prompt:
     points = labels = boxes_xyxy = None
     if num_points:
-        points = torch.rand(num_prompts, num_points, 2, generator=rng) * side
+        points = torch.rand(num_prompts, num_points, 2, generator=rng) * sam.image_size
         labels = torch.randint(-1, 2, (num_prompts, num_points), generator=rng)
+        if not sam.prompt_encoder.takes_background:
+            labels = labels.masked_fill(labels == PointLabel.BACKGROUND, PointLabel.FOREGROUND)
     if with_boxes:
-        corners = torch.rand(num_prompts, 2, 2, generator=rng) * side
+        corners = torch.rand(num_prompts, 2, 2, generator=rng) * sam.image_size
         boxes_xyxy = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
     return Prompt(points, labels, boxes_xyxy)
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mobilesamv2.export.io_doc import (
     DECODER_IO_DOC,
+    EFFICIENT_SAM_IO_DOC,
     ENCODER_IO_DOC,
     SAM_2_IO_DOC,
     SAM_DECODER_IO_DOC,
@@ -18,6 +19,7 @@ from mobilesamv2.export.io_doc import (
 )
 from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.transforms import Resizing
 
 SIGNATURES = ("mobilesamv2", "sam")
 """Names of inputs and outputs: ours, or those of SAM's own ONNX decoder, which labelling programs feed."""
@@ -27,6 +29,10 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
 POINTS_OF_ONE_MASK = 2.5
 """Above this number of points, padding included, SAM's decoder for one mask returns the mask of unambiguous prompts."""
+
+
+IO_DOC_OF = {Resizing.LONGEST_SIDE: "", Resizing.SQUARE: SAM_2_IO_DOC, Resizing.EFFICIENT_SAM: EFFICIENT_SAM_IO_DOC}
+"""What the descriptions of our signature's graphs add for a family of models."""
 
 
 class Graph(NamedTuple):
@@ -119,8 +125,8 @@ def decoder_graph(
 
 
 def _io_doc(text: str, sam: Sam) -> str:
-    """Return the description of a graph's inputs and outputs, with what differs for a SAM 2."""
-    return text if sam.keep_aspect_ratio else f"{text} {SAM_2_IO_DOC}"
+    """Return the description of a graph's inputs and outputs, with what differs for a family of models."""
+    return f"{text} {IO_DOC_OF[sam.resizing]}".rstrip()
 
 
 class EncoderGraph(nn.Module):
@@ -252,6 +258,8 @@ class SamDecoderGraph(nn.Module):
 
 def _dense(encoder: PromptEncoder, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
     """Return the dense embeddings (M, C, S/16, S/16) of mask inputs, or of none where ``has_mask_input`` (M,) is 0."""
+    if not encoder.takes_masks:
+        return encoder()[1]
     has_mask = (has_mask_input > 0.5)[:, None, None, None]
     return torch.where(has_mask, encoder(mask_input=mask_input)[1], encoder()[1])
 

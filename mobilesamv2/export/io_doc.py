@@ -41,3 +41,10 @@ SAM_2_IO_DOC = (
     "packed, or 2C or C where the encoder leaves them out. Mask 0 is the single mask, or, where it is unstable, the "
     "best of 1 to 3, as in torch."
 )
+EFFICIENT_SAM_IO_DOC = (
+    "Of an EfficientSAM: the image is resized to S x S by a bilinear filter on floats without antialiasing, whatever "
+    "its aspect ratio, and nothing is padded or cropped, so that x and y have a scale each; low_res_logits are resized "
+    "to the original size bicubically, in one step. A prompt has at most 6 points, of which a box is two (takes_masks, "
+    "takes_background and max_points in the metadata); further ones are ignored, and so are mask_input and "
+    "has_mask_input. The label 0 has no meaning. Mask 0 is the best of 1 to 3, as in torch."
+)

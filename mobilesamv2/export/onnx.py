@@ -89,8 +89,8 @@ def export_onnx(
     """
     _require_exportable(sam)
     _require_options(opset, signature, precision, return_single_mask)
-    if signature == "sam" and not sam.keep_aspect_ratio:
-        raise ValueError(f"The signature of {sam.name} can't be sam, which pads images: SAM 2 takes square ones.")
+    if signature == "sam" and not sam.resizing.keep_aspect_ratio:
+        raise ValueError(f"The signature of {sam.name} can't be sam, which pads images: it takes square ones.")
     graphs = {
         graph_file(ENCODER_FILE, precision): lambda: encoder_graph(sam, signature, precision),
         graph_file(DECODER_FILE, precision): lambda: decoder_graph(sam, signature, precision, return_single_mask),
@@ -154,9 +154,14 @@ def export_metadata(sam: Sam) -> dict[str, Any]:
         "pixel_mean": PIXEL_MEAN,
         "pixel_std": PIXEL_STD,
         "mask_threshold": MASK_THRESHOLD,
-        "preprocessing": preprocessing(sam.keep_aspect_ratio),
-        "keep_aspect_ratio": sam.keep_aspect_ratio,
+        "preprocessing": preprocessing(sam.resizing),
+        "keep_aspect_ratio": sam.resizing.keep_aspect_ratio,
+        "antialias": sam.resizing.antialias,
+        "bicubic_masks": sam.resizing.bicubic_masks,
         "pad_boxes": sam.prompt_encoder.pad_boxes,
+        "takes_masks": sam.prompt_encoder.takes_masks,
+        "takes_background": sam.prompt_encoder.takes_background,
+        "max_points": sam.prompt_encoder.max_points,
         "weights_sha256": weights_sha256(sam),
     }
 

@@ -17,7 +17,7 @@ from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.export.onnx import ENCODER_FILE, MAX_GRAPH_BYTES
 from mobilesamv2.export.runtime import open_session, read_export_metadata
 from mobilesamv2.files import atomic_write
-from mobilesamv2.transforms import ModelFrame
+from mobilesamv2.transforms import ModelFrame, Resizing
 
 INT8_FILE = "encoder.int8.onnx"
 
@@ -152,12 +152,14 @@ def _input_of(session: Any) -> Callable[[np.ndarray, int], dict[str, np.ndarray]
     """Return what makes an encoder's input from an image and S."""
     if session.get_inputs()[0].name == "input_image":
         return _pixel_input
-    return partial(_normalised_input, read_export_metadata(session).get("keep_aspect_ratio", True))
+    about = {"keep_aspect_ratio": True, "antialias": True, "bicubic_masks": False} | read_export_metadata(session)
+    resizing = Resizing((about["keep_aspect_ratio"], about["antialias"], about["bicubic_masks"]))
+    return partial(_normalised_input, resizing)
 
 
-def _normalised_input(keep_aspect_ratio: bool, image: np.ndarray, side: int) -> dict[str, np.ndarray]:
+def _normalised_input(resizing: Resizing, image: np.ndarray, side: int) -> dict[str, np.ndarray]:
     """Return our encoder's input for an image, RGB uint8 (H, W, 3): (1, 3, S, S)."""
-    return {"image": normalized_pixels(image, side, keep_aspect_ratio)[None].numpy()}
+    return {"image": normalized_pixels(image, side, resizing)[None].numpy()}
 
 
 def _pixel_input(image: np.ndarray, side: int) -> dict[str, np.ndarray]:

@@ -201,11 +201,32 @@ class OnnxDecoder:
 
         Returns:
             low-res logits (N, 4, S/4, S/4) and predicted IoU (N, 4): of the single mask, then of the three.
+
+        Raises:
+            ValueError: if a prompt has a mask, a background point or more points than the model takes, and as
+                ``decoder_inputs``.
         """
         pad_boxes = self.metadata.get("pad_boxes", False)
         inputs = decoder_inputs(image_embedding, points, labels, boxes_xyxy, mask_input, pad_boxes)
+        self._require_taken(inputs)
         logits, predicted_iou = self.session.run(None, inputs)
         return logits, predicted_iou
+
+    def _require_taken(self, inputs: dict[str, np.ndarray]) -> None:
+        """Check that the model, as its metadata say, takes prompts of these kinds."""
+        model, kinds = self.metadata.get("model"), inputs["labels"]
+        if inputs["has_mask_input"].any() and not self.metadata.get("takes_masks", True):
+            raise ValueError(f"{model} takes no mask as a prompt, got a mask_input: leave it out.")
+        if (kinds == PointLabel.BACKGROUND).any() and not self.metadata.get("takes_background", True):
+            raise ValueError(f"{model} takes no background points, got a label 0: leave them out.")
+        limit, number = (
+            self.metadata.get("max_points"),
+            int((np.arange(1, 1 + kinds.shape[1]) * (kinds >= 0)).max(initial=0)),
+        )
+        if limit is not None and number > limit:
+            raise ValueError(
+                f"A prompt of {model} must have at most {limit} points, of which a box is two, got {number}."
+            )
 
 
 def require_decoder(session: Any, path: str | Path) -> None:

@@ -18,7 +18,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilesamv2.models.transformer import ImageContext, TwoWayTransformer
+from mobilesamv2.models.transformer import Activation, ImageContext, TwoWayBlock, TwoWayTransformer
 
 NUM_MULTIMASKS = 3
 """Masks that SAM predicts for an ambiguous prompt, besides the single one."""
@@ -59,20 +59,22 @@ class DecodedStages(NamedTuple):
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them.
+    """Linear layers with an activation between them.
 
     Args:
         widths: widths of the input, each hidden layer and the output.
+        activation: between them.
     """
 
-    def __init__(self, *widths: int) -> None:
+    def __init__(self, *widths: int, activation: Activation = F.relu) -> None:
         super().__init__()
+        self.activation = activation
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., first width) to (..., last width)."""
         for layer in self.layers[:-1]:
-            x = layer(x).relu()
+            x = self.activation(layer(x))
         return self.layers[-1](x)
 
 
@@ -87,30 +89,36 @@ class MaskDecoder(nn.Module):
     Attributes:
         iou_index: index of the IoU token among the output tokens; the mask tokens follow it.
         num_multimasks: masks per prompt where several are asked for.
+        block: class of the transformer's blocks, whose activation the MLPs have too.
 
     Source: SAM, appendix A, and its released code.
     """
 
     iou_index = 0
     num_multimasks = NUM_MULTIMASKS
+    block: type[TwoWayBlock] = TwoWayBlock
 
     def __init__(self, embed_dim: int = 256, num_heads: int = 8, mlp_dim: int = 2048) -> None:
         super().__init__()
         num_masks = NUM_MULTIMASKS + 1
-        self.transformer = TwoWayTransformer(2, embed_dim, num_heads, mlp_dim)
+        self.transformer = TwoWayTransformer(2, embed_dim, num_heads, mlp_dim, self.block)
         self.iou_token = nn.Embedding(1, embed_dim)
         self.mask_tokens = nn.Embedding(num_masks, embed_dim)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(embed_dim, embed_dim // 4, 2, stride=2),
-            LayerNorm2d(embed_dim // 4, eps=1e-6),
+            self._build_upscaling_norm(embed_dim // 4),
             nn.GELU(),
             nn.ConvTranspose2d(embed_dim // 4, embed_dim // 8, 2, stride=2),
             nn.GELU(),
         )
         self.output_hypernetworks_mlps = nn.ModuleList(
-            MLP(embed_dim, embed_dim, embed_dim, embed_dim // 8) for _ in range(num_masks)
+            MLP(embed_dim, embed_dim, embed_dim, embed_dim // 8, activation=self.block.activation)
+            for _ in range(num_masks)
         )
-        self.iou_prediction_head = MLP(embed_dim, embed_dim, embed_dim, num_masks)
+        self.iou_prediction_head = MLP(embed_dim, embed_dim, embed_dim, num_masks, activation=self.block.activation)
+
+    def _build_upscaling_norm(self, channels: int) -> nn.Module:
+        return LayerNorm2d(channels, eps=1e-6)
 
     def forward(
         self, image_embedding: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, multimask_output: bool
@@ -195,7 +203,7 @@ class MaskDecoder(nn.Module):
         """
         tokens, image = self.transformer(self._with_output_tokens(sparse), context.image, context)
         weights = self._hypernetworks(tokens, slice(None))
-        logits = _unshuffle_logits(self._upscale_cells(image, weights, context.finer_levels), context.grid)
+        logits = self._upscale_at_once(context._replace(image=image), weights)
         return DecodedStages(tokens[:, : len(self._output_tokens())], logits, self._predict_iou(tokens))
 
     def _decode_chunks(
@@ -250,6 +258,10 @@ class MaskDecoder(nn.Module):
             finer = tuple(level[:, cells] for level in context.finer_levels)
             parts.append(self._upscale_cells(image[:, cells], weights, finer))
         return _unshuffle_logits(torch.cat(parts, dim=2), context.grid)
+
+    def _upscale_at_once(self, context: ImageContext, weights: Tensor) -> Tensor:
+        """Do the same as ``_upscale`` without chunks, so that N is dynamic in an exported graph."""
+        return _unshuffle_logits(self._upscale_cells(context.image, weights, context.finer_levels), context.grid)
 
     def _upscale_cells(self, cells: Tensor, weights: Tensor, finer_levels: tuple[Tensor, ...]) -> Tensor:
         """Upscale some cells (N, ., C) of the image to their logits (N, M, . * 16).

@@ -45,7 +45,16 @@ class PromptEncoder(nn.Module):
         grid: side of the image embedding, cells.
         mask_channels: width of the convolutions over mask inputs.
         pad_boxes: append SAM's padding point to boxes too, as SAM 2 does.
+
+    Attributes:
+        takes_masks: whether a mask may be a prompt, or a part of one.
+        takes_background: whether points may be labelled 0, background.
+        max_points: points of one prompt at most, a box counting as two; None for any number.
     """
+
+    takes_masks = True
+    takes_background = True
+    max_points: int | None = None
 
     def __init__(
         self, embed_dim: int, image_size: int, grid: int, mask_channels: int = 16, pad_boxes: bool = False
@@ -56,6 +65,10 @@ class PromptEncoder(nn.Module):
         self.image_size = image_size
         self.grid = grid
         self.pe_layer = FourierPositions(embed_dim // 2)
+        self._build_embeddings(embed_dim, mask_channels)
+
+    def _build_embeddings(self, embed_dim: int, mask_channels: int) -> None:
+        """Build what is embedded beside positions."""
         # background point, foreground point, upper left and lower right corner of a box
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
@@ -72,7 +85,9 @@ class PromptEncoder(nn.Module):
 
     def image_positions(self) -> Tensor:
         """Return (1, C, S/16, S/16), the positional encoding of each cell of the image embedding."""
-        centres = (torch.arange(self.grid, device=self.no_mask_embed.weight.device) + 0.5) / self.grid
+        centres = (
+            torch.arange(self.grid, device=self.pe_layer.positional_encoding_gaussian_matrix.device) + 0.5
+        ) / self.grid
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         return self.pe_layer(torch.stack([x, y], dim=-1)).permute(2, 0, 1)[None]
 

@@ -16,7 +16,7 @@ from typing_extensions import override
 from mobilesamv2.models.object_detector import snap_to_border
 from mobilesamv2.ranges import Count
 from mobilesamv2.structures import EMBEDDING_STRIDE
-from mobilesamv2.transforms import ModelFrame
+from mobilesamv2.transforms import ModelFrame, Resizing
 
 LEVELS = 4
 """Maps on which boxes are predicted, each of half the resolution of the one before."""
@@ -55,7 +55,7 @@ class PromptHead(nn.Module):
     Args:
         level_channels: channels of each level in the embedding, coarsest first: ``Sam.level_channels``.
         image_size: S, pixels of the model's input.
-        keep_aspect_ratio: the model's, see ``ModelFrame``.
+        keep_aspect_ratio: the model's, see ``Resizing``.
         width: channels at stride 16 and coarser; each finer map has half as many as the one before.
         finest_stride: pixels of the model's input per pixel of the finest map; the coarsest has eight times as many.
         encoder_name: name of the image encoder whose embeddings it is trained on; saved with the weights.
@@ -181,7 +181,8 @@ class PromptHead(nn.Module):
         snap: int,
     ) -> tuple[Tensor, Tensor]:
         """Find the boxes of an image in its embedding (1, C, S/16, S/16); see ``prompts.EmbeddingDetector``."""
-        frame = ModelFrame(size, self.image_size, self.keep_aspect_ratio)
+        resizing = Resizing.LONGEST_SIDE if self.keep_aspect_ratio else Resizing.SQUARE
+        frame = ModelFrame(size, self.image_size, resizing)
         [(boxes, scores)] = self.boxes(embedding, [frame.resized], confidence, nms_iou, max_boxes)
         return frame.boxes_to_original(snap_to_border(boxes, frame.resized, snap)).cpu(), scores.cpu()
 

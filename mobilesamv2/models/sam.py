@@ -13,7 +13,7 @@ from mobilesamv2.models.mask_decoder import Decoded, DecodedStages, MaskDecoder
 from mobilesamv2.models.prompt_encoder import PromptEncoder
 from mobilesamv2.models.transformer import ImageContext
 from mobilesamv2.structures import EMBEDDING_STRIDE, SAM_THRESHOLDS, Thresholds
-from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD
+from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, Resizing
 
 
 class Sam(nn.Module):
@@ -33,8 +33,11 @@ class Sam(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    keep_aspect_ratio = True
-    """Whether an image keeps its aspect ratio in the model's input and is padded, as opposed to filling the square."""
+    resizing: Resizing = Resizing.LONGEST_SIDE
+    """How images become the model's input, and its low-res masks those of images."""
+
+    packs_levels = False
+    """Whether an image embedding may have finer levels packed into its cells."""
 
     def __init__(
         self,

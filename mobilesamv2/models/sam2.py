@@ -15,6 +15,7 @@ from mobilesamv2.models.pyramid import PyramidNeck, unpack_cells
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.transformer import ImageContext
 from mobilesamv2.structures import EMBEDDING_STRIDE
+from mobilesamv2.transforms import Resizing
 
 STABILITY_DELTA, STABILITY_THRESH = 0.05, 0.98
 """Logits and IoU of the stability below which the best of three masks replaces the single one. Source: SAM 2's code."""
@@ -86,7 +87,8 @@ class Sam2(Sam):
     leaves out the finer levels, see ``pyramid``; the mask decoder then adds nothing in their place.
     """
 
-    keep_aspect_ratio = False
+    resizing = Resizing.SQUARE
+    packs_levels = True
 
     @property
     @override

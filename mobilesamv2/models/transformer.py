@@ -12,11 +12,15 @@ differs. The image has thousands of cells and a prompt about seven tokens, hence
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Activation = Callable[[Tensor], Tensor]
+"""Function between two layers."""
 
 
 class ImageContext(NamedTuple):
@@ -180,16 +184,17 @@ class ImageToTokenAttention(Attention):
 
 
 class TokenMLP(nn.Module):
-    """Two linear layers on the tokens, with a ReLU between them."""
+    """Two linear layers on the tokens, with an activation between them."""
 
-    def __init__(self, embed_dim: int, mlp_dim: int) -> None:
+    def __init__(self, embed_dim: int, mlp_dim: int, activation: Activation) -> None:
         super().__init__()
+        self.activation = activation
         self.lin1 = nn.Linear(embed_dim, mlp_dim)
         self.lin2 = nn.Linear(mlp_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, ., C) to the same shape."""
-        return self.lin2(self.lin1(x).relu())
+        return self.lin2(self.activation(self.lin1(x)))
 
 
 class TwoWayBlock(nn.Module):
@@ -202,6 +207,8 @@ class TwoWayBlock(nn.Module):
         is_first: the first block adds no positions to its self-attention, whose output replaces the tokens.
     """
 
+    activation: Activation = staticmethod(F.relu)
+
     def __init__(self, embed_dim: int, num_heads: int, mlp_dim: int, is_first: bool) -> None:
         super().__init__()
         self.is_first = is_first
@@ -209,7 +216,7 @@ class TwoWayBlock(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dim)
         self.cross_attn_token_to_image = TokenToImageAttention(embed_dim, num_heads, downsample_rate=2)
         self.norm2 = nn.LayerNorm(embed_dim)
-        self.mlp = TokenMLP(embed_dim, mlp_dim)
+        self.mlp = TokenMLP(embed_dim, mlp_dim, self.activation)
         self.norm3 = nn.LayerNorm(embed_dim)
         self.norm4 = nn.LayerNorm(embed_dim)
         self.cross_attn_image_to_token = ImageToTokenAttention(embed_dim, num_heads, downsample_rate=2)
@@ -237,18 +244,20 @@ class TwoWayBlock(nn.Module):
         """
         shared_keys, shared_queries = shared
         per_prompt_image = image if shared_keys.values is None else None
-        if self.is_first:
-            tokens = self.self_attn(tokens, tokens, tokens)
-        else:
-            tokens_with_pe = tokens + token_pe
-            tokens = tokens + self.self_attn(tokens_with_pe, tokens_with_pe, tokens)
-        tokens = self.norm1(tokens)
+        tokens = self.norm1(self._attend_to_themselves(tokens, token_pe))
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, shared_keys, per_prompt_image))
         tokens = self.norm3(tokens + self.mlp(tokens))
         if per_prompt_image is None:
             image = image[:, None].expand(-1, len(tokens) // len(image), -1, -1).flatten(0, 1)
         image = self.cross_attn_image_to_token(image, shared_queries, per_prompt_image, tokens + token_pe, tokens)
         return tokens, self.norm4(image)
+
+    def _attend_to_themselves(self, tokens: Tensor, token_pe: Tensor) -> Tensor:
+        """Apply the self-attention of the tokens (N, ., C), before its norm."""
+        if self.is_first:
+            return self.self_attn(tokens, tokens, tokens)
+        tokens_with_pe = tokens + token_pe
+        return tokens + self.self_attn(tokens_with_pe, tokens_with_pe, tokens)
 
 
 class TwoWayTransformer(nn.Module):
@@ -259,11 +268,14 @@ class TwoWayTransformer(nn.Module):
         embed_dim: C.
         num_heads: heads of every attention.
         mlp_dim: hidden width of the MLPs.
+        block: class of the blocks.
     """
 
-    def __init__(self, depth: int, embed_dim: int, num_heads: int, mlp_dim: int) -> None:
+    def __init__(
+        self, depth: int, embed_dim: int, num_heads: int, mlp_dim: int, block: type[TwoWayBlock] = TwoWayBlock
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(TwoWayBlock(embed_dim, num_heads, mlp_dim, is_first=i == 0) for i in range(depth))
+        self.layers = nn.ModuleList(block(embed_dim, num_heads, mlp_dim, is_first=i == 0) for i in range(depth))
         self.final_attn_token_to_image = TokenToImageAttention(embed_dim, num_heads, downsample_rate=2)
         self.norm_final_attn = nn.LayerNorm(embed_dim)
 

@@ -4,6 +4,7 @@ A task of conf/task names its recipe, a module of this package or any other that
 has
 
 - ``NEEDS``: the groups of conf/ that it can't do without,
+- ``READS``: those of ``checks.NETWORKS`` that it reads beside them where they are chosen,
 - ``OPTIONS``: keys of the task that the recipe itself reads, with their types,
 - ``missing_files(cfg)``: checks of the files that it reads,
 - ``build(cfg)``: a ``training.TrainingSetup``.

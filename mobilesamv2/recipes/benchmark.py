@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mobilesamv2.files import write_text_atomic
 from mobilesamv2.recipes.benchmark_cells import Cell, images_done, is_done
 from mobilesamv2.recipes.folder_lock import locked
-from mobilesamv2.recipes.processes import start, stop
+from mobilesamv2.recipes.processes import sigterm_raises, start, stop
 from mobilesamv2.recipes.sweep_cells import CALLBACK, SweepCells
 from mobilesamv2.recipes.sweeps import ERROR_FILE
 
@@ -69,6 +69,7 @@ def run_benchmark(
         failed: dict[str, str] = {}
         every = 0.1 if sys.stderr.isatty() else 60.0  # a bar that moves in a terminal; a line a minute in a log
         with (
+            sigterm_raises(),
             closing(run) as finished,
             tqdm(total=len(cells), initial=len(cells) - len(waiting), desc="benchmark", bar_format=BAR,
                  mininterval=every) as bar,

@@ -14,6 +14,7 @@ from mobilesamv2.recipes.training import TrainingSetup, build_samples
 from mobilesamv2.tasks.teacher import CacheTeacher
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "teacher")
+READS: tuple[str, ...] = ()
 OPTIONS: dict[str, object] = {"part": NonNegativeInt, "parts": Count}
 
 
@@ -33,7 +34,7 @@ def build(cfg: DictConfig) -> TrainingSetup:
     cache, encoded = teacher.cache, teacher.cache.folder
     node = DictConfig({key: value for key, value in cfg.task.items() if key not in OPTIONS})
     task: CacheTeacher = instantiate(node, teacher=teacher, _convert_="all")
-    samples = build_samples(cfg, teacher.sam.image_size, keep_aspect_ratio=teacher.sam.keep_aspect_ratio)
+    samples = build_samples(cfg, teacher.sam.image_size, resizing=teacher.sam.resizing)
     return TrainingSetup(
         task,
         samples,

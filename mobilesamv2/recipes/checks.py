@@ -18,6 +18,9 @@ from mobilesamv2.backbone_weights import TIMM
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.model_zoo import require_weights
 
+NETWORKS = ("model", "encoder", "teacher", "detector", "prompt_sampler")
+"""The groups of networks, and of what runs them: a task reads some of them."""
+
 Check = Callable[[], Any]
 """Raises FileNotFoundError where a file is missing."""
 
@@ -59,6 +62,23 @@ def check_pixels_are_read(cfg: DictConfig, groups: Sequence[str]) -> None:
         raise ValueError(f"cache.pixels must be off for a task without a teacher, which keeps no pixels, got {pixels}.")
 
 
+def check_networks_are_read(overrides: Sequence[str], recipe: Any) -> None:
+    """Check that each network that the command line chooses or sets is one that the task reads.
+
+    Args:
+        overrides: ``detector=yolov8n``, ``model.checkpoint=FILE`` and others, as on the command line.
+        recipe: of the task, with ``NEEDS`` and ``READS``.
+
+    Raises:
+        ValueError: if the task does not read one.
+    """
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        group = key.rpartition("@")[2].partition(".")[0]  # model@teacher=NAME, teacher.checkpoint=FILE
+        if group in NETWORKS and group not in (*recipe.NEEDS, *recipe.READS) and value not in ("", "null"):
+            raise ValueError(f"Nothing would read {override}: this task has no {group}. Leave it out.")
+
+
 def is_sweep() -> bool:
     """Return whether this run is a job of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -93,9 +113,12 @@ def check_shared_folder() -> None:
 
 
 def _is_folder_named() -> bool:
-    return HydraConfig.initialized() and any(
-        o.lstrip("+").startswith("output_dir=") for o in HydraConfig.get().overrides.task
-    )
+    return any(override.lstrip("+").startswith("output_dir=") for override in command_line())
+
+
+def command_line() -> list[str]:
+    """Return the overrides of this job on the command line of Hydra's program, none where there is no such program."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def weight_checks(*nodes: DictConfig | None) -> list[Callable[[], Any]]:

@@ -1,26 +1,28 @@
 """The papers in miniature on synthetic scenes: distil, fine-tune the detector, evaluate, and check the claims.
 
 Read from top to bottom: the jobs, and how they are run. Each job is a command of this program with one thread; as many
-run at a time as ``workers``. A job that is done is not run again, and one that was stopped resumes.
+run at a time as ``workers``. A job that is done is not run again, and one that was stopped resumes. However the demo
+ends, its jobs end with it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 
 from tqdm import tqdm
 
 from mobilesamv2.data.json_files import read_json
 from mobilesamv2.files import write_text_atomic
 from mobilesamv2.model_zoo import PACKAGE_WEIGHTS
+from mobilesamv2.recipes.processes import sigterm_raises, start, stop
 
 TEACHER, STUDENT = "mini_conv", "mini_conv_slim"
 
@@ -153,7 +155,7 @@ def run_demo(folder: Path, seed: int = 2, scenes: int = 120, dense_scenes: int =
         ValueError: if a job failed, with its name and log, or the folder holds a demo of other scenes.
     """
     jobs = demo_jobs(folder, seed, scenes, dense_scenes)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     _check_same_scenes(folder, {"seed": seed, "scenes": scenes, "dense_scenes": dense_scenes})
     for job in jobs:
         if job.output.exists():
@@ -166,8 +168,9 @@ def run_demo(folder: Path, seed: int = 2, scenes: int = 120, dense_scenes: int =
         def show(seconds_of_work: float) -> None:
             bar.update(min(round(seconds_of_work), bar.total) - bar.n)
 
-        for job, seconds in run_jobs(jobs, folder, workers, show):
-            bar.write(f"{job.name:<20}{seconds:6.0f} s")
+        with sigterm_raises(), closing(run_jobs(jobs, folder, workers, show)) as finished:
+            for job, seconds in finished:
+                bar.write(f"{job.name:<20}{seconds:6.0f} s")
     return _report(folder, seed)
 
 
@@ -183,15 +186,13 @@ def _check_same_scenes(folder: Path, scenes: dict[str, int]) -> None:
 
 def _report(folder: Path, seed: int) -> int:
     """Print and write the tables and claims; return how many claims failed."""
-    from mobilesamv2.reports.claims import demo_figures, format_claims, write_claims
-    from mobilesamv2.reports.stated import against_stated, read_demo_figures
+    from mobilesamv2.reports.claims import format_claims, write_claims
     from mobilesamv2.reports.table import as_markdown
 
-    runs, claims, tables = write_claims(folder / "runs", TEACHER, STUDENT, folder / "dense")
+    _, claims, tables = write_claims(folder / "runs", TEACHER, STUDENT, folder / "dense", seed)
     for title, table in tables.items():
         print(f"{title}\n\n{as_markdown(table)}\n")
     print(format_claims(claims))
-    print(f"\n{against_stated(demo_figures(runs, seed), read_demo_figures())}")
     print(f"\nwritten: {folder / 'runs'}/report.html, report.md and the figures beside them")
     return sum(claim.outcome == "failed" for claim in claims)
 
@@ -199,45 +200,71 @@ def _report(folder: Path, seed: int) -> int:
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left"
 
 
+POLL_S = 0.2
+"""Seconds between two looks at what runs."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job that runs, and when it began, in seconds of the monotonic clock."""
+
+    job: Job
+    process: Popen[bytes]
+    begin: float
+
+
 def run_jobs(
     jobs: Sequence[Job], folder: Path, workers: int, show: Callable[[float], None] = lambda _: None
-) -> Iterator[tuple[Job, float]]:
+) -> Generator[tuple[Job, float]]:
     """Run the jobs that are not done, each once what it needs is done; yield each with its seconds.
+
+    Those that run are stopped if one fails or the generator is closed.
 
     Args:
         jobs: in an order in which they can run.
         folder: of their logs.
         workers: jobs at a time.
-        show: is told every second how much is done, in the seconds that ``Job`` expects.
+        show: is told again and again how much is done, in the seconds that ``Job`` expects.
+
+    Raises:
+        ValueError: if a job failed, with its name and log.
     """
     done = {job.name for job in jobs if job.output.exists()}
-    running: dict[Future[float], tuple[Job, float]] = {}
     waiting = [job for job in jobs if job.name not in done]
+    running: list[Running] = []
     finished_seconds = 0.0
-    with ThreadPoolExecutor(workers) as pool:
+    try:
         while waiting or running:
             ready = [job for job in waiting if done.issuperset(job.needs)]
             for job in ready[: workers - len(running)]:
                 waiting.remove(job)
-                running[pool.submit(_run, job, folder)] = job, time.monotonic()
-            finished, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-            for future in finished:
-                job, _ = running.pop(future)
-                yield job, future.result()
-                done.add(job.name)
-                finished_seconds += job.seconds
-            begun = ((time.monotonic() - begin, job.seconds) for job, begin in running.values())
+                running.append(_start(job, folder))
+            time.sleep(POLL_S)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                _check(one, folder)
+                yield one.job, time.monotonic() - one.begin
+                done.add(one.job.name)
+                finished_seconds += one.job.seconds
+            begun = ((time.monotonic() - one.begin, one.job.seconds) for one in running)
             show(finished_seconds + sum(min(elapsed, 0.95 * expected) for elapsed, expected in begun))
+    finally:
+        stop(one.process for one in running)
 
 
-def _run(job: Job, folder: Path) -> float:
-    """Run one job in a process of its own, its output in a log."""
-    log, begin = folder / "logs" / f"{job.name}.log", time.monotonic()
+def _start(job: Job, folder: Path) -> Running:
+    """Start a job in a process of its own, its output in a log."""
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    with log.open("w") as file:
-        command = [sys.executable, "-m", "mobilesamv2", *job.arguments]
-        ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
-    if ended.returncode or not job.output.exists():
+    return Running(job, start(job.arguments, _log(job, folder), environment), time.monotonic())
+
+
+def _check(ended: Running, folder: Path) -> None:
+    """Check that a job did what it was to do."""
+    if ended.process.returncode or not ended.job.output.exists():
+        log = _log(ended.job, folder)
         last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
-        raise ValueError(f"{job.name} failed, see {log}. {' '.join(last)}")
-    return time.monotonic() - begin
+        raise ValueError(f"{ended.job.name} failed, see {log}. {' '.join(last)}")
+
+
+def _log(job: Job, folder: Path) -> Path:
+    return folder / "logs" / f"{job.name}.log"

@@ -15,6 +15,7 @@ from mobilesamv2.recipes.checks import Check, weight_checks
 from mobilesamv2.recipes.training import TrainingSetup, build_samples
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "detector")
+READS = ("model", "encoder", "prompt_sampler")
 OPTIONS: dict[str, object] = {}
 
 

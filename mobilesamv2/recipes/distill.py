@@ -15,6 +15,7 @@ from mobilesamv2.recipes.teachers import build_teacher, keep_pixels, teacher_con
 from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "model", "teacher")
+READS = ("encoder",)
 OPTIONS: dict[str, object] = {}
 
 
@@ -30,7 +31,7 @@ def build(cfg: DictConfig) -> TrainingSetup:
     optimizer = instantiate(cfg.optimizer)
     task = instantiate(cfg.task, student=student, teacher=teacher, optimizer=optimizer, _convert_="all")
     size = teacher.sam.image_size  # of the cache, too
-    frame: dict[str, Any] = {"keep_aspect_ratio": teacher.sam.keep_aspect_ratio}
+    frame: dict[str, Any] = {"resizing": teacher.sam.resizing}
     if student.image_size != size:
         frame["student_size"] = student.image_size
     samples = build_samples(cfg, size, **frame)

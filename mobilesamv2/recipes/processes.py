@@ -7,19 +7,32 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 """Linux's option of prctl: the signal that a process gets when its parent dies."""
 
 
-def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start ``mobilesamv2`` in a process of its own, its output in a log."""
+SAVING_S = 120.0
+"""Seconds that a process has for saving before it is killed; it saves after the step or image in progress."""
+
+
+def start(arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start ``mobilesamv2`` in a process of its own, its output in a log.
+
+    Call it in the main thread: on Linux the process ends with the thread that started it.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mobilesamv2", *arguments]
     with log.open("wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=end_with_parent())
+        return subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environment, preexec_fn=end_with_parent()
+        )
 
 
 def end_with_parent() -> Callable[[], None] | None:
@@ -39,9 +52,40 @@ def end_with_parent() -> Callable[[], None] | None:
     return ask
 
 
-def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Tell processes to stop, and wait until they have saved what they have."""
+def stop(processes: Iterable[subprocess.Popen[bytes]], saving_s: float = SAVING_S) -> None:
+    """Tell processes to stop, and wait until they have saved what they have.
+
+    Those that take longer than ``saving_s`` seconds are killed, all of them at a further Ctrl-C.
+    """
+    processes = list(processes)
+    deadline = time.monotonic() + saving_s
     for process in processes:
         process.terminate()
-    for process in processes:
-        process.wait()
+    try:
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Have SIGTERM raise SystemExit, as Ctrl-C raises KeyboardInterrupt, so that ``finally`` stops what was started.
+
+    Outside the main thread, which alone receives signals, it does nothing.
+    """
+
+    def raise_exit(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, raise_exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

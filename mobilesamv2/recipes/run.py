@@ -28,7 +28,7 @@ def train(*overrides: str) -> Path:
         ValueError: if the settings can't be composed, or one makes no sense.
     """
     cfg = _compose("train", overrides)
-    train_program.run(cfg)
+    train_program.run(cfg, overrides)
     return Path(cfg.output_dir)
 
 

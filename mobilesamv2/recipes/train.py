@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,13 @@ def main(cfg: DictConfig) -> float | None:
     return run_job(run, cfg)
 
 
-def run(cfg: DictConfig) -> float | None:
-    """Check a composed configuration, build, fit, and write the weights; return as ``main`` does."""
+def run(cfg: DictConfig, overrides: Sequence[str] | None = None) -> float | None:
+    """Check a composed configuration, build, fit, and write the weights; return as ``main`` does.
+
+    Args:
+        cfg: the configuration.
+        overrides: that it was composed with; None for those of the command line.
+    """
     # imported once the configuration is composed, so that --help and a mistyped key answer at once
     import pytorch_lightning as pl
     from pytorch_lightning.utilities import rank_zero_only
@@ -41,6 +47,7 @@ def run(cfg: DictConfig) -> float | None:
         cfg.output_dir = str(folder)  # named after the time by default, which would be another in each process
     schema.require_settings(cfg, recipe.NEEDS, recipe.OPTIONS)
     checks.check_pixels_are_read(cfg, recipe.NEEDS)
+    checks.check_networks_are_read(checks.command_line() if overrides is None else overrides, recipe)
     checks.check_single_process_sweep(cfg)
     checks.check_precision(cfg)
     checks.check_shared_folder()

@@ -17,6 +17,7 @@ from mobilesamv2.recipes.teachers import build_teacher, keep_pixels, teacher_con
 from mobilesamv2.recipes.training import TrainingSetup, build_samples
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "detector", "teacher")
+READS = ("prompt_sampler",)
 OPTIONS: dict[str, object] = {}
 
 
@@ -45,9 +46,7 @@ def build(cfg: DictConfig) -> TrainingSetup:
         save_prompt_head(task.head, written)
         return [written]
 
-    samples = build_samples(
-        cfg, sam.image_size, needs_masks=cfg.prompt_sampler is not None, keep_aspect_ratio=sam.keep_aspect_ratio
-    )
+    samples = build_samples(cfg, sam.image_size, needs_masks=cfg.prompt_sampler is not None, resizing=sam.resizing)
     try_it = f"mobilesamv2 segment IMAGE -o masks --model {sam.name} --sampler prompt_head --detector {{file}}"
     callbacks += keep_pixels(cfg, samples)
     return TrainingSetup(task, samples, write_weights, teacher.cache, callbacks, next_command=try_it)

@@ -13,6 +13,7 @@ from mobilesamv2.recipes.records import describe_start
 from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "model")
+READS = ("encoder",)
 OPTIONS: dict[str, object] = {}
 
 
@@ -26,5 +27,5 @@ def build(cfg: DictConfig) -> TrainingSetup:
     print(describe_start("model", cfg.model))
     sam = build_model(cfg.model, cfg.encoder)
     task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    samples = build_samples(cfg, sam.image_size, needs_masks=True, keep_aspect_ratio=sam.keep_aspect_ratio)
+    samples = build_samples(cfg, sam.image_size, needs_masks=True, resizing=sam.resizing)
     return TrainingSetup(task, samples, partial(write_sam, sam), callbacks=picture_callbacks(cfg, sam))

@@ -300,7 +300,7 @@ def build_samples(cfg: DictConfig, image_size: int, needs_masks: bool = False, *
         cfg: the composed configuration.
         image_size: S, pixels.
         needs_masks: check that every object has a mask, for a task that learns from masks.
-        frame: ``keep_aspect_ratio`` for the samples of a SAM, and ``student_size``.
+        frame: ``resizing`` for the samples of a SAM, and ``student_size``.
     """
     images: ImageDataset = instantiate(cfg.dataset, _convert_="all")
     if needs_masks:

@@ -14,7 +14,7 @@ from mobilesamv2.reports.figures import CAPTIONS, Change, write_figures
 from mobilesamv2.reports.labels import role_label, unique
 from mobilesamv2.reports.page import Page, mask_panels, write_page
 from mobilesamv2.reports.picture import result_panels, result_picture
-from mobilesamv2.reports.stated import KEPT_SHARE, SPEEDUP, DemoFigures
+from mobilesamv2.reports.stated import KEPT_SHARE, SPEEDUP, DemoFigures, against_stated, read_demo_figures
 from mobilesamv2.reports.sweep import Run, load_runs, stage_times
 from mobilesamv2.reports.table import as_markdown
 
@@ -259,7 +259,7 @@ def _recall_table(runs: ClaimRuns, shown: Sequence[Run], recalls: Sequence[str])
 
 
 def write_claims(
-    folder: str | Path, teacher: str, student: str, dense_folder: str | Path | None = None
+    folder: str | Path, teacher: str, student: str, dense_folder: str | Path | None = None, seed: int | None = None
 ) -> tuple[ClaimRuns, list[Claim], dict[str, list[list[str]]]]:
     """Evaluate the claims on the evaluations of a folder; write ``report.md`` and ``report.html`` with figures into it.
 
@@ -269,6 +269,7 @@ def write_claims(
         student: model name of the student.
         dense_folder: evaluations of the teacher by the 64 x 64 grid and by the boxes, on fewer images; None if
             ``folder`` has that grid.
+        seed: of a demo, whose figures are set beside those of the documentation; None for other evaluations.
 
     Returns:
         The evaluations, the claims, and the tables as cells by their titles.
@@ -281,7 +282,10 @@ def write_claims(
     dense_runs = [] if dense_folder is None else load_runs(dense_folder)
     runs = select_runs(load_runs(folder), teacher, student, dense_runs)
     claims, tables, labels = evaluate_claims(runs), claim_tables(runs), runs.labels
-    shown = {labels[run.name]: run.folder for run in (runs.best_grid, runs.boxes, runs.student)}
+    notes = dict.fromkeys(tables, NOTE)
+    if seed is not None:
+        tables |= against_stated(demo_figures(runs, seed), read_demo_figures())
+    shown = picture_columns(runs)
     result_picture(shown).save(folder / "masks.png")
     figures = write_figures(runs.in_order, folder, labels, _changes(runs))
     protocol, num_objects = runs.boxes.result["protocol"], runs.boxes.result["n_gt"]["all"]
@@ -291,7 +295,7 @@ def write_claims(
         f"Teacher: {teacher}. Student: {student}.",
         claims=claims,
         tables=tables,
-        notes=dict.fromkeys(tables, NOTE),
+        notes=notes,
         figures=figures,
         runs=[*runs.in_order, *runs.dense_apart],
         labels=labels,
@@ -300,6 +304,13 @@ def write_claims(
     write_text_atomic(folder / "report.md", _markdown(page, [folder / "masks.png", *figures]))
     write_page(page, folder / "report.html")
     return runs, claims, tables
+
+
+def picture_columns(runs: ClaimRuns) -> dict[str, Path]:
+    """Return the folders whose masks are shown beside each other, by a title with the time of the mask decoder."""
+    shown = (runs.best_grid, runs.boxes, runs.student)
+    unit, times = stage_times(shown)
+    return {f"{runs.labels[run.name]}\n{times[run.name]['mask_decoder']:.0f} {unit}": run.folder for run in shown}
 
 
 NOTE = "Times are medians over images; AR in percent, with 95% intervals from a bootstrap over images."

@@ -93,10 +93,12 @@ def mask_panels(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> 
     """Return pictures for a page.
 
     Args:
-        titles: of the columns.
+        titles: of the columns, of one or several lines.
         rows: RGB uint8 (H, W, 3) each.
     """
-    return Panels(titles, [[_picture(image) for image in row] for row in rows])
+    return Panels(
+        [", ".join(title.splitlines()) for title in titles], [[_picture(image) for image in row] for row in rows]
+    )
 
 
 def _picture(pixels: np.ndarray) -> str:

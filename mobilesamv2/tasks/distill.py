@@ -57,9 +57,10 @@ class Distill(LearnsFromTeacher):
     ) -> None:
         super().__init__(teacher)
         crosses = self.takes_sam_for_sam2 and is_sam2_of_sam(student, teacher.sam)
-        if student.keep_aspect_ratio != teacher.sam.keep_aspect_ratio and not crosses:
+        if student.resizing is not teacher.sam.resizing and not crosses:
             raise ValueError(
-                f"The student must be of its teacher's family, SAM or SAM 2, got {student.name} for {teacher.sam.name}"
+                "The student must be of its teacher's family, SAM, SAM 2 or EfficientSAM, got "
+                f"{student.name} for {teacher.sam.name}"
                 f"{'' if self.takes_sam_for_sam2 else '; task=distill takes a SAM for SAM 2'}."
             )
         self._scale = student.image_size / teacher.sam.image_size
@@ -202,9 +203,9 @@ def _level_shares(weights: Sequence[float] | None, student: Sam, number: int) ->
     """Return the share of the loss that each level has which a student learns, ``number`` of them."""
     if weights is None:
         return [1 / number] * number
-    if student.keep_aspect_ratio:
+    if not student.packs_levels:
         raise ValueError(
-            f"task.level_weights must be null for {student.name}: SAM's embedding has one level, got {list(weights)}."
+            f"task.level_weights must be null for {student.name}: its embedding has one level, got {list(weights)}."
         )
     if len(weights) != number or min(weights) < 0 or not sum(weights):
         raise ValueError(
@@ -222,7 +223,7 @@ def _require_levels(student: Sam, teacher: Sam, crosses: bool) -> None:
             "which leaves out the finer ones."
         )
     sizes = [(sam.image_size, sam.prompt_encoder.embed_dim) for sam in (student, teacher)]
-    if not student.keep_aspect_ratio and sizes[0] != sizes[1]:
+    if student.packs_levels and sizes[0] != sizes[1]:
         raise ValueError(
             f"A student of SAM 2 must have its teacher's image size and embedding width {sizes[1]}, got {sizes[0]}: "
             "its finer levels are packed cell by cell."

@@ -226,6 +226,6 @@ def teacher_identity(teacher: Sam, precision: str = "fp32") -> dict[str, str | i
         "teacher": teacher.name or "unnamed",
         "weights_sha256": weights_sha256(teacher.image_encoder),
         "image_size": teacher.image_size,
-        "preprocessing": preprocessing(teacher.keep_aspect_ratio),
+        "preprocessing": preprocessing(teacher.resizing),
         "precision": precision,
     }

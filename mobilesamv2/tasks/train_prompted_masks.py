@@ -66,8 +66,8 @@ class TrainPromptedMasks(pl.LightningModule):
         draw_prompts: train one kind of prompt in a step.
 
     Raises:
-        ValueError: if a part is trained in no known way, nothing is trained, or an encoder for LoRA has no linear
-            layer.
+        ValueError: if a part is trained in no known way, nothing is trained, an encoder for LoRA has no linear layer,
+            or the model does not take all prompts.
 
     Source: SAM, appendix A; its weights are 20, 1 and 1, and it adds a point in each of 8 rounds, with the last mask as
     a prompt beside the points, where one round adds several points here and another one the mask. A small model trained
@@ -91,6 +91,11 @@ class TrainPromptedMasks(pl.LightningModule):
         draw_prompts: bool = False,
     ) -> None:
         super().__init__()
+        if not sam.prompt_encoder.takes_background:
+            raise ValueError(
+                f"{sam.name} can't be trained on masks from prompts: it takes no background points, which correct a "
+                "mask. Distil its image encoder, task=distill, or choose a SAM."
+            )
         self.sam = sam
         self._choose_trained(image_encoder, decoder, lora_rank, lora_alpha)
         if not mask_prompts:

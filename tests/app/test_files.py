@@ -77,7 +77,7 @@ def test_an_empty_mask(large: Photo) -> None:
 
 def test_a_file_that_was_deleted(large: Photo) -> None:
     Path(large.path).unlink()
-    with pytest.raises(ValueError, match="deleted after an hour: open it again"):
+    with pytest.raises(ValueError, match="was deleted, after an hour or to make room"):
         cutout_png(large, prediction(np.ones((500, 1280), bool)))
 
 

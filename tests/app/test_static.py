@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import importlib
 import io
 import json
 import re
@@ -103,6 +104,22 @@ def test_every_file_that_the_page_names_is_there(package: Path, tmp_path: Path) 
 
     write_static_page(sam, folder, package)
     assert contents(folder) == written
+
+
+def test_the_keys_and_words_are_those_of_the_page_with_a_server() -> None:
+    page = pytest.importorskip("mobilesamv2.app.page", reason="Gradio is not installed: pip install 'mobilesamv2[app]'")
+    answers = importlib.import_module("mobilesamv2.app.answers")
+    index, script = ((PAGE / name).read_text() for name in ("index.html", "page.js"))
+    canvas = [(PHOTOS / name).read_text() for name in ("canvas.html", "canvas.js")]
+    assert dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", index)) == page.KEYS
+    for label in ("+ Object", "&minus; Background", "&#9633; Box", "Undo", "Redo", "Clear"):
+        assert f">{label}</" in index
+        assert f">{label}</" in canvas[0]
+    for title in page.DOWNLOADS:
+        assert f">{title.replace(chr(0x2193), '&darr;')}</button>" in index
+    assert f'HELP = "{answers.HELP}"' in script
+    assert "Drag from one corner of the object to the opposite one." in script
+    assert "Drag from one corner of the object to the opposite one." in canvas[1]
 
 
 def test_the_page_names_no_other_server() -> None:

@@ -147,7 +147,7 @@ def test_masks_are_those_of_segany(browser: Any, address: str, segany: SegAny, t
             (annotation,) = user.annotations()
             assert annotation["point_coords"][0] == pytest.approx([x * image.shape[1], y * image.shape[0]], abs=1)
             assert iou_with_segany(segany, annotation) > 0.999
-            user.page.keyboard.press("Escape")
+            user.page.keyboard.press("Delete")
             user.wait()
         user.page.mouse.click(*user.at(0.5, 0.5))
         user.page.mouse.click(*user.at(0.1, 0.1), button="right")
@@ -216,29 +216,39 @@ def test_everything_is_that_of_segevery(browser: Any, address: str, tmp_path: Pa
 
 
 def test_keys(browser: Any, address: str, tmp_path: Path) -> None:
+    """Those of the page with a server."""
     user = User(browser, address, tmp_path)
     press = user.page.keyboard.press
     user.page.focus("#stage")
-    for key in ("Shift+ArrowLeft", "ArrowUp", "Enter", "Shift+ArrowRight", "b"):
+    for key in ("ArrowLeft", "ArrowUp", "Enter", "Shift+ArrowRight", "Shift+Enter"):
         press(key)
     user.wait()
     (annotation,) = user.annotations()
     width, height = 512, 384  # of the scene that is shown first
-    first, second = annotation["point_coords"]
-    assert first == pytest.approx([width / 2 - 0.1 * width, height / 2 - 0.01 * width])
-    assert second == pytest.approx([width / 2, height / 2 - 0.01 * width])
+    assert annotation["point_coords"] == [
+        pytest.approx([0.48 * width, 0.48 * height]), pytest.approx([0.485 * width, 0.48 * height])
+    ]  # fmt: skip
     assert annotation["point_labels"] == [1, 0]
+    press("b")
+    assert user.page.get_by_role("radio", name="Background").is_checked()
     user.page.focus("#stage")
-    for key in ("3", "Enter", "Shift+ArrowLeft", "Shift+ArrowDown", "Enter"):
+    press("Enter")
+    press("b")
+    user.wait()
+    assert user.annotations()[0]["point_labels"] == [1, 0, 0]
+    user.page.focus("#stage")
+    for key in ("r", "ArrowLeft", "Escape", "r", "ArrowLeft", "ArrowDown", "ArrowDown", "r"):
         press(key)
     user.wait()
-    assert user.num_marks() == 3
-    marks = []
-    for key in ("u", "Control+z", "r", "Control+y", "Control+Shift+z", "Escape", "u"):
+    assert user.annotations()[0]["prompt_box_xyxy"] == pytest.approx(
+        [0.445 * width, 0.48 * height, 0.465 * width, 0.52 * height]
+    )
+    marks = [user.num_marks()]
+    for key in ("Control+z", "Control+z", "Control+Shift+z", "Control+y", "Delete", "Control+z"):
         press(key)
         user.wait()
         marks.append(user.num_marks())
-    assert marks == [2, 1, 2, 3, 3, 0, 3]
+    assert marks == [4, 3, 2, 3, 4, 0, 4]
     assert user.problems == []
 
 
@@ -251,7 +261,7 @@ def test_a_phone(browser: Any, address: str, tmp_path: Path) -> None:
     assert picture["y"] + picture["height"] < tools["y"] < 844
     user.page.touchscreen.tap(*user.at(0.4, 0.5))
     assert "predicted IoU" in user.wait()
-    user.page.get_by_text("Background", exact=True).tap()
+    user.page.get_by_text("\u2212 Background").tap()
     user.page.touchscreen.tap(*user.at(0.1, 0.1))
     user.wait()
     assert user.annotations()[0]["point_labels"] == [1, 0]
@@ -263,13 +273,13 @@ def test_a_phone(browser: Any, address: str, tmp_path: Path) -> None:
             points = [] if kind == "End" else [position]
             finger.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
 
-    user.page.get_by_text("Box", exact=True).tap()
+    user.page.get_by_text("\u25a1 Box").tap()
     drag()
     user.wait()
     assert user.annotations()[0]["prompt_box_xyxy"] == pytest.approx(
         [0.2 * 512, 0.2 * 384, 0.8 * 512, 0.7 * 384], abs=3
     )
-    user.page.get_by_text("Object", exact=True).tap()
+    user.page.get_by_text("+ Object").tap()
     drag()
     user.wait()
     assert user.num_marks() == 3

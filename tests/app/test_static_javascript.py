@@ -12,9 +12,9 @@ from mobilesamv2.export.runtime import labelled_points
 from mobilesamv2.masks import encode, nms
 from mobilesamv2.prompts import Grid
 from mobilesamv2.structures import decode
-from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, to_model_input
+from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, ModelFrame, Resizing, to_model_input
 
-ABOUT = {"image_size": 64, "pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD, "keep_aspect_ratio": True}
+ABOUT = {"image_size": 64, "pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
 
 
 def random_image(height: int, width: int) -> np.ndarray:
@@ -38,21 +38,21 @@ def test_images_are_resized_as_pillow_does(size: tuple[int, int], new_size: tupl
     np.testing.assert_array_equal(np.reshape(ours, (*new_size, 3)), np.asarray(theirs))
 
 
-@pytest.mark.parametrize("keep_aspect_ratio", [True, False])
+@pytest.mark.parametrize("resizing", Resizing)
 @pytest.mark.parametrize("size", [(90, 130), (200, 21), (40, 30), (1, 500)])
-def test_the_models_frame(size: tuple[int, int], keep_aspect_ratio: bool, tmp_path: Path) -> None:
-    image, frame = random_image(*size), ModelFrame(size, 64, keep_aspect_ratio)
+def test_the_models_frame(size: tuple[int, int], resizing: Resizing, tmp_path: Path) -> None:
+    image, frame = random_image(*size), ModelFrame(size, 64, resizing)
     low_res = 10 * torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
     call = (
         "(({ frame }) => ({ input: frame.modelInput(given.image), point: frame.toModel(7, 5),"
         " logits: frame.logitsToOriginal(given.logits) }))"
         "({ frame: new page.ModelFrame(given.size[1], given.size[0], given.about) })"
     )
-    about = ABOUT | {"keep_aspect_ratio": keep_aspect_ratio}
+    about = ABOUT | {key: getattr(resizing, key) for key in ("keep_aspect_ratio", "antialias", "bicubic_masks")}
     given = {"image": rgba(image), "size": size, "logits": low_res.flatten().tolist(), "about": about}
     ours = call_javascript(tmp_path, "frame.js", call, **given)
     mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
-    expected = to_model_input(image, 64, mean, std, keep_aspect_ratio)
+    expected = to_model_input(image, 64, mean, std, resizing)
     np.testing.assert_allclose(np.reshape(ours["input"], expected.shape), expected, atol=1e-5)
     np.testing.assert_allclose(ours["point"], frame.coords_to_model(torch.tensor([7.0, 5.0])), rtol=1e-6)
     logits = frame.logits_to_original(low_res)[0].T
@@ -99,6 +99,30 @@ def test_prompts_are_labelled_as_the_decoder_takes_them(
     )
     np.testing.assert_allclose(ours["points"], expected_points[0], rtol=1e-6)
     assert ours["labels"] == expected_labels[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("points", "box", "message"),
+    [
+        ([True] * 6, None, None),
+        ([True] * 4, [1, 2, 3, 4], None),
+        ([True, False], None, "m takes no points on the background"),
+        ([True] * 5, [1, 2, 3, 4], "m takes 6 points at most, a box counting as two"),
+    ],
+)
+def test_prompts_that_the_model_does_not_take(
+    points: list[bool], box: list[int] | None, message: str | None, tmp_path: Path
+) -> None:
+    prompts = {"points": [{"x": 1, "y": 2, "foreground": foreground} for foreground in points], "box": box}
+    about = {"model": "m", "takes_background": False, "max_points": 6}
+    call = (
+        "(() => { try { page.requireTaken(given.prompts, given.about); } catch (error) { return error.message; }"
+        " return null; })()"
+    )
+    found = call_javascript(tmp_path, "prompts.js", call, prompts=prompts, about=about)
+    assert (found and found.partition(": ")[0]) == message
+    sam = {"model": "sam", "takes_background": True, "max_points": None}
+    assert call_javascript(tmp_path, "prompts.js", call, prompts=prompts, about=sam) is None
 
 
 def test_undo_and_redo(tmp_path: Path) -> None:

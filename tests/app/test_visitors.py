@@ -201,3 +201,49 @@ def test_the_last_sessions_are_kept(demo: DemoApp, monkeypatch: pytest.MonkeyPat
             visitor.open_example()
         kinds = [visitor.click(0.5, 0.5)["kind"] for visitor in reversed(visitors)]
     assert kinds == ["masks", "masks", "error"]
+
+
+UPLOAD_BYTES = 400 * 600 * 3 + 10_000
+"""Of a PNG of noise, which can't be compressed, as a request."""
+
+
+def noise(seed: int) -> bytes:
+    return png(np.random.default_rng(seed).integers(0, 256, (400, 600, 3), np.uint8))
+
+
+@pytest.fixture
+def small(demo: DemoApp, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A page whose folder has room for three uploads."""
+    from mobilesamv2.app import page as page_module
+    from mobilesamv2.app.page_folder import PageFolder
+
+    monkeypatch.setattr(page_module, "MAX_UPLOAD_BYTES", UPLOAD_BYTES)
+    monkeypatch.setattr(page_module, "PageFolder", lambda path: PageFolder(path, max_bytes=3 * UPLOAD_BYTES))
+    with page_module.serving(demo) as page:
+        yield page.local_url
+
+
+def test_many_uploads_take_bounded_space(small: str) -> None:
+    first, second = Visitor(small), Visitor(small)
+    path = Path(upload(first, "first.png", noise(0)))
+    examples = {each for each in path.parents[1].rglob("*") if each.is_file()} - {path}
+    first.send("upload", "choose-photo", [file_data(str(path))])
+    assert first.click(0.5, 0.5)["kind"] == "masks"
+    for number in range(1, 8):
+        last = Path(upload(second, f"{number}.png", noise(number)))
+        files = {each for each in last.parents[1].rglob("*") if each.is_file()} - examples
+        assert sum(each.stat().st_size for each in files) <= 3 * UPLOAD_BYTES
+    assert last.is_file()
+    assert not path.is_file()
+    assert first.click(0.2, 0.2)["kind"] == "masks"  # the photo that is open needs no file
+    assert all(each.is_file() for each in examples)
+
+
+def test_uploads_that_are_refused(small: str) -> None:
+    visitor = Visitor(small)
+    address = f"{visitor.address}/gradio_api/upload"
+    several = [("files", (f"{number}.png", noise(number))) for number in range(2)]
+    assert visitor.http.post(address, files=several).status_code == 413
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    without_size = visitor.http.post(address, content=iter([b"x"]), headers=form)
+    assert (without_size.status_code, without_size.text) == (411, "An upload must state its size.")

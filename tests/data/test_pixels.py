@@ -24,6 +24,7 @@ from mobilesamv2.data.samples import (
 )
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.tensor_shards import ShardError
+from mobilesamv2.transforms import Resizing
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,7 +144,7 @@ def test_what_can_not_be_kept_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cache\.pixels must be off, raw or webp, got png\."):
         EncoderSamples(scenes, 64).keep_pixels(tmp_path, "png")
     with pytest.raises(ValueError, match=r"cache\.pixels must be off for SAM 2"):
-        EncoderSamples(scenes, 64, keep_aspect_ratio=False).keep_pixels(tmp_path, "raw")
+        EncoderSamples(scenes, 64, resizing=Resizing.SQUARE).keep_pixels(tmp_path, "raw")
 
 
 @pytest.mark.parametrize("side", [64, 320, 384])

@@ -23,7 +23,7 @@ from mobilesamv2.prompt_heads import (
 from mobilesamv2.prompts import EmbeddingDetector, ObjectAware, PromptHeadBoxes
 from mobilesamv2.segevery import SegEvery
 from mobilesamv2.tasks.box_losses import assign_points, box_losses
-from mobilesamv2.transforms import ModelFrame
+from mobilesamv2.transforms import ModelFrame, Resizing
 
 BOTH = {"nms_iou": 0.7, "max_boxes": 50, "snap": 0}
 
@@ -78,7 +78,7 @@ def test_boxes_are_clipped_sorted_and_in_pixels_of_the_image() -> None:
 
 @pytest.mark.parametrize(("size", "keep"), [((40, 80), True), ((77, 31), True), ((40, 80), False)])
 def test_boxes_go_to_the_model_and_back(size: tuple[int, int], keep: bool) -> None:
-    frame = ModelFrame(size, 64, keep)
+    frame = ModelFrame(size, 64, Resizing.LONGEST_SIDE if keep else Resizing.SQUARE)
     boxes = torch.tensor([[1.0, 2, 30, 25], [0, 0, size[1], size[0]]])
     assert torch.allclose(frame.boxes_to_original(frame.boxes_to_model(boxes)), boxes, atol=1e-4)
 

@@ -14,7 +14,10 @@ BASE = (
 )
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "backbone_weights", "model_card", "pretrained")
-FORMATS = ("sam2_checkpoints", "sam_hq_checkpoints", "encoder_checkpoints", "transformers_checkpoints")
+FORMATS = (
+    *("sam2_checkpoints", "sam_hq_checkpoints", "efficient_sam_checkpoints"),
+    *("encoder_checkpoints", "transformers_checkpoints"),
+)
 USE = ("segany", "segevery", "rle_encoder", "prompt_heads")
 RUN = ("tasks", "callbacks", "evaluation")
 SHOW = ("reports", "export", "app")
@@ -33,6 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "model_zoo": ("downloads", "files", "names"),
     "sam2_checkpoints": (),
     "sam_hq_checkpoints": (),
+    "efficient_sam_checkpoints": (),
     "encoder_checkpoints": (),
     "transformers_checkpoints": (*BASE, "models"),
     "checkpoint_layouts": (*BASE, *FORMATS),

@@ -85,26 +85,6 @@ def test_a_cell_without_a_result_has_failed(tmp_path: Path, monkeypatch: pytest.
     assert failed["late p"].startswith("queued again Its log is ")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells a process that its parent died")
-def test_cells_end_with_a_benchmark_that_is_killed(tmp_path: Path) -> None:
-    code = (
-        "import time, subprocess\n"
-        "from mobilesamv2.recipes.processes import end_with_parent\n"
-        "child = subprocess.Popen(['sleep', '60'], preexec_fn=end_with_parent())\n"
-        "print(child.pid, flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        assert Path(f"/proc/{child}").exists()
-        parent.kill()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{child}/exe").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not os.path.exists(f"/proc/{child}/exe") or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
-
-
 def test_a_list_of_cells_that_is_none_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "cells.json"
     path.write_text('[["a=1"], ["b=2", "c=3"]]')
@@ -120,6 +100,9 @@ def test_settings_may_stand_anywhere() -> None:
     given = ["dataset=coco", "--models", "a=1", "--dry-run", "b=2", "-o", "x", "hydra.launcher.partition=gpu"]
     assert with_default_action(given) == [
         "run", "--models", "a=1", "--dry-run", "-o", "x", "dataset=coco", "b=2", "hydra.launcher.partition=gpu",
+    ]  # fmt: skip
+    assert with_default_action(["--models=a", "b=2", "--workers=2", "c=3", "-o", "d=4"]) == [
+        "run", "--models=a", "--workers=2", "-o", "d=4", "b=2", "c=3",
     ]  # fmt: skip
     assert with_default_action(["submit", "x=y", "--by", "me"]) == ["submit", "x=y", "--by", "me"]
     assert with_default_action([]) == []

@@ -1,5 +1,8 @@
 """The jobs of the demo: what they compose to, and how they are run."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,34 +44,58 @@ def fake(name: str, folder: Path, needs: tuple[str, ...], arguments: tuple[str, 
     return demo.Job(name, arguments, folder / name, needs, 1)
 
 
+def start_instead(monkeypatch: pytest.MonkeyPatch, program: str) -> list[str]:
+    """Have a program take the place of the jobs; return their names in the order of their start."""
+    started: list[str] = []
+
+    def start(arguments: tuple[str, ...], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        started.append(log.stem)
+        assert environment["OMP_NUM_THREADS"]
+        return subprocess.Popen([sys.executable, "-S", "-c", program, *arguments])
+
+    monkeypatch.setattr(demo, "start", start)
+    return started
+
+
 def test_jobs_wait_for_what_they_need_and_are_not_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
+    started = start_instead(monkeypatch, "import sys; open(sys.argv[1], 'w')")
 
-    def run(command: list[str], **_: object) -> object:
-        order.append(command[-1])
-        (tmp_path / command[-1]).touch()
-        return type("Done", (), {"returncode": 0})()
+    def job(name: str, *needs: str) -> demo.Job:
+        return fake(name, tmp_path, needs, (str(tmp_path / name),))
 
-    monkeypatch.setattr(demo.subprocess, "run", run)
-    (tmp_path / "logs").mkdir()
-    jobs = [fake("a", tmp_path, (), ("a",)), fake("c", tmp_path, ("a", "b"), ("c",)), fake("b", tmp_path, (), ("b",))]
+    jobs = [job("a"), job("c", "a", "b"), job("b")]
     shown: list[float] = []
     assert {job.name for job, _ in demo.run_jobs(jobs, tmp_path, 2, shown.append)} == {"a", "b", "c"}
-    assert order[-1] == "c"
+    assert started == ["a", "b", "c"]
     assert shown[-1] == 3  # all of the seconds that the jobs expect
     assert list(demo.run_jobs(jobs, tmp_path, 2)) == []
-    assert len(order) == 3
+    assert len(started) == 3
+
+
+def test_the_other_jobs_are_stopped_with_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(arguments: tuple[str, ...], log: Path, _: object) -> subprocess.Popen[bytes]:
+        log.parent.mkdir(exist_ok=True)
+        log.write_text("error: no disk\n")
+        processes.append(subprocess.Popen(["sleep", *arguments]))
+        return processes[-1]
+
+    monkeypatch.setattr(demo, "start", start)
+    jobs = [fake("long", tmp_path, (), ("60",)), fake("short", tmp_path, (), ("0",))]
+    with pytest.raises(ValueError, match=r"short failed, see .*short\.log\. error: no disk"):
+        list(demo.run_jobs(jobs, tmp_path, 2))
+    assert [process.poll() for process in processes] == [-signal.SIGTERM, 0]
 
 
 def test_a_job_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
-    (tmp_path / "logs").mkdir()
     job = fake("broken", tmp_path, (), ("synthesize", str(tmp_path / "x"), "--scenes=0"))
     with pytest.raises(ValueError, match=r"broken failed, see .*broken\.log\. error: --scenes must be at least 1"):
         list(demo.run_jobs([job], tmp_path, 1))
 
 
 def test_a_folder_of_other_scenes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "run_jobs", lambda *_: iter(()))
+    monkeypatch.setattr(demo, "run_jobs", lambda *_: (job for job in ()))
     monkeypatch.setattr(demo, "_report", lambda *_: 0)
     assert demo.run_demo(tmp_path, 2, 4, 2) == demo.run_demo(tmp_path, 2, 4, 2) == 0
     with pytest.raises(

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,11 +28,19 @@ socket.socket.connect, socket.getaddrinfo = refuse, refuse_name
 """
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder of temporary files, whose path leaves room for the names of sockets."""
+    with tempfile.TemporaryDirectory(prefix="tmp", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.slow
-def test_a_run_writes_into_its_folder_alone_and_asks_nobody(tmp_path: Path) -> None:
-    folders = {name: tmp_path / name for name in ("home", "cwd", "tmp", "site")}
+def test_a_run_writes_into_its_folder_alone_and_asks_nobody(tmp_path: Path, short_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("home", "cwd", "site")}
     for folder in folders.values():
         folder.mkdir()
+    folders["tmp"] = short_path
     log = tmp_path / "asked"
     (folders["site"] / "sitecustomize.py").write_text(BLOCKED.format(log=str(log)))
     hidden = ("YOLO_", "MPLCONFIGDIR", "XDG_", "TORCH", "WANDB")

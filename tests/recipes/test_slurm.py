@@ -1,5 +1,6 @@
 """Jobs of a real Slurm of two nodes, started on loopback where slurm-wlm and munge are installed and we are root."""
 
+import csv
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from support import ROOT
+from support.runs import evaluate_here
 
 from mobilesamv2.cli.main import main as cli
 
@@ -138,6 +140,40 @@ def test_a_job_of_a_sweep_that_fails_is_named_at_the_end(slurm: dict[str, str], 
     assert "Traceback" not in done.stderr
     assert "UncompletedJobError" not in done.stderr
     assert [(tmp_path / "sweep" / str(i) / "mini.safetensors").is_file() for i in range(3)] == [True, False, True]
+
+
+def test_the_cells_of_a_benchmark_are_an_array_of_jobs(slurm: dict[str, str], tmp_path: Path) -> None:
+    """Two models under two protocols, on both nodes; the table has the numbers that the same commands give alone."""
+    scenes, folder = tmp_path / "scenes", tmp_path / "benchmark"
+    cli(["synthesize", str(scenes), "--scenes", "4", "--size", "64", "--workers", "0"])
+    given = ["dataset=lvis", f"dataset.annotations={scenes / 'annotations.json'}", f"dataset.images={scenes}/images"]
+    given += ["trainer.accelerator=cpu", "num_workers=0"]
+    models, protocols = ("mini", "mini_conv"), ("efficientsam3_box", "sam_points_random")
+    cluster = [f"hydra.launcher.{option}" for option in ("gpus_per_node=null", "cpus_per_task=1", "partition=test")]
+    command = [sys.executable, "-m", "mobilesamv2", "benchmark", "--models", ",".join(models)]
+    command += ["--protocols", ",".join(protocols), *given, "-o", str(folder), "--launcher", "slurm", *cluster]
+    env = slurm | {"PYTHONPATH": str(ROOT)}
+    logs = list(Path(slurm["SLURM_CONF"]).parent.glob("slurmd-*.log"))
+    before = [log.read_text().count("Launching batch job") for log in logs]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr + (folder / "logs" / "launcher.log").read_text()
+    jobs = {path.name.partition("_")[::2] for path in (folder / ".submitit").glob("[0-9]*_*")}
+    [array] = {job for job, _ in jobs}
+    assert jobs == {(array, str(task)) for task in range(4)}
+    assert all(log.read_text().count("Launching batch job") > number for log, number in zip(logs, before, strict=True))
+
+    with (folder / "report" / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == list(models)
+    for row in rows:
+        alone_in = tmp_path / row["model"]
+        evaluate_here(f"model={row['model']}", "protocol=efficientsam3_box", *given, f"output_dir={alone_in}")
+        alone = json.loads((alone_in / "results.json").read_text())
+        cell = json.loads((folder / row["model"] / "efficientsam3_box" / "results.json").read_text())
+        assert [cell[key] for key in ("metrics", "n_gt")] == [alone[key] for key in ("metrics", "n_gt")]
+        assert row["efficientsam3_box: mIoU box"].startswith(f"{100 * alone['metrics']['mIoU box']:.1f} [")
+        assert row["sam_points_random: mIoU@1"]
+    assert f"| {models[1]} " in done.stdout
 
 
 def test_a_job_of_two_nodes_trains_what_one_process_does(slurm: dict[str, str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from support.runs import QUIET, train
 from mobilesamv2 import load_sam
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_sa1b_tar
-from mobilesamv2.recipes import build
+from mobilesamv2.recipes import build, run
 
 
 @pytest.fixture
@@ -141,6 +141,25 @@ def test_missing_files_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_pixels_are_kept_by_tasks_with_a_teacher_alone(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"cache\.pixels must be off for a task without a teacher, .* got raw"):
         train("task=finetune_decoder", "model=mini", "dataset=synthetic", "cache.pixels=raw", f"output_dir={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "override"),
+    [
+        ("distill_tinyvit", "detector=mini_detector"),
+        ("distill_tinyvit", "prompt_sampler=grid"),
+        ("finetune_decoder_tinyvit", "model@teacher=sam_vit_b"),
+        ("finetune_detector", "model@teacher=sam_vit_b"),
+        ("prompt_head_tinyvit", "model=mini"),
+        ("prompt_head_tinyvit", "encoder=repvit"),
+        ("cache_teacher", "model=mini"),
+    ],
+)
+def test_a_network_that_the_task_does_not_read_is_refused(tmp_path: Path, experiment: str, override: str) -> None:
+    group = override.rpartition("@")[2].partition("=")[0].partition(".")[0]
+    with pytest.raises(ValueError, match=rf"Nothing would read {override}: this task has no {group}\. Leave it out\."):
+        run.train(f"experiment={experiment}", override, "dataset=synthetic", f"output_dir={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_trains_a_detector_that_ultralytics_loads(tar: Path, tmp_path: Path) -> None:

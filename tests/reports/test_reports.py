@@ -89,8 +89,8 @@ def test_picture_shows_what_was_kept(tmp_path: Path, scenes: LvisDataset) -> Non
     main(["report", "picture", f"found={run}", "-o", str(tmp_path / "new" / "picture.png"), "--images", "2"])
     with Image.open(tmp_path / "new" / "picture.png") as picture:
         pixels = np.asarray(picture)
-    assert pixels.shape == (50 + 3 * 8 + 2 * 512, 4 * 8 + 3 * 512, 3)  # 64 pixels, enlarged
-    photo, objects, found = (pixels[58:570:8, 8 + 520 * i : 520 + 520 * i : 8] for i in range(3))
+    assert pixels.shape == (57 + 3 * 8 + 2 * 512, 4 * 8 + 3 * 512, 3)  # 64 pixels, enlarged
+    photo, objects, found = (pixels[65:577:8, 8 + 520 * i : 520 + 520 * i : 8] for i in range(3))
     assert (photo == scenes.load_image(0)).all()
     assert (objects == found).all()
     assert (objects != photo).any()
@@ -104,7 +104,7 @@ def test_picture_shows_what_was_kept(tmp_path: Path, scenes: LvisDataset) -> Non
     (part / "masks" / "a.json").write_text(json.dumps(masks))
     image, kept = scenes.load_image(0), truth.rles[: round(0.5 * len(truth.rles))]
     with result_picture({"part": part}, num_images=1) as picture:
-        drawn = np.asarray(picture)[58:570:8, 8 + 520 * 2 : 520 + 520 * 2 : 8]
+        drawn = np.asarray(picture)[65:577:8, 8 + 520 * 2 : 520 + 520 * 2 : 8]
     assert (drawn == overlay(image, kept, objects=range(len(kept)))).all()
     (run / "masks" / "a.json").unlink()
     (run / "masks").rmdir()

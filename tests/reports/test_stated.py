@@ -33,8 +33,10 @@ def test_what_the_readme_claims_is_true_of_every_stated_seed() -> None:
 def test_a_demo_is_inside_below_or_above_the_stated_range() -> None:
     one = read_demo_figures()[0]
     stated = [replace(one, seed=2, speedup=20.0, gain=2.0, kept=0.9), replace(one, seed=3, speedup=30.0, gain=4.0)]
-    lines = against_stated(replace(one, speedup=25.0, gain=1.0, kept=0.99), stated).splitlines()
-    assert lines[0] == "beside the 2 demos of the documentation, seeds 2 to 3:"
-    assert lines[1] == "decoder time, 64 x 64 over boxes: 25.0, inside the stated range of 20.0 to 30.0"
-    assert lines[2] == "boxes minus the best grid: 1.0 points, below the stated range of 2.0 to 4.0"
-    assert "99%, above the stated range of 90%" in lines[3]
+    [(title, table)] = against_stated(replace(one, speedup=25.0, gain=1.0, kept=0.99), stated).items()
+    assert title == "Beside the 2 demos of the documentation, seeds 2 to 3"
+    assert table[1:3] == [
+        ["decoder time, 64 x 64 over boxes", "25.0", "20.0 to 30.0", "inside"],
+        ["boxes minus the best grid", "1.0 points", "2.0 to 4.0", "below"],
+    ]
+    assert table[3][1::2] == ["99%", "above"]

@@ -1,9 +1,12 @@
 """Loaders whose workers the system kills, and output that nobody reads."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from support.runs import SMALL, composed, evaluate_here
 from torch.utils.data import DataLoader, TensorDataset
 
 from mobilesamv2.data.embeddings import EmbeddingCache
-from mobilesamv2.data.loader_failures import loader_failure
+from mobilesamv2.data.loader_failures import SOCKET_NAME, SOCKET_PATH_BYTES, check_socket_folder, loader_failure
 from mobilesamv2.recipes.errors import errors_without_traceback
 from mobilesamv2.recipes.train import main as train
 
@@ -86,6 +89,28 @@ def test_full_shared_memory_is_a_sentence() -> None:
     full = r"^error: Shared memory \(/dev/shm\), .* is full: raise it \(docker run --shm-size=8g\), lower num_workers"
     with small_disk(), pytest.raises(SystemExit, match=full), errors_without_traceback():
         next(iter(loader))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no Unix sockets")
+def test_temporary_files_in_a_folder_with_a_long_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket can be opened where the check passes, and not in a folder whose path has one byte more."""
+    longest = SOCKET_PATH_BYTES - len(SOCKET_NAME)
+    with tempfile.TemporaryDirectory(dir="/tmp") as base, contextlib.closing(socket.socket(socket.AF_UNIX)) as opened:
+        fits, too_long = (Path(base) / ("é" + "x" * (length - len(base) - 3)) for length in (longest, longest + 1))
+        for folder in (fits, too_long):
+            (folder / Path(SOCKET_NAME).parts[1]).mkdir(parents=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(fits))
+        check_socket_folder(num_workers=1)
+        opened.bind(f"{fits}{SOCKET_NAME}")
+        monkeypatch.setattr(tempfile, "tempdir", str(too_long))
+        sentence = (
+            f"at most {longest} bytes .* got {longest + 1}: {too_long}. Set TMPDIR to another one, or num_workers=0."
+        )
+        with pytest.raises(ValueError, match=sentence):
+            check_socket_folder(num_workers=1)
+        with pytest.raises(OSError, match="AF_UNIX path too long"):
+            socket.socket(socket.AF_UNIX).bind(f"{too_long}{SOCKET_NAME}")
+        check_socket_folder(num_workers=0)
 
 
 def test_other_errors_are_none_of_a_loader() -> None:

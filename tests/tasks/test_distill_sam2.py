@@ -19,6 +19,7 @@ from mobilesamv2.registry import load_sam
 from mobilesamv2.tasks.distill import DistillDecoupled
 from mobilesamv2.tasks.distill_masks import DistillMasks
 from mobilesamv2.tasks.teacher import Teacher, teacher_identity
+from mobilesamv2.transforms import Resizing
 
 
 def task_with(encoder: str, **settings) -> DistillDecoupled:
@@ -29,7 +30,7 @@ def task_with(encoder: str, **settings) -> DistillDecoupled:
 
 def test_the_loss_is_the_weighted_mean_of_the_levels() -> None:
     """A level's error is that of its own maps; here the student's are 1, 2 and 3 off."""
-    samples = EncoderSamples(SyntheticDataset(1), 256, keep_aspect_ratio=False)
+    samples = EncoderSamples(SyntheticDataset(1), 256, resizing=Resizing.SQUARE)
     batch = samples.collate([samples[0]])
     for weights, expected in (
         (None, (1 + 4 + 9) / 3),
@@ -53,7 +54,7 @@ def test_the_loss_is_the_weighted_mean_of_the_levels() -> None:
 
 
 def test_a_student_without_finer_levels_learns_the_first_channels() -> None:
-    samples = EncoderSamples(SyntheticDataset(1), 256, keep_aspect_ratio=False)
+    samples = EncoderSamples(SyntheticDataset(1), 256, resizing=Resizing.SQUARE)
     batch = samples.collate([samples[0]])
     for stride, number, channels in ((16, 1, 64), (8, 2, 128)):
         task = task_with(f"tiny_vit_mini_stride{stride}", level_weights=[1] * number)
@@ -68,7 +69,7 @@ def test_a_student_without_finer_levels_learns_the_first_channels() -> None:
 @pytest.mark.parametrize(
     ("model", "encoder", "weights", "message"),
     [
-        ("mini", None, [1.0], "must be null for mini: SAM's embedding has one level"),
+        ("mini", None, [1.0], "must be null for mini: its embedding has one level"),
         (
             "sam2_mini",
             "tiny_vit_mini",
@@ -103,11 +104,11 @@ def test_every_kind_takes_a_step_with_a_cache_and_its_student_is_rebuilt(
     cached = Teacher(teacher, EmbeddingCache(tmp_path / "cache", teacher_identity(teacher)))
     if kind == "decoupled":
         task = DistillDecoupled(student, cached, ADAMW)
-        samples = EncoderSamples(SyntheticDataset(3), 256, keep_aspect_ratio=False)
+        samples = EncoderSamples(SyntheticDataset(3), 256, resizing=Resizing.SQUARE)
     else:
         rounds = int(kind == "prompt_in_loop")
         task = DistillMasks(student, cached, ADAMW, train_decoder=kind != "semi_coupled", rounds=rounds)
-        samples = PromptSamples(SyntheticDataset(3), 256, keep_aspect_ratio=False, prompts_per_image=2)
+        samples = PromptSamples(SyntheticDataset(3), 256, resizing=Resizing.SQUARE, prompts_per_image=2)
     before = {key: value.clone() for key, value in student.state_dict().items()}
     fit = trainer(tmp_path, max_epochs=2)
     fit.fit(task, datamodule=TrainingData(samples, batch_size=2, validation_images=1))

@@ -220,7 +220,7 @@ const place = (event, frame) => {
   return [within((event.clientX - box.left) / box.width), within((event.clientY - box.top) / box.height)];
 };
 const isFar = (event) => Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > DRAG_PIXELS;
-const addsObject = (event) => mode !== 'background' && !event.shiftKey && event.button !== 2;
+const addsObject = (event) => mode !== 'background' && !event.shiftKey && !event.ctrlKey && event.button !== 2;
 
 panes.addEventListener('pointerdown', (event) => {
   const frame = frameOf(event);

@@ -23,8 +23,8 @@ export class ModelFrame {
   // RGBA bytes of the image as the encoder's input, 3 x S x S: resized, normalised, then padded with zeros.
   modelInput(rgba) {
     const { resizedWidth: width, resizedHeight: height, side } = this;
-    const { pixel_mean: mean, pixel_std: std, keep_aspect_ratio: rounded } = this.about;
-    const pixels = resize(rgba, this.width, this.height, width, height, rounded);
+    const { pixel_mean: mean, pixel_std: std, keep_aspect_ratio: rounded, antialias } = this.about;
+    const pixels = resize(rgba, this.width, this.height, width, height, rounded, antialias);
     const input = new Float32Array(3 * side * side);
     for (let c = 0; c < 3; c++) {
       for (let y = 0; y < height; y++) {
@@ -39,7 +39,8 @@ export class ModelFrame {
   logitsToOriginal(lowRes) {
     const cells = this.side / 4;
     if (!this.about.keep_aspect_ratio) {
-      return upscale(lowRes, cells, linearTaps(cells, this.width), linearTaps(cells, this.height));
+      const taps = this.about.bicubic_masks ? cubicTaps : linearTaps;
+      return upscale(lowRes, cells, taps(cells, this.width), taps(cells, this.height));
     }
     const { resizedWidth: width, resizedHeight: height } = this;
     const image = this.logitsToModel(lowRes);
@@ -55,9 +56,10 @@ export class ModelFrame {
 
 // Resize RGBA bytes to RGB with Pillow's bilinear filter, which averages where it shrinks (a canvas does not).
 // rounded: compute with Pillow's fixed-point weights and return bytes, equal to Pillow's; else floats, as torch does.
-export function resize(rgba, width, height, newWidth, newHeight, rounded = true) {
+// antialias: average where it shrinks; else each pixel is made of the two nearest along an axis, as in torch.
+export function resize(rgba, width, height, newWidth, newHeight, rounded = true, antialias = true) {
   const Pixels = rounded ? Uint8ClampedArray : Float32Array;
-  const [acrossTaps, downTaps] = [triangleTaps(width, newWidth), triangleTaps(height, newHeight)];
+  const [acrossTaps, downTaps] = [triangleTaps(width, newWidth, antialias), triangleTaps(height, newHeight, antialias)];
   const step = newWidth * 3;
   const across = new Pixels(step * height);
   for (let y = 0; y < height; y++) resampleLine(rgba, y * width * 4, 4, across, y * step, 3, acrossTaps, rounded);
@@ -81,9 +83,9 @@ function resampleLine(source, first, step, target, targetFirst, targetStep, taps
 
 // Pixels and weights that each new pixel is made of: start[i] and those from offset[i] to offset[i + 1].
 // Source: precompute_coeffs and normalize_coeffs_8bpc in Pillow's Resample.c.
-function triangleTaps(length, newLength) {
+function triangleTaps(length, newLength, antialias) {
   const scale = length / newLength;
-  const support = Math.max(scale, 1);
+  const support = antialias ? Math.max(scale, 1) : 1;
   const start = new Int32Array(newLength);
   const offset = new Int32Array(newLength + 1);
   const weights = [];
@@ -101,27 +103,50 @@ function triangleTaps(length, newLength) {
   return { start, offset, weights: Float64Array.from(weights), fixed };
 }
 
-// The two pixels that each new pixel lies between, and the weight of the second; as torch without antialiasing.
+// The pixels that each new pixel is made of, and their weights; the two that it lies between, as torch without antialiasing.
 function linearTaps(length, newLength) {
   const scale = Math.fround(length / newLength);
   return Array.from({ length: newLength }, (_, i) => {
     const position = Math.max(0, Math.fround(Math.fround(scale * (i + 0.5)) - 0.5));
     const low = Math.min(Math.trunc(position), length - 1);
-    return { low, high: Math.min(low + 1, length - 1), weight: Math.fround(position - low) };
+    const weight = Math.fround(position - low);
+    return { from: [low, Math.min(low + 1, length - 1)], weights: [1 - weight, weight] };
   });
+}
+
+// Two pixels on either side, those beyond the border being the border's; as torch's bicubic filter.
+function cubicTaps(length, newLength) {
+  const scale = length / newLength;
+  return Array.from({ length: newLength }, (_, i) => {
+    const position = scale * (i + 0.5) - 0.5;
+    const low = Math.floor(position);
+    const from = [-1, 0, 1, 2].map((step) => Math.min(length - 1, Math.max(0, low + step)));
+    return { from, weights: [-1, 0, 1, 2].map((step) => cubic(Math.abs(position - low - step))) };
+  });
+}
+
+const CUBIC = -0.75; // of the slope at a distance of 1; Source: torch
+
+function cubic(x) {
+  if (x <= 1) return ((CUBIC + 2) * x - (CUBIC + 3)) * x * x + 1;
+  return x < 2 ? ((CUBIC * x - 5 * CUBIC) * x + 8 * CUBIC) * x - 4 * CUBIC : 0;
 }
 
 function upscale(source, sourceWidth, columns, rows) {
   const target = new Float32Array(columns.length * rows.length);
   const line = new Float32Array(sourceWidth);
-  rows.forEach(({ low, high, weight }, y) => {
-    const upper = low * sourceWidth;
-    const lower = high * sourceWidth;
-    for (let x = 0; x < sourceWidth; x++) line[x] = source[upper + x] * (1 - weight) + source[lower + x] * weight;
+  rows.forEach(({ from, weights }, y) => {
+    line.fill(0);
+    from.forEach((row, k) => {
+      const start = row * sourceWidth;
+      for (let x = 0; x < sourceWidth; x++) line[x] += source[start + x] * weights[k];
+    });
     const first = y * columns.length;
     for (let x = 0; x < columns.length; x++) {
       const column = columns[x];
-      target[first + x] = line[column.low] * (1 - column.weight) + line[column.high] * column.weight;
+      let sum = 0;
+      for (let k = 0; k < column.from.length; k++) sum += line[column.from[k]] * column.weights[k];
+      target[first + x] = sum;
     }
   });
   return target;

@@ -1,7 +1,7 @@
 // SegAny in the browser: onnxruntime-web runs the exported encoder and decoder.
 
 import { ModelFrame } from "./frame.js";
-import { decoderInputs, isAmbiguous } from "./prompts.js";
+import { decoderInputs, isAmbiguous, requireTaken } from "./prompts.js";
 
 export class SegAny {
   constructor(ort, encoder, decoder, about, backend) {
@@ -23,6 +23,7 @@ export class SegAny {
 
   // The mask of one prompt: of a single point, which is ambiguous, the best of three.
   async predict(prompts) {
+    requireTaken(prompts, this.about);
     const { points, labels } = decoderInputs(prompts, this.frame, this.about.pad_boxes);
     const { logits, predictedIou } = await this.decode([points], [labels]);
     const candidates = isAmbiguous(prompts) ? [1, 2, 3] : [0];
@@ -33,7 +34,7 @@ export class SegAny {
 
   // Four masks, low-res logits, of each of N prompts of P points.
   async decode(points, labels) {
-    if (!this.embedding) throw new Error("This picture could not be encoded: open another one.");
+    if (!this.embedding) throw new Error("This photo could not be encoded: open another one.");
     const shape = [points.length, points[0].length];
     const { ort, frame } = this;
     const cells = frame.side / 4;

@@ -10,7 +10,8 @@ const DRAG = 5; // pixels of the screen; a pointer that moves further draws a bo
 const PREVIEW_MS = 80; // a mask that takes longer is not shown before it is clicked
 const TRIAL_PREVIEWS = 2; // the first ones take longer
 const POINTS_PER_SIDE = 16;
-const FAR = 0.1; // of the picture, that an arrow key with Shift moves the cross by
+const [STEP, SMALL_STEP] = [0.02, 0.005]; // of the photo, that an arrow key moves the crosshair by
+const HELP = "Click on an object, or drag a box around it. All points and the box together prompt one mask.";
 
 const at = (id) => document.getElementById(id);
 const stage = at("stage");
@@ -41,7 +42,7 @@ async function start() {
   try {
     const backend = new URLSearchParams(location.search).get("backend");
     ({ about } = await ask("load", { backend }));
-    at("about").textContent = `${about.model} runs in this browser: pictures stay on this device. ${about.note}`;
+    at("about").textContent = `${about.model} runs in this browser: photos stay on this device. ${about.note}`;
     about.images.forEach(addExample);
     if (!opened) await openExample(about.images[0]); // unless a photo was opened in the meantime
   } catch (error) {
@@ -91,7 +92,7 @@ async function open(blob, name) {
     [prediction, everything, cross, firstCorner, predictTimes] = [null, null, null, null, []];
     view.showPicture(picture);
     const { width, height, isReduced } = picture;
-    say("Reading the picture.");
+    say("Reading the photo.");
     showProgress();
     const encoding = ask("setImage", { rgba: pixelsOf(picture), width, height });
     show();
@@ -100,8 +101,8 @@ async function open(blob, name) {
     showProgress(1);
     const where = backend === "webgpu" ? "the graphics processor (WebGPU)" : "the processor (WebAssembly)";
     if (!prediction) {
-      const size = isReduced ? ` It is reduced to ${width} x ${height} pixels.` : "";
-      say(`Click on an object, or drag a box around it. Encoded in ${seconds(ms)} by ${where}.${size}`);
+      const size = `${isReduced ? "Reduced to " : ""}${width} x ${height} pixels`;
+      say(`${size}, encoded in ${seconds(ms)} by ${where}. ${HELP}`);
     }
   } catch (error) {
     fail(error);
@@ -114,7 +115,7 @@ async function refresh() {
   everything = null;
   if (history.isEmpty) {
     prediction = null;
-    say("Click on an object, or drag a box around it.");
+    say(HELP);
     return show();
   }
   showButtons();
@@ -124,9 +125,9 @@ async function refresh() {
     predictTimes.push(found.ms);
     if (asked !== version) return;
     prediction = { ...found, prompts: history.prompts, measured: measure(found.mask, picture.width) };
-    const area = prediction.measured?.area ?? 0;
-    const iou = found.predictedIou.toFixed(2);
-    say(`Mask of ${area.toLocaleString("en")} pixels, predicted IoU ${iou}, in ${seconds(found.ms)}.`);
+    const area = prediction.measured?.area;
+    const mask = area ? `Mask of ${area.toLocaleString("en")} pixels` : "Empty mask";
+    say(`${mask}, predicted IoU ${found.predictedIou.toFixed(2)}, in ${seconds(found.ms)}.`);
     show();
   } catch (error) {
     fail(error);
@@ -204,14 +205,17 @@ async function segmentEverything() {
 
 // Marks, by pointer and by keys.
 
-function mark(x, y, kind) {
-  if (kind !== "box") history.addPoint(x, y, kind === "object");
-  else if (!firstCorner) {
-    firstCorner = [x, y];
-    say("Move the cross to the opposite corner and press Enter.");
-    return;
-  } else if (!addBox(...firstCorner, x, y)) return;
+function mark(x, y, isObject) {
+  history.addPoint(x, y, isObject);
   refresh();
+}
+
+// Begin a box at the crosshair, or end it there.
+function markCorner(x, y) {
+  if (!firstCorner) {
+    firstCorner = [x, y];
+    say("Move the crosshair to the opposite corner, and press R again.");
+  } else if (addBox(...firstCorner, x, y)) refresh();
 }
 
 function addBox(x0, y0, x1, y1) {
@@ -254,8 +258,8 @@ stage.addEventListener("pointerup", () => {
   if (box) {
     if (addBox(...box)) refresh();
     else show();
-  } else if (kind === "box") say("Drag from one corner of the box to the opposite one.");
-  else mark(x, y, kind);
+  } else if (kind === "box") say("Drag from one corner of the object to the opposite one.");
+  else mark(x, y, kind === "object");
 });
 stage.addEventListener("pointercancel", () => {
   drag = null;
@@ -268,18 +272,19 @@ stage.addEventListener("contextmenu", (event) => event.preventDefault());
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 stage.addEventListener("keydown", (event) => {
-  if (!picture || isBusy || event.ctrlKey || event.metaKey || event.altKey) return;
-  const { width, height } = picture;
-  cross ??= [width / 2, height / 2];
   const arrow = ARROWS[event.key];
-  if (arrow) {
-    const step = (event.shiftKey ? FAR : FAR / 10) * Math.max(width, height);
-    cross = cross.map((value, i) => Math.min(Math.max(value + step * arrow[i], 0), [width, height][i]));
-    view.showMarks(history.prompts, firstCorner && [...firstCorner, ...cross], cross);
-  } else if (event.key === "Enter" || event.key === " ") mark(...cross, tool());
-  else if (event.key.toLowerCase() === "b") mark(...cross, "background");
-  else return;
+  const key = event.key.toLowerCase();
+  if (!picture || isBusy || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!arrow && !["enter", " ", "r"].includes(key)) return;
   event.preventDefault();
+  const size = [picture.width, picture.height];
+  cross ??= size.map((length) => length / 2);
+  if (arrow) {
+    const step = event.shiftKey ? SMALL_STEP : STEP;
+    cross = cross.map((value, i) => Math.min(Math.max(value + step * size[i] * arrow[i], 0), size[i]));
+    view.showMarks(history.prompts, firstCorner && [...firstCorner, ...cross], cross);
+  } else if (key === "r") markCorner(...cross);
+  else mark(...cross, !event.shiftKey && tool() !== "background");
 });
 
 // Buttons and keys of the whole page.
@@ -313,17 +318,20 @@ function annotationOf({ mask, measured, predictedIou, prompts: { points, box } }
   };
 }
 
-const KEYS = { u: "undo", r: "redo", escape: "clear", "ctrl+z": "undo", "ctrl+shift+z": "redo", "ctrl+y": "redo" };
+const KEYS = { delete: "clear", backspace: "clear", "ctrl+z": "undo", "ctrl+shift+z": "redo", "ctrl+y": "redo" };
 document.addEventListener("keydown", (event) => {
   const modifiers = (event.ctrlKey || event.metaKey ? "ctrl+" : "") + (event.shiftKey ? "shift+" : "");
   const key = modifiers + event.key.toLowerCase();
-  const number = "123".indexOf(key);
-  if (key.length === 1 && number >= 0) document.querySelectorAll("input[name=tool]")[number].click();
-  const id = key === "escape" && isBusy ? "stop" : KEYS[key];
-  if (!id) return;
+  if (key === "b") return choose(tool() === "background" ? "object" : "background");
+  if (key === "escape" && picture) {
+    drag = firstCorner = null;
+    return show();
+  }
+  if (!KEYS[key]) return;
   event.preventDefault();
-  if (!at(id).disabled) actions[id]();
+  if (!at(KEYS[key]).disabled) actions[KEYS[key]]();
 });
+const choose = (kind) => document.querySelector(`input[name=tool][value=${kind}]`).click();
 at("tool").addEventListener("change", () => stage.classList.toggle("draws", tool() === "box"));
 
 const openFiles = (files) => {

@@ -64,6 +64,17 @@ export function decoderInputs({ points, box }, frame, padBoxes) {
   return { points: labelled.map(([x, y]) => [x, y]), labels: labelled.map(([, , label]) => label) };
 }
 
+// Throw where a prompt has what the model, as model.json says, does not take.
+export function requireTaken({ points, box }, about) {
+  if (!about.takes_background && points.some(({ foreground }) => !foreground)) {
+    throw new Error(`${about.model} takes no points on the background: undo this one.`);
+  }
+  const number = points.length + (box ? 2 : 0);
+  if (about.max_points !== null && number > about.max_points) {
+    throw new Error(`${about.model} takes ${about.max_points} points at most, a box counting as two: undo this one.`);
+  }
+}
+
 // Whether the model's three masks of an ambiguous prompt are asked for instead of its one mask.
 export function isAmbiguous({ points, box }) {
   return points.length === 1 && box === null;
