@@ -11,6 +11,7 @@ from mobilesamv2.models.mask_decoder import MLP
 from mobilesamv2.models.pyramid import PyramidNeck
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
+from mobilesamv2.transforms import Resizing
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ IOU_SLOPE, IOU_CENTRE = 4.0, 0.5
 
 def is_sam2_of_sam(student: Sam, teacher: Sam) -> bool:
     """Return whether a SAM 2 is to learn from a SAM."""
-    return isinstance(student, Sam2) and not isinstance(teacher, Sam2)
+    return isinstance(student, Sam2) and teacher.resizing is Resizing.LONGEST_SIDE
 
 
 def start_from_sam(student: Sam, teacher: Sam) -> None:
