@@ -87,6 +87,8 @@ _PYRAMIDS: dict[str, Callable[..., ImageEncoder]] = {
     "efficientvit_l1": partial(timm_pyramid, "efficientvit_l1"),
     "efficientvit_l2": partial(timm_pyramid, "efficientvit_l2"),
     "repvit": partial(timm_pyramid, "repvit_m1_1"),
+    "mini_conv": partial(timm_pyramid, "tf_efficientnet_lite0"),
+    "micro_conv": partial(timm_pyramid, "mobilenetv4_conv_small_035"),
 }
 
 ENCODERS_OF_SAM_2: dict[str, Callable[..., ImageEncoder]] = {
@@ -199,7 +201,7 @@ MODELS: dict[str, SamSpec] = {
     **{
         f"sam2_{encoder}": SamSpec(encoder, thresholds=SAM_2_THRESHOLDS, family=Sam2)
         for encoder in _PYRAMIDS
-        if encoder != "tiny_vit_mini"
+        if encoder not in ("tiny_vit_mini", "mini_conv", "micro_conv")
     },
     "tiny_vit_11m": SamSpec("tiny_vit_11m"),
     "tiny_vit_21m": SamSpec("tiny_vit_21m"),
@@ -214,6 +216,8 @@ MODELS: dict[str, SamSpec] = {
     "mini_conv": _small("mini_conv"),
     "mini_conv_slim": _small("mini_conv_slim"),
     "micro_conv": _small("micro_conv"),
+    "sam2_mini_conv": _small("mini_conv", family=Sam2),
+    "sam2_micro_conv": _small("micro_conv", family=Sam2),
 }
 """Models by name, beside ``timm/<backbone>``, which has the full size."""
 

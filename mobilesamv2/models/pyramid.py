@@ -133,8 +133,12 @@ class PyramidNeck(nn.Module):
         stride_32, stride_16, *finer = (conv(feature) for conv, feature in zip(self.convs, reversed(maps), strict=True))
         top_down = F.interpolate(stride_32.float(), scale_factor=2.0, mode="nearest").to(stride_16.dtype)
         coarse = stride_16 + top_down + self.no_mem_embed[0, 0, :, None, None]
-        narrowed = (getattr(self, f"conv_s{1 - i}")(level) for i, level in enumerate(finer))
+        narrowed = (narrow(level) for narrow, level in zip(self.narrowing(), finer, strict=True))
         return pack_levels([coarse, *narrowed])
+
+    def narrowing(self) -> list[nn.Conv2d]:
+        """Return what each finer level is narrowed by, that of stride 8 first."""
+        return [getattr(self, name) for name in ("conv_s1", "conv_s0") if hasattr(self, name)]
 
 
 def sam2_hiera(variant: str, *, image_size: int, out_channels: int, **overrides: Any) -> ImageEncoder:

@@ -112,6 +112,10 @@ def require_timm_model(variant: str) -> None:
 class TimmPyramid(nn.Module):
     """A timm backbone's maps at strides 4, 8, 16 and 32, of which SAM 2's neck makes its levels.
 
+    Each pixel of a map is normalised over its channels, without weights, which the neck's convolutions have anyway:
+    maps of convolutional networks have deviations of 3 to 13, and finer levels made of them as they are would outweigh
+    the mask decoder's own features, of .6, to which they are added.
+
     Args:
         variant: timm's name of the backbone.
         image_size: S, pixels; a multiple of 32.
@@ -141,8 +145,9 @@ class TimmPyramid(nn.Module):
         self.channels_last = _is_channels_last(self.body)
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
-        """Compute the maps of (B, 3, S, S) images, finest first."""
-        return [m.permute(0, 3, 1, 2) if self.channels_last else m for m in self.body(images)]
+        """Compute the maps of (B, 3, S, S) images, finest first, each pixel of mean 0 and variance 1."""
+        maps = (m if self.channels_last else m.permute(0, 2, 3, 1) for m in self.body(images))
+        return [F.layer_norm(m, m.shape[-1:]).permute(0, 3, 1, 2) for m in maps]
 
 
 class _Plan(NamedTuple):

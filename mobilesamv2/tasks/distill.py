@@ -16,6 +16,7 @@ from mobilesamv2.models.sam import Sam
 from mobilesamv2.ranges import NonNegativeInt, Weight
 from mobilesamv2.structures import EMBEDDING_STRIDE
 from mobilesamv2.tasks.losses import embedding_losses
+from mobilesamv2.tasks.sam2_from_sam import is_sam2_of_sam, start_from_sam
 from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule
 from mobilesamv2.tasks.teacher import LearnsFromTeacher, Teacher
 
@@ -37,9 +38,14 @@ class Distill(LearnsFromTeacher):
         warmup_images: images of the learning rate's warm-up.
         train_decoder: train the student's mask decoder too.
 
+    Attributes:
+        takes_sam_for_sam2: whether a SAM may teach a SAM 2.
+
     Raises:
         ValueError: if the two are of different families, or the cache lacks the padding for a student of another input.
     """
+
+    takes_sam_for_sam2 = False
 
     def __init__(
         self,
@@ -50,18 +56,22 @@ class Distill(LearnsFromTeacher):
         train_decoder: bool = False,
     ) -> None:
         super().__init__(teacher)
-        if student.resizing is not teacher.sam.resizing:
+        crosses = self.takes_sam_for_sam2 and is_sam2_of_sam(student, teacher.sam)
+        if student.resizing is not teacher.sam.resizing and not crosses:
             raise ValueError(
                 "The student must be of its teacher's family, SAM, SAM 2 or EfficientSAM, got "
-                f"{student.name} for {teacher.sam.name}."
+                f"{student.name} for {teacher.sam.name}"
+                f"{'' if self.takes_sam_for_sam2 else '; task=distill takes a SAM for SAM 2'}."
             )
         self._scale = student.image_size / teacher.sam.image_size
         if self._scale != 1:
             teacher.check_full_embeddings(
                 "the embeddings are resampled for a student of another image size. Set cache.store_padding=true."
             )
-        _require_levels(student, teacher.sam)
-        if student.prompt_encoder.embed_dim == teacher.sam.prompt_encoder.embed_dim:
+        _require_levels(student, teacher.sam, crosses)
+        if crosses:
+            start_from_sam(student, teacher.sam)
+        elif student.prompt_encoder.embed_dim == teacher.sam.prompt_encoder.embed_dim:
             student.prompt_encoder.load_state_dict(teacher.sam.prompt_encoder.state_dict())
             student.mask_decoder.load_state_dict(teacher.sam.mask_decoder.state_dict())
             student.thresholds = teacher.sam.thresholds  # they are of the decoder's scores
@@ -101,6 +111,8 @@ class DistillDecoupled(Distill):
     interpolation. For one of another embedding width a 1 x 1 convolution, which is trained along and then dropped, maps
     the student's embeddings to the teacher's width.
 
+    A SAM 2 may learn from a SAM: the coarsest level of its embedding learns SAM's, see ``start_from_sam``.
+
     Args:
         student: the model to train.
         teacher: the model to imitate.
@@ -120,6 +132,8 @@ class DistillDecoupled(Distill):
 
     Source: MobileSAM, section 3, which has only the mean squared error, of all cells. The projection is FitNets'.
     """
+
+    takes_sam_for_sam2 = True
 
     def __init__(
         self,
@@ -143,7 +157,11 @@ class DistillDecoupled(Distill):
         widths = student.prompt_encoder.embed_dim, teacher.sam.prompt_encoder.embed_dim
         self.projection = nn.Identity() if widths[0] == widths[1] else nn.Conv2d(*widths, kernel_size=1)
         self._mse_weight, self._cosine_weight = mse_weight, cosine_weight
-        self._level_shares = _level_shares(level_weights, student)
+        # the levels that both have, of a projection all channels
+        self._widths = student.level_channels[: len(teacher.sam.level_channels)]
+        if len(self._widths) == 1:
+            self._widths = (widths[1],)
+        self._level_shares = _level_shares(level_weights, student, len(self._widths))
         self._mask_padding = mask_padding
 
     @override
@@ -169,10 +187,9 @@ class DistillDecoupled(Distill):
         teacher = resample_embedding(teacher, student.shape[-1])
         resized = (batch["resized"] * self._scale).ceil().long() if self._scale != 1 else batch["resized"]
         valid = valid_cells(resized, student.shape[-1]) if self._mask_padding else None
-        levels = self.student.level_channels
-        widths = levels if len(levels) > 1 else (student.shape[1],)  # after the projection
-        # a student without the finer levels has the first channels of its teacher's embedding
-        pairs = zip(student.split(widths, 1), teacher[:, : student.shape[1]].split(widths, 1), strict=True)
+        # where one of the two lacks finer levels, it has the first channels of the other's embedding
+        ours, theirs = (all_levels[:, : sum(self._widths)].split(self._widths, 1) for all_levels in (student, teacher))
+        pairs = zip(ours, theirs, strict=True)
         errors = [embedding_losses(*pair, valid) for pair in pairs]
         mse, cosine = zip(*errors, strict=True)
         return self._weighted(mse), self._weighted(cosine)
@@ -182,9 +199,8 @@ class DistillDecoupled(Distill):
         return torch.stack([share * error for share, error in zip(self._level_shares, errors, strict=True)]).sum()
 
 
-def _level_shares(weights: Sequence[float] | None, student: Sam) -> list[float]:
-    """Return the share of the loss that each level of a student has."""
-    number = len(student.level_channels)
+def _level_shares(weights: Sequence[float] | None, student: Sam, number: int) -> list[float]:
+    """Return the share of the loss that each level has which a student learns, ``number`` of them."""
     if weights is None:
         return [1 / number] * number
     if not student.packs_levels:
@@ -193,15 +209,15 @@ def _level_shares(weights: Sequence[float] | None, student: Sam) -> list[float]:
         )
     if len(weights) != number or min(weights) < 0 or not sum(weights):
         raise ValueError(
-            f"task.level_weights must be {number} number(s) of at least 0, not all 0, one for each level of "
-            f"{student.encoder_name} from stride 16 on, got {list(weights)}."
+            f"task.level_weights must be {number} number(s) of at least 0, not all 0, one for each learnt level "
+            f"of {student.encoder_name} from stride 16 on, got {list(weights)}."
         )
     return [weight / sum(weights) for weight in weights]
 
 
-def _require_levels(student: Sam, teacher: Sam) -> None:
-    """Check that the levels of a student's embedding are its teacher's."""
-    if len(student.level_channels) > len(teacher.level_channels):
+def _require_levels(student: Sam, teacher: Sam, crosses: bool) -> None:
+    """Check that the levels of a student's embedding are its teacher's, or begin with it if that is a SAM's."""
+    if len(student.level_channels) > len(teacher.level_channels) and not crosses:
         raise ValueError(
             f"The teacher must have the levels of its student {student.encoder_name}, got {teacher.encoder_name}, "
             "which leaves out the finer ones."
@@ -241,12 +257,22 @@ def resample_embedding(embedding: Tensor, grid: int) -> Tensor:
 
 def _copy_shared_tensors(teacher: nn.Module, student: nn.Module) -> None:
     """Copy the tensors that both encoders have under the same name and in the same shape."""
-    theirs, ours = teacher.state_dict(), student.state_dict()
-    shared = {key: theirs[key] for key, value in ours.items() if key in theirs and theirs[key].shape == value.shape}
+    theirs = {_own_name(key): value for key, value in teacher.state_dict().items()}
+    ours = student.state_dict()
+    shared = {
+        key: theirs[_own_name(key)]
+        for key, value in ours.items()
+        if _own_name(key) in theirs and theirs[_own_name(key)].shape == value.shape
+    }
     if not any(value.ndim > 1 for value in shared.values()):
         raise ValueError("task.init_from_teacher must be false: student and teacher have no tensor in common.")
     student.load_state_dict(ours | shared)
     logger.info("%d of the student's %d encoder tensors start as the teacher's", len(shared), len(ours))
+
+
+def _own_name(key: str) -> str:
+    """Return a tensor's name without the wrapper in which timm puts a backbone that it prunes."""
+    return key.replace("backbone.body.model.", "backbone.body.")
 
 
 def valid_cells(resized: Tensor, grid: int, stride: int = EMBEDDING_STRIDE) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mobilesamv2.models.timm_backbone import TimmBackbone, input_side
+from mobilesamv2.models.timm_backbone import TimmBackbone, TimmPyramid, input_side
 
 
 def test_a_vit_has_all_its_blocks() -> None:
@@ -68,3 +68,15 @@ def test_patches_of_14_pixels_are_cells_of_the_embedding(caplog: pytest.LogCaptu
 def test_a_backbone_that_does_not_fit_is_a_sentence(variant: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         TimmBackbone(variant, 256)
+
+
+def test_each_pixel_of_a_pyramid_has_mean_0_and_variance_1() -> None:
+    """Whichever axis has the channels: a network's own maps differ in scale by an order of magnitude."""
+    for variant in ("mobilenetv4_conv_small_035", "swin_s3_tiny_224"):
+        pyramid = TimmPyramid(variant, 224).eval()
+        maps = pyramid.forward_features(torch.randn(1, 3, 224, 224))
+        assert [m.shape[1] for m in maps] == pyramid.channels
+        assert [m.shape[-1] for m in maps] == [56, 28, 14, 7]
+        for m in maps:
+            assert torch.allclose(m.mean(1), torch.zeros(()), atol=1e-4)
+            assert m.var(1, correction=0).median().item() == pytest.approx(1, abs=0.02)
