@@ -53,9 +53,8 @@ def run_identity(cfg: DictConfig, images: ImageDataset) -> dict[str, Any]:
         cfg: the composed configuration.
         images: the data set.
     """
-    values: Any = OmegaConf.to_container(cfg, resolve=True)
     identity: dict[str, Any] = {}
-    for key, value in _flat(values):
+    for key, value in flat_settings(cfg).items():
         if not any(fnmatch.fnmatchcase(key, pattern) for pattern in (*FREE_SETTINGS, *FILES_BY_CONTENT)):
             identity[key] = value
         elif key.endswith("checkpoint"):
@@ -65,6 +64,12 @@ def run_identity(cfg: DictConfig, images: ImageDataset) -> dict[str, Any]:
     ids = "\n".join(map(str, images.image_ids))
     identity["images (SHA-256 of their ids)"] = hashlib.sha256(ids.encode()).hexdigest()
     return json.loads(json.dumps(identity))
+
+
+def flat_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return all settings of a composed configuration by their dotted names."""
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    return dict(_flat(values))
 
 
 def run_id(folder: Path, resumed: bool) -> str:

@@ -100,7 +100,7 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
         prepare_folder(folder, resume, checkpoint)
         ids = setup.samples.images.image_ids
         run_folder.write_run_record(cfg, folder, run_id, identity, ids, resumed=resume is not None)
-        log_begin(trainer, setup.task, identity, folder)
+        log_begin(trainer, setup.task, run_folder.flat_settings(cfg) | identity, folder)
 
     with nullcontext() if setup.cache is None else setup.cache:  # whatever ends the run, embeddings are kept
         if setup.write_weights is not None:
@@ -131,10 +131,10 @@ def build_checked_trainer(
     return trainer, identity
 
 
-def log_begin(trainer: pl.Trainer, task: pl.LightningModule, identity: dict[str, Any], folder: Path) -> None:
-    """Log the settings of a run, and print what it trains."""
+def log_begin(trainer: pl.Trainer, task: pl.LightningModule, settings: dict[str, Any], folder: Path) -> None:
+    """Log the settings of a run and the hashes of its files, and print what it trains."""
     for logger in trainer.loggers:
-        logger.log_hyperparams(identity)
+        logger.log_hyperparams(settings)
     sizes = {p: p.numel() for p in task.parameters()}
     trained = sum(size for p, size in sizes.items() if p.requires_grad)
     print(f"training {trained:,} of {sum(sizes.values()):,} parameters; writing to {folder}")
