@@ -55,7 +55,7 @@ class AxisTaps(NamedTuple):
     """How pixels along one axis of the image are interpolated from low-res cells.
 
     Attributes:
-        start: (length,) int64, the first of a pixel's taps, non-decreasing.
+        start: (length,) int64, the first of a pixel's taps; non-decreasing, but for bicubic taps of weight 0.
         weights: (length, taps), ``TAPS`` or ``BICUBIC_TAPS``.
     """
 

@@ -165,7 +165,8 @@ class SegAny:
         Raises:
             RuntimeError: if no image is set.
             ValueError: if there is no prompt, an argument is no array of numbers, shapes or numbers of prompts
-                disagree, labels are others than 1, 0 and -1, or values are not finite.
+                disagree, labels are others than 1, 0 and -1, values are not finite, or the model does not take such
+                prompts (EfficientSAM: background points, masks, more than six points).
 
         Example:
             >>> segany = SegAny.from_pretrained("mini_conv")

@@ -9,7 +9,7 @@ import torch
 
 from mobilesamv2.data.results_files import Boxes
 from mobilesamv2.evaluation.loop import EvaluateEachImage, ImageOutcome
-from mobilesamv2.evaluation.prompted_masks import predict_chosen
+from mobilesamv2.evaluation.prompted_masks import predict_chosen, require_mask_prompts
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import encode
 from mobilesamv2.metrics.mask_choice import MaskChoice, check_mask_choice
@@ -50,6 +50,7 @@ class EvaluateBoxes(EvaluateEachImage):
         mask_refinements: NonNegativeInt = 0,
     ) -> None:
         check_mask_choice(mask_choice, CHOICES)
+        require_mask_prompts(sam, mask_refinements)
         if not shards.keep_masks:
             raise ValueError("shards.keep_masks must be true: AP is computed of the kept masks.")
         super().__init__(shards)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mobilesamv2.masks import MASK_THRESHOLD, areas
 from mobilesamv2.metrics.mask_choice import MaskChoice, chosen_mask, wants_three
 from mobilesamv2.metrics.stage_time import StageTimer
+from mobilesamv2.models.sam import Sam
 from mobilesamv2.segany import SegAny
 from mobilesamv2.structures import GroundTruth, Prompts
 
@@ -25,6 +26,18 @@ class PromptedMasks(NamedTuple):
 
     masks: np.ndarray
     low_res_logits: Tensor
+
+
+def require_mask_prompts(sam: Sam, mask_refinements: int) -> None:
+    """Check that a model takes the masks that are fed back to it.
+
+    Raises:
+        ValueError: if it takes none as prompts.
+    """
+    if mask_refinements and not sam.prompt_encoder.takes_masks:
+        raise ValueError(
+            f"task.mask_refinements must be 0 for {sam.name}, got {mask_refinements}: it takes no masks as prompts."
+        )
 
 
 def predict_chosen(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mobilesamv2.evaluation.loop import EvaluateEachImage, ImageOutcome
-from mobilesamv2.evaluation.prompted_masks import counted_objects, predict_chosen
+from mobilesamv2.evaluation.prompted_masks import counted_objects, predict_chosen, require_mask_prompts
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import decode
 from mobilesamv2.metrics.average_recall import group_members
@@ -53,6 +53,9 @@ class EvaluatePrompts(EvaluateEachImage):
         shards: ResultShards | None = None,
     ) -> None:
         super().__init__(shards)
+        for each in (sam, teacher):
+            if each is not None:
+                require_mask_prompts(each, mask_refinements)
         self.sam = sam
         self.teacher = teacher
         self.kinds = tuple(kinds)

@@ -13,6 +13,7 @@ from mobilesamv2.recipes.checks import Check, weight_checks
 from mobilesamv2.recipes.records import describe_start
 from mobilesamv2.recipes.teachers import build_teacher, keep_pixels, teacher_config
 from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
+from mobilesamv2.tasks.sam2_from_sam import is_sam2_of_sam
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "model", "teacher")
 READS = ("encoder",)
@@ -28,6 +29,11 @@ def build(cfg: DictConfig) -> TrainingSetup:
     """Build a student, its teacher, and the cache of the teacher's embeddings."""
     print(describe_start("model", cfg.model))
     teacher, student = build_teacher(cfg), build_model(cfg.model, cfg.encoder)
+    if cfg.model.get("checkpoint") and is_sam2_of_sam(student, teacher.sam):
+        raise ValueError(
+            "model.checkpoint must be null where a SAM teaches a SAM 2, which takes over its decoder and starts with "
+            f"finer levels of 0, got {cfg.model.checkpoint}. task=finetune_decoder trains such a file further."
+        )
     optimizer = instantiate(cfg.optimizer)
     task = instantiate(cfg.task, student=student, teacher=teacher, optimizer=optimizer, _convert_="all")
     size = teacher.sam.image_size  # of the cache, too

@@ -137,7 +137,7 @@ def find_recipe(cfg: DictConfig, function: str, program: str) -> ModuleType:
         program: its name, for errors.
 
     Raises:
-        ValueError: if there is no such module, or it is of the other program.
+        ValueError: if there is no such module, it is of the other program, or it lacks what a recipe has.
     """
     if OmegaConf.is_missing(cfg, "recipe"):
         raise ValueError(f"{program} requires a task: task=NAME, one of conf/task, or an experiment.")
@@ -153,6 +153,9 @@ def find_recipe(cfg: DictConfig, function: str, program: str) -> ModuleType:
     if not hasattr(module, function):
         other = "evaluate.py" if function == "build" else "train.py"
         raise ValueError(f"{program} does not run the recipe {cfg.recipe}; {other} does.")
+    for name in ("NEEDS", "OPTIONS", *(["READS"] if function == "build" else [])):
+        if not hasattr(module, name):
+            raise ValueError(f"The recipe {cfg.recipe} must have {name}, as mobilesamv2/recipes/__init__.py describes.")
     return module
 
 

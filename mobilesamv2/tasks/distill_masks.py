@@ -61,7 +61,8 @@ class DistillMasks(Distill):
         all_masks: prompt for four masks with a point, instead of for three, and for one once a point is appended.
 
     Raises:
-        ValueError: as in ``Distill``; if the cache lacks the padding; or if ``rounds`` is negative.
+        ValueError: as in ``Distill``; if the cache lacks the padding; if ``rounds`` is negative, or the
+            student does not take the prompts that they add.
 
     Source: MobileSAM, section 3, which compares decoupled distillation with the coupled kind, SAM's own, and names the
     semi-coupled kind without a recipe; EdgeSAM, section 3.3 and algorithm 1, for the prompt in the loop. The losses and
@@ -87,6 +88,11 @@ class DistillMasks(Distill):
         super().__init__(student, teacher, optimizer, warmup_images, train_decoder)
         if rounds < 0:
             raise ValueError(f"rounds must be at least 0, got {rounds}.")
+        if rounds and not student.prompt_encoder.takes_background:
+            raise ValueError(
+                f"task.rounds must be 0 for {student.name}, got {rounds}: it takes no background points, which correct "
+                "a mask."
+            )
         teacher.check_full_embeddings(
             "the teacher's masks are decoded from full embeddings. Set cache.store_padding=true."
         )

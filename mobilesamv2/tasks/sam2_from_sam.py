@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -47,7 +49,8 @@ def start_from_sam(student: Sam, teacher: Sam) -> None:
     own["obj_score_token.weight"] = theirs["mask_tokens.weight"].mean(0, keepdim=True)
     student.mask_decoder.load_state_dict(own | theirs)
     _predict_iou_by_sigmoid(student.mask_decoder.iou_prediction_head)
-    student.thresholds = teacher.thresholds
+    thresholds = teacher.thresholds
+    student.thresholds = replace(thresholds, pred_iou_thresh=_sigmoid_of_iou(thresholds.pred_iou_thresh))
     neck = student.image_encoder.get_submodule("neck")
     assert isinstance(neck, PyramidNeck)
     for narrow in neck.narrowing():
@@ -61,6 +64,11 @@ def start_from_sam(student: Sam, teacher: Sam) -> None:
         "task=finetune_decoder task.image_encoder=full trains all of it.",
         *(student.name, teacher.name, teacher.name),
     )
+
+
+def _sigmoid_of_iou(iou: float) -> float:
+    """Return what the student predicts where the teacher predicts an IoU: .82 for SAM's .88."""
+    return 1 / (1 + math.exp(-IOU_SLOPE * (iou - IOU_CENTRE)))
 
 
 @torch.no_grad()

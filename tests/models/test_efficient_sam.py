@@ -12,9 +12,12 @@ from torch.nn import functional as F
 
 from mobilesamv2 import SegAny, SegEvery, build_sam
 from mobilesamv2.evaluation.clicks import EvaluateClicks
+from mobilesamv2.evaluation.prompts import EvaluatePrompts
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.prompts import Grid
 from mobilesamv2.structures import PointLabel, decode
+from mobilesamv2.tasks.distill_masks import DistillMasks
+from mobilesamv2.tasks.teacher import Teacher
 from mobilesamv2.tasks.train_prompted_masks import TrainPromptedMasks
 from mobilesamv2.transforms import to_model_input
 
@@ -192,10 +195,15 @@ def test_prompts_that_it_does_not_take(sam: Sam, photo: np.ndarray, prompt: dict
         segany.predict(**prompt)
 
 
-def test_tasks_that_need_background_points_say_so(sam: Sam) -> None:
+def test_tasks_that_need_other_prompts_say_so(sam: Sam) -> None:
     with pytest.raises(
         ValueError, match=r"efficient_sam_vitt can't be evaluated by clicks: it takes no background points"
     ):
         EvaluateClicks(sam)
     with pytest.raises(ValueError, match=r"efficient_sam_vitt can't be trained on masks from prompts: it takes no"):
         TrainPromptedMasks(sam, optimizer=lambda groups: torch.optim.AdamW(groups))
+    teacher = Teacher(build_sam("efficient_sam_vitt", image_size=SIDE))
+    with pytest.raises(ValueError, match=r"task\.rounds must be 0 for efficient_sam_vitt, got 1: it takes no"):
+        DistillMasks(sam, teacher, lambda groups: torch.optim.AdamW(groups), rounds=1)
+    with pytest.raises(ValueError, match=r"task\.mask_refinements must be 0 for efficient_sam_vitt, got 2"):
+        EvaluatePrompts(sam, mask_refinements=2)

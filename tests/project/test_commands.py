@@ -14,6 +14,7 @@ from mobilesamv2.cli.main import COMMANDS, build_parser, main
 from mobilesamv2.cli.report import with_default_report
 from mobilesamv2.model_zoo import WEIGHT_FILES
 from mobilesamv2.recipes import schema
+from mobilesamv2.recipes.checks import check_networks_are_read
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text()
@@ -66,6 +67,8 @@ def test_a_training_or_an_evaluation_composes(page: str, words: list[str]) -> No
     cfg = composed(*given, primary=program)
     recipe = schema.find_recipe(cfg, PROGRAMS[program], program)
     schema.require_settings(cfg, [], recipe.OPTIONS)
+    if program == "train":
+        check_networks_are_read(given, recipe)
 
 
 @pytest.mark.parametrize(("page", "words"), OWN, ids=ids)

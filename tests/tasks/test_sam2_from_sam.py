@@ -1,5 +1,6 @@
 """A SAM 2 that starts from a SAM: the same masks, finer levels of 0, and what is left to train."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ import torch
 from support.training import ADAMW, trainer
 
 from mobilesamv2 import build_sam, load_pretrained
+from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.samples import EncoderSamples, PromptSamples, to_model_inputs
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.models.sam2 import Sam2
+from mobilesamv2.recipes import run
+from mobilesamv2.structures import Thresholds
 from mobilesamv2.tasks.distill import DistillDecoupled
 from mobilesamv2.tasks.distill_masks import DistillMasks
 from mobilesamv2.tasks.sam2_from_sam import start_from_sam
@@ -45,6 +49,14 @@ def test_without_sam2s_own_tokens_the_logits_are_sams(started: Sam2, monkeypatch
         )
     assert torch.allclose(ours, theirs, atol=1e-4)
     assert torch.allclose(our_iou, (4 * (their_iou - 0.5)).sigmoid(), atol=1e-5)
+
+
+def test_the_same_masks_pass_the_threshold_of_predicted_iou() -> None:
+    student = build_sam("sam2_mini")
+    start_from_sam(student, build_sam("mini"))
+    assert build_sam("mini").thresholds == Thresholds(0.88, 0.95)  # SAM's
+    assert student.thresholds.pred_iou_thresh == pytest.approx(1 / (1 + math.exp(-4 * 0.38)))
+    assert student.thresholds.stability_score_thresh == 0.95
 
 
 def test_with_them_masks_of_scenes_are_nearly_sams(started: Sam2) -> None:
@@ -101,3 +113,11 @@ def test_what_can_teach_a_sam2() -> None:
     other.mask_decoder.extra = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match="from a SAM of its own embedding and decoder alone, got mini for sam2_mini"):
         start_from_sam(student, other)
+
+
+def test_a_trained_sam2_is_not_overwritten(tmp_path: Path) -> None:
+    save_weights(build_sam("sam2_mini_conv"), tmp_path / "trained.safetensors")
+    given = ["experiment=distill_sam2_mini_from_sam", f"model.checkpoint={tmp_path / 'trained.safetensors'}"]
+    given += ["dataset.limit=8", "validation_images=2", "trainer.accelerator=cpu", f"output_dir={tmp_path / 'out'}"]
+    with pytest.raises(ValueError, match=r"model\.checkpoint must be null where a SAM teaches a SAM 2, .*trained"):
+        run.train(*given)
