@@ -4,9 +4,15 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import anyio
 import pytest
 
 from mobilesamv2.app.demo import DemoApp, open_demo
+
+# anyio imports its parts on first use, and pytest, whose plugin it is, compiles them then; deep in the call stack of a
+# server that fails in Python 3.11 ("AST constructor recursion depth mismatch").
+for name in dir(anyio):
+    getattr(anyio, name)
 
 
 @pytest.fixture(scope="session")
