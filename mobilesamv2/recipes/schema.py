@@ -159,7 +159,7 @@ def find_recipe(cfg: DictConfig, function: str, program: str) -> ModuleType:
     return module
 
 
-KEYS_READ_APART = {"teacher": ("cache", "precision"), "cache": ("pixels",)}
+KEYS_READ_APART = {"teacher": ("cache", "precision", "levels"), "cache": ("pixels",)}
 """Keys that are taken out of a group before what it names is built."""
 
 

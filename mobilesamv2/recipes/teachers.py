@@ -12,6 +12,7 @@ from mobilesamv2.callbacks.pixel_shards import FlushPixels
 from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.recipes.build import build_model
 from mobilesamv2.recipes.records import warn_of_random_weights
+from mobilesamv2.recipes.schema import KEYS_READ_APART
 from mobilesamv2.tasks.teacher import Teacher, teacher_identity
 
 
@@ -19,12 +20,12 @@ def build_teacher(cfg: DictConfig) -> Teacher:
     """Build the teacher, with the cache of its embeddings unless ``teacher.cache`` is off."""
     node = teacher_config(cfg)
     warn_of_random_weights({"teacher": node})
-    sam, precision = build_model(node, None), cfg.teacher.precision
+    sam, precision, levels = build_model(node, None), cfg.teacher.precision, cfg.teacher.levels
     if cfg.teacher.cache == "off":
-        return Teacher(sam, None, precision)
+        return Teacher(sam, None, precision, levels)
     node = DictConfig({key: value for key, value in cfg.cache.items() if key != "pixels"})
-    cache = instantiate(node, identity=teacher_identity(sam, precision), _convert_="all")
-    return Teacher(sam, cache, precision)
+    cache = instantiate(node, identity=teacher_identity(sam, precision, levels), _convert_="all")
+    return Teacher(sam, cache, precision, levels)
 
 
 def keep_pixels(cfg: DictConfig, samples: EncoderSamples) -> list[Callback]:
@@ -43,4 +44,4 @@ def teacher_config(cfg: DictConfig) -> DictConfig:
     """
     if cfg.teacher.cache not in ("on", "off"):
         raise ValueError(f"teacher.cache must be on or off, got {cfg.teacher.cache}. cache.folder is its folder.")
-    return DictConfig({key: value for key, value in cfg.teacher.items() if key not in ("cache", "precision")})
+    return DictConfig({key: value for key, value in cfg.teacher.items() if key not in KEYS_READ_APART["teacher"]})

@@ -42,7 +42,8 @@ class Distill(LearnsFromTeacher):
         takes_sam_for_sam2: whether a SAM may teach a SAM 2.
 
     Raises:
-        ValueError: if the two are of different families, or the cache lacks the padding for a student of another input.
+        ValueError: if the two are of different families, the teacher leaves out levels of the student, or the cache
+            lacks the padding for a student of another input.
     """
 
     takes_sam_for_sam2 = False
@@ -68,7 +69,7 @@ class Distill(LearnsFromTeacher):
             teacher.check_full_embeddings(
                 "the embeddings are resampled for a student of another image size. Set cache.store_padding=true."
             )
-        _require_levels(student, teacher.sam, crosses)
+        _require_levels(student, teacher, crosses)
         if crosses:
             start_from_sam(student, teacher.sam)
         elif student.prompt_encoder.embed_dim == teacher.sam.prompt_encoder.embed_dim:
@@ -158,7 +159,7 @@ class DistillDecoupled(Distill):
         self.projection = nn.Identity() if widths[0] == widths[1] else nn.Conv2d(*widths, kernel_size=1)
         self._mse_weight, self._cosine_weight = mse_weight, cosine_weight
         # the levels that both have, of a projection all channels
-        self._widths = student.level_channels[: len(teacher.sam.level_channels)]
+        self._widths = student.level_channels[: len(teacher.level_channels)]
         if len(self._widths) == 1:
             self._widths = (widths[1],)
         self._level_shares = _level_shares(level_weights, student, len(self._widths))
@@ -215,14 +216,15 @@ def _level_shares(weights: Sequence[float] | None, student: Sam, number: int) ->
     return [weight / sum(weights) for weight in weights]
 
 
-def _require_levels(student: Sam, teacher: Sam, crosses: bool) -> None:
+def _require_levels(student: Sam, teacher: Teacher, crosses: bool) -> None:
     """Check that the levels of a student's embedding are its teacher's, or begin with it if that is a SAM's."""
     if len(student.level_channels) > len(teacher.level_channels) and not crosses:
+        some = f" with teacher.levels={len(teacher.level_channels)}"
         raise ValueError(
-            f"The teacher must have the levels of its student {student.encoder_name}, got {teacher.encoder_name}, "
-            "which leaves out the finer ones."
+            f"The teacher must have the levels of its student {student.encoder_name}, got {teacher.sam.encoder_name}"
+            f"{'' if teacher.has_all_levels else some}, which leaves out the finer ones."
         )
-    sizes = [(sam.image_size, sam.prompt_encoder.embed_dim) for sam in (student, teacher)]
+    sizes = [(sam.image_size, sam.prompt_encoder.embed_dim) for sam in (student, teacher.sam)]
     if student.packs_levels and sizes[0] != sizes[1]:
         raise ValueError(
             f"A student of SAM 2 must have its teacher's image size and embedding width {sizes[1]}, got {sizes[0]}: "

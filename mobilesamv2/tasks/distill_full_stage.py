@@ -71,6 +71,7 @@ class DistillFullStage(Distill):
                 f"The student must have its teacher's image size and embedding width {sizes[1]}, got {sizes[0]}: "
                 "full-stage distillation compares embeddings and tokens. task=distill and its kinds take others."
             )
+        teacher.check_all_levels("the teacher's masks are decoded from all of them.")
         teacher.check_full_embeddings(
             "the teacher's masks are decoded from full embeddings. Set cache.store_padding=true."
         )

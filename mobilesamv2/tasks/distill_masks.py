@@ -93,6 +93,7 @@ class DistillMasks(Distill):
                 f"task.rounds must be 0 for {student.name}, got {rounds}: it takes no background points, which correct "
                 "a mask."
             )
+        teacher.check_all_levels("the teacher's masks are decoded from all of them.")
         teacher.check_full_embeddings(
             "the teacher's masks are decoded from full embeddings. Set cache.store_padding=true."
         )

@@ -34,17 +34,25 @@ class Teacher:
         sam: the model.
         cache: store of its image embeddings; None encodes the images in every epoch.
         precision: precision of the image encoder: ``fp32``, or ``bf16`` or ``fp16`` by autocast.
+        levels: levels of the image embedding that are returned and cached, coarsest first; None for all.
 
     Attributes:
         images_encoded: images that were encoded in this run; the rest were read from the cache.
+        level_channels: channels of each level that it returns, C together.
 
     Raises:
-        ValueError: if ``precision`` is none of these.
+        ValueError: if ``precision`` is none of these, or there are not so many levels.
     """
 
-    def __init__(self, sam: Sam, cache: EmbeddingCache | None = None, precision: str = "fp32") -> None:
+    def __init__(
+        self, sam: Sam, cache: EmbeddingCache | None = None, precision: str = "fp32", levels: Count | None = None
+    ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"teacher.precision must be one of {', '.join(PRECISIONS)}, got {precision}.")
+        most = len(sam.level_channels)
+        if levels is not None and (type(levels) is not int or not 1 <= levels <= most):
+            raise ValueError(f"teacher.levels must be null or from 1 to {most} for {sam.name}, got {levels}.")
+        self.level_channels = sam.level_channels[:levels]
         self.sam = sam.eval().requires_grad_(False)
         self.cache = cache
         self.precision = precision
@@ -63,7 +71,13 @@ class Teacher:
         """Return float32 image embeddings (B, C, S/16, S/16) of pixels (B, 3, S, S) of any precision."""
         dtype = PRECISIONS[self.precision]
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
-            return self.sam.image_encoder(pixels.float()).float()
+            embedding = self.sam.image_encoder(pixels.float()).float()
+        return embedding if self.has_all_levels else embedding[:, : sum(self.level_channels)]
+
+    @property
+    def has_all_levels(self) -> bool:
+        """Return whether no level of the embeddings is left out."""
+        return self.level_channels == self.sam.level_channels
 
     def embedding(self, batch: Sample) -> Tensor:
         """Return a batch's embeddings (B, C, S/16, S/16): read by the loader, or encoded and then cached."""
@@ -100,6 +114,18 @@ class Teacher:
         """
         if self.cache is not None and not self.cache.store_padding:
             raise ValueError(f"cache.store_padding must be true, got false: {reason}")
+
+    def check_all_levels(self, reason: str) -> None:
+        """Check that no level of the embeddings is left out.
+
+        Args:
+            reason: why the task requires all.
+
+        Raises:
+            ValueError: if one is.
+        """
+        if not self.has_all_levels:
+            raise ValueError(f"teacher.levels must be null, got {len(self.level_channels)}: {reason}")
 
 
 class LearnsFromTeacher(pl.LightningModule):
@@ -220,12 +246,13 @@ def valid_grid_size(resized: Tensor) -> Tensor:
     return (resized + EMBEDDING_STRIDE - 1) // EMBEDDING_STRIDE
 
 
-def teacher_identity(teacher: Sam, precision: str = "fp32") -> dict[str, str | int]:
-    """Return what the embeddings depend on: name, hash of the image encoder's weights, preprocessing and precision."""
+def teacher_identity(teacher: Sam, precision: str = "fp32", levels: int | None = None) -> dict[str, str | int]:
+    """Return what embeddings depend on: name, hash of the encoder's weights, preprocessing, precision and levels."""
     return {
         "teacher": teacher.name or "unnamed",
         "weights_sha256": weights_sha256(teacher.image_encoder),
         "image_size": teacher.image_size,
         "preprocessing": preprocessing(teacher.resizing),
         "precision": precision,
+        **({} if levels is None or levels == len(teacher.level_channels) else {"levels": levels}),
     }

@@ -45,6 +45,7 @@ class TrainPromptHead(LearnsFromTeacher):
         ks: Sequence[Count] = DEFAULT_KS,
     ) -> None:
         super().__init__(teacher)
+        teacher.check_all_levels("the head reads all of them when it is used.")
         teacher.check_full_embeddings("the head sees the padding when it is used. Set cache.store_padding=true.")
         self.head = head
         self.recall = BoxRecall(ks)

@@ -71,7 +71,9 @@ def check_targets(node: Any, options: Iterable[str] = ()) -> int:
     count = sum(check_targets(value, of_task if key == "task" else ()) for key, value in node.items())
     if "_target_" in node:
         # train.py takes from a teacher what says how its embeddings are computed and kept, and from a cache the pixels
-        left_out = {"cache", "precision"} if "cache" in node else {"pixels"} if "pixels" in node else set(options)
+        left_out = (
+            {"cache", "precision", "levels"} if "cache" in node else {"pixels"} if "pixels" in node else set(options)
+        )
         arguments = {key: None for key in node if not str(key).startswith("_") and key not in left_out}
         signature = inspect.signature(get_object(node["_target_"]))
         takes_detector = ".prompts." in node["_target_"] and "detector" in signature.parameters

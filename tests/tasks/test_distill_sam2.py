@@ -12,7 +12,7 @@ from mobilesamv2 import build_sam
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
-from mobilesamv2.data.samples import EncoderSamples, PromptSamples
+from mobilesamv2.data.samples import EncoderSamples, PromptSamples, to_model_inputs
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.models.pyramid import unpack_levels
 from mobilesamv2.registry import load_sam
@@ -92,6 +92,43 @@ def test_a_teacher_must_have_the_levels_of_its_student() -> None:
     teacher = Teacher(build_sam("sam2_mini", encoder="tiny_vit_mini_stride16"))
     with pytest.raises(ValueError, match=r"levels of its student sam2_hiera_mini, got tiny_vit_mini_stride16"):
         DistillDecoupled(build_sam("sam2_mini"), teacher, ADAMW)
+
+
+def test_levels_that_no_student_learns_are_neither_computed_nor_kept(tmp_path: Path) -> None:
+    """A quarter of the bytes, in a cache of their own, and the same gradient for a student without finer levels."""
+    torch.manual_seed(0)
+    sam, student = build_sam("sam2_mini"), build_sam("sam2_mini", encoder="tiny_vit_mini_stride16")
+    coarse, full = Teacher(sam, levels=1), Teacher(sam)
+    pixels = torch.randn(1, 3, 256, 256)
+    assert torch.equal(coarse.encode(pixels), full.encode(pixels)[:, : sam.level_channels[0]])
+    samples = EncoderSamples(SyntheticDataset(2), 256, resizing=Resizing.SQUARE)
+    batch = to_model_inputs(samples.collate([samples[0], samples[1]]))
+    losses = [DistillDecoupled(student, teacher, ADAMW).eval()._errors(batch)[0] for teacher in (coarse, full)]
+    assert torch.equal(*losses)
+    cache = EmbeddingCache(tmp_path, teacher_identity(sam, levels=1))
+    kept = Teacher(sam, cache, levels=1)
+    assert torch.allclose(kept.embedding(batch), coarse.encode(batch["pixels"]), atol=1e-2)
+    cache.flush()
+    with pytest.raises(ValueError, match="levels"):
+        EmbeddingCache(tmp_path, teacher_identity(sam))
+    assert teacher_identity(sam, levels=3) == teacher_identity(sam)
+
+
+def test_levels_of_a_teacher_that_others_need() -> None:
+    sam = build_sam("sam2_mini")
+    for levels in (0, 4, True, "1"):
+        with pytest.raises(ValueError, match=rf"teacher\.levels must be null or from 1 to 3 .* got {levels}\."):
+            Teacher(sam, levels=levels)  # pyright: ignore[reportArgumentType]
+    coarse = Teacher(sam, levels=1)
+    with pytest.raises(
+        ValueError, match=r"got sam2_hiera_mini with teacher\.levels=1, which leaves out the finer ones"
+    ):
+        DistillDecoupled(build_sam("sam2_mini"), coarse, ADAMW)
+    student = build_sam("sam2_mini", encoder="tiny_vit_mini_stride16")
+    with pytest.raises(
+        ValueError, match=r"teacher\.levels must be null, got 1: the teacher's masks are decoded from all"
+    ):
+        DistillMasks(student, coarse, ADAMW)
 
 
 @pytest.mark.slow
