@@ -44,11 +44,10 @@ def official_sam2(model: str) -> Any:
 def write_weights(model: str, image: np.ndarray, path: Path) -> None:
     """Random weights in the official format, such that masks of a third of a grid's points pass SAM 2's filters."""
     from mobilesamv2 import build_sam
-    from mobilesamv2.sam2_checkpoints import rename_sam2
+    from mobilesamv2.checkpoints import save_sam2
 
     torch.manual_seed(0)
-    state = official_sam2(model).state_dict()
-    torch.save({"model": state}, path)
+    torch.save({"model": official_sam2(model).state_dict()}, path)
     sam = build_sam(model, path)
     last = sam.mask_decoder.iou_prediction_head.layers[-1]
     last.weight.mul_(40)
@@ -61,9 +60,7 @@ def write_weights(model: str, image: np.ndarray, path: Path) -> None:
     predicted_iou, stability = steady_masks(sam, image)
     best = torch.where(stability >= 0.95, predicted_iou.logit(), -9.0).amax(1)  # of each prompt
     last.bias[1:] += 1.386 - best.quantile(0.65)  # sigmoid(1.386) is the threshold of .8
-    ours = sam.state_dict()
-    renamed = {official: name for name, official in rename_sam2({key: key for key in state}).items()}
-    torch.save({"model": {k: ours[renamed[k]] if k in renamed else v for k, v in state.items()}}, path)
+    save_sam2(sam, path, memory_from=path)
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Weight files: read safely, rename keys, load strictly, and write back.
 
 Read: the files of ``model_zoo``, each in its publisher's format, what training programs make of them, and this
-project's own safetensors. A file contains the complete model or some of its three parts. Written: ``mobile_sam.pt`` as
-the official package loads it, a folder of transformers, and safetensors.
+project's own safetensors. A file contains the complete model or some of its three parts. Written: ``mobile_sam.pt`` and
+SAM 2 as the official packages load them, a folder of transformers, and safetensors.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mobilesamv2.files import atomic_write, check_archive, torch_save_atomic, wr
 from mobilesamv2.model_zoo import require_weights
 from mobilesamv2.models.low_rank import merge_low_rank
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.sam2_checkpoints import memory_of, to_sam2
 from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transformers_checkpoints import (
     CONFIG_FILE,
@@ -209,6 +210,37 @@ def save_mobile_sam(sam: Sam, path: str | Path) -> None:
     state.update({f"image_encoder.norm_head.{name}": torch.zeros(width) for name in ("weight", "bias")})
     state.update({"image_encoder.head.weight": torch.zeros(1000, width), "image_encoder.head.bias": torch.zeros(1000)})
     torch_save_atomic(state, path)
+
+
+def save_sam2(sam: Sam, path: str | Path, memory_from: str | Path | None = None) -> None:
+    """Write a SAM 2 or 2.1 with a Hiera in the format of the official code, ``{"model": weights}``.
+
+    Models here have no memory, which only video needs. Without one, the file is for images alone, and ``build_sam2``
+    refuses it, since it loads strictly: call it with ``ckpt_path=None``, and load these weights with
+    ``load_state_dict(weights, strict=False)``, whose missing keys are then those of the memory and no others.
+
+    The file states no sizes. The official configuration must have the model's Hiera, and for images of another side
+    than 1024 its ``model.image_size``; ``SAM2ImagePredictor`` then needs the sides of its maps in ``_bb_feat_sizes``.
+
+    Args:
+        sam: the model.
+        path: of the file.
+        memory_from: an official file whose memory is written beside the model, so that ``build_sam2`` and the video
+            predictor load the file with the configuration of that file's release. The memory was trained with that
+            file's own image encoder: how well it goes with another one is not measured.
+
+    Raises:
+        ValueError: if the official SAM 2 can't have the weights (another image encoder, levels left out), the model is
+            a copy for inference, or the other file has no memory of the model's width.
+        FileNotFoundError: if the other file does not exist.
+        OSError: if the file can't be written.
+    """
+    if sam.is_for_inference:
+        raise ValueError("The model must not be a copy for inference; save the model that it was copied from.")
+    state = to_sam2(merge_low_rank(sam))
+    if memory_from is not None:
+        state |= memory_of(read_state_dict(Path(memory_from)), sam.prompt_encoder.embed_dim, Path(memory_from))
+    torch_save_atomic({"model": state}, path)
 
 
 def save_transformers(sam: Sam, folder: str | Path) -> Path:

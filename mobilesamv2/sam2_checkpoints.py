@@ -1,25 +1,37 @@
-"""SAM 2's and 2.1's released files: their image model under this project's names, without what only video needs."""
+"""SAM 2's and 2.1's released files: their image model under this project's names and back, without what video needs."""
 
 from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor
+
+from mobilesamv2.key_tables import KeyTable
+from mobilesamv2.models.pyramid import LEVEL_WIDTHS, HieraTrunk
+from mobilesamv2.models.sam import Sam
+from mobilesamv2.models.sam2 import Sam2
 
 logger = logging.getLogger(__name__)
 
-_RULES = (
-    (r"^image_encoder\.trunk\.(.*)\.mlp\.layers\.0\.", r"image_encoder.trunk.\1.mlp.fc1."),
-    (r"^image_encoder\.trunk\.(.*)\.mlp\.layers\.1\.", r"image_encoder.trunk.\1.mlp.fc2."),
-    (r"^image_encoder\.trunk\.", "image_encoder.backbone.body.model."),
-    (r"^image_encoder\.neck\.convs\.(\d)\.conv\.", r"image_encoder.neck.convs.\1."),
-    (r"^sam_mask_decoder\.conv_s(\d)\.", r"image_encoder.neck.conv_s\1."),
-    (r"^no_mem_embed$", "image_encoder.neck.no_mem_embed"),
-    (r"^sam_mask_decoder\.(transformer\..*\.mlp)\.layers\.0\.", r"mask_decoder.\1.lin1."),
-    (r"^sam_mask_decoder\.(transformer\..*\.mlp)\.layers\.1\.", r"mask_decoder.\1.lin2."),
-    (r"^sam_(mask_decoder|prompt_encoder)\.", r"\1."),
+_TRUNK = "image_encoder.backbone.body.model"
+_NAMES = KeyTable(
+    (
+        ("image_encoder.trunk.blocks.{}.mlp.layers.0.", f"{_TRUNK}.blocks.{{}}.mlp.fc1."),
+        ("image_encoder.trunk.blocks.{}.mlp.layers.1.", f"{_TRUNK}.blocks.{{}}.mlp.fc2."),
+        ("image_encoder.trunk.", f"{_TRUNK}."),
+        ("image_encoder.neck.convs.{}.conv.", "image_encoder.neck.convs.{}."),
+        ("sam_mask_decoder.conv_s{}.", "image_encoder.neck.conv_s{}."),
+        ("no_mem_embed", "image_encoder.neck.no_mem_embed"),
+        ("sam_mask_decoder.transformer.layers.{}.mlp.layers.0.", "mask_decoder.transformer.layers.{}.mlp.lin1."),
+        ("sam_mask_decoder.transformer.layers.{}.mlp.layers.1.", "mask_decoder.transformer.layers.{}.mlp.lin2."),
+        ("sam_mask_decoder.", "mask_decoder."),
+        ("sam_prompt_encoder.", "prompt_encoder."),
+    )
 )
-_VIDEO = re.compile(
+_MEMORY = re.compile(
     r"^(memory_attention|memory_encoder|mask_downsample|obj_ptr_proj|obj_ptr_tpos_proj)\."
     r"|^(maskmem_tpos_enc|no_mem_pos_enc|no_obj_ptr|no_obj_embed_spatial)$"
 )
@@ -30,14 +42,58 @@ def rename_sam2(content: dict[str, Any]) -> dict[str, Any]:
     """Return the image model of a released SAM 2 or 2.1 under this project's names; other files unchanged."""
     if "no_mem_embed" not in content or not any(str(key).startswith("sam_mask_decoder.") for key in content):
         return content
-    kept = {str(key): value for key, value in content.items() if not _VIDEO.match(str(key))}
-    left_out = sorted({str(key).split(".")[0] for key in content if _VIDEO.match(str(key))})
+    kept = {str(key): value for key, value in content.items() if not is_memory(str(key))}
+    left_out = sorted({str(key).split(".")[0] for key in content if is_memory(str(key))})
     if left_out:
         logger.info("left out what only video needs: %s", ", ".join(left_out))
-    return {_rename(key): value for key, value in kept.items()}
+    return {_NAMES.to_ours(key): value for key, value in kept.items()}
 
 
-def _rename(key: str) -> str:
-    for pattern, replacement in _RULES:
-        key = re.sub(pattern, replacement, key, count=1)
-    return key
+def to_sam2(sam: Sam) -> dict[str, Tensor]:
+    """Return a model's weights under the official names, on the CPU.
+
+    Raises:
+        ValueError: if the official SAM 2 can't have them, see ``obstacle_to_sam2``.
+    """
+    if obstacle := obstacle_to_sam2(sam):
+        raise ValueError(
+            f"The model must be a SAM 2 with a Hiera to be written in the official format, got {sam.name} with "
+            f"{sam.encoder_name}: {obstacle}. save_weights writes any model as safetensors."
+        )
+    return {_NAMES.to_theirs(key): value.detach().cpu().clone() for key, value in sam.state_dict().items()}
+
+
+def obstacle_to_sam2(sam: Sam) -> str | None:
+    """Return why the official SAM 2 can't have a model's weights, as half a sentence; None if it can."""
+    if not isinstance(sam, Sam2):
+        return "its mask decoder is another one"
+    if len(sam.level_channels) < len(LEVEL_WIDTHS):
+        return "it leaves out finer levels of the image, which the official mask decoder reads"
+    if not isinstance(sam.image_encoder.get_submodule("backbone"), HieraTrunk):
+        return "the official code has no image encoder but Hiera"
+    return None
+
+
+def memory_of(content: dict[str, Any], width: int, path: Path) -> dict[str, Tensor]:
+    """Return what only video needs in a released SAM 2 or 2.1.
+
+    Args:
+        content: the weights in a file, under the official names.
+        width: C of the model that the memory is to go with.
+        path: of the file, for messages.
+
+    Raises:
+        ValueError: if there is none, or it is of another width.
+    """
+    memory = {str(key): value for key, value in content.items() if is_memory(str(key))}
+    position = memory.get("no_mem_pos_enc")
+    if position is None:
+        raise ValueError(f"{path} must be a released file of SAM 2 with its memory, got one without no_mem_pos_enc.")
+    if position.shape[-1] != width:
+        raise ValueError(f"The memory in {path} must have the model's {width} channels, got {position.shape[-1]}.")
+    return memory
+
+
+def is_memory(key: str) -> bool:
+    """Return whether a weight of the official SAM 2 or 2.1 is one that only video needs."""
+    return _MEMORY.match(key) is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mobilesamv2.key_tables import KeyTable
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.structures import EMBEDDING_STRIDE
 
@@ -28,37 +28,38 @@ _VITS = {
 }
 """Width and number of blocks of a ViT -> the model in the registry."""
 
-# Theirs and ours; {} is a number that both have.
-_NAMES = (
-    ("vision_encoder.pos_embed", "image_encoder.backbone.pos_embed"),
-    ("vision_encoder.patch_embed.projection.", "image_encoder.backbone.patch_embed.proj."),
-    ("vision_encoder.layers.{}.layer_norm{}.", "image_encoder.backbone.blocks.{}.norm{}."),
-    ("vision_encoder.layers.{}.attn.", "image_encoder.backbone.blocks.{}.attn."),
-    ("vision_encoder.layers.{}.mlp.lin{}.", "image_encoder.backbone.blocks.{}.mlp.fc{}."),
-    ("vision_encoder.neck.conv1.", "image_encoder.neck.0."),
-    ("vision_encoder.neck.layer_norm1.", "image_encoder.neck.1."),
-    ("vision_encoder.neck.conv2.", "image_encoder.neck.2."),
-    ("vision_encoder.neck.layer_norm2.", "image_encoder.neck.3."),
+_NAMES = KeyTable(
     (
-        "shared_image_embedding.positional_embedding",
-        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-    ),
-    ("prompt_encoder.point_embed.{}.", "prompt_encoder.point_embeddings.{}."),
-    ("prompt_encoder.mask_embed.conv1.", "prompt_encoder.mask_downscaling.0."),
-    ("prompt_encoder.mask_embed.layer_norm1.", "prompt_encoder.mask_downscaling.1."),
-    ("prompt_encoder.mask_embed.conv2.", "prompt_encoder.mask_downscaling.3."),
-    ("prompt_encoder.mask_embed.layer_norm2.", "prompt_encoder.mask_downscaling.4."),
-    ("prompt_encoder.mask_embed.conv3.", "prompt_encoder.mask_downscaling.6."),
-    ("mask_decoder.transformer.layers.{}.layer_norm{}.", "mask_decoder.transformer.layers.{}.norm{}."),
-    ("mask_decoder.transformer.layer_norm_final_attn.", "mask_decoder.transformer.norm_final_attn."),
-    ("mask_decoder.upscale_conv1.", "mask_decoder.output_upscaling.0."),
-    ("mask_decoder.upscale_layer_norm.", "mask_decoder.output_upscaling.1."),
-    ("mask_decoder.upscale_conv2.", "mask_decoder.output_upscaling.3."),
-    *(
-        (f"mask_decoder.{mlp}.{theirs}.", f"mask_decoder.{mlp}.layers.{ours}.")
-        for mlp in ("output_hypernetworks_mlps.{}", "iou_prediction_head")
-        for theirs, ours in (("proj_in", 0), ("layers.0", 1), ("proj_out", 2))
-    ),
+        ("vision_encoder.pos_embed", "image_encoder.backbone.pos_embed"),
+        ("vision_encoder.patch_embed.projection.", "image_encoder.backbone.patch_embed.proj."),
+        ("vision_encoder.layers.{}.layer_norm{}.", "image_encoder.backbone.blocks.{}.norm{}."),
+        ("vision_encoder.layers.{}.attn.", "image_encoder.backbone.blocks.{}.attn."),
+        ("vision_encoder.layers.{}.mlp.lin{}.", "image_encoder.backbone.blocks.{}.mlp.fc{}."),
+        ("vision_encoder.neck.conv1.", "image_encoder.neck.0."),
+        ("vision_encoder.neck.layer_norm1.", "image_encoder.neck.1."),
+        ("vision_encoder.neck.conv2.", "image_encoder.neck.2."),
+        ("vision_encoder.neck.layer_norm2.", "image_encoder.neck.3."),
+        (
+            "shared_image_embedding.positional_embedding",
+            "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+        ),
+        ("prompt_encoder.point_embed.{}.", "prompt_encoder.point_embeddings.{}."),
+        ("prompt_encoder.mask_embed.conv1.", "prompt_encoder.mask_downscaling.0."),
+        ("prompt_encoder.mask_embed.layer_norm1.", "prompt_encoder.mask_downscaling.1."),
+        ("prompt_encoder.mask_embed.conv2.", "prompt_encoder.mask_downscaling.3."),
+        ("prompt_encoder.mask_embed.layer_norm2.", "prompt_encoder.mask_downscaling.4."),
+        ("prompt_encoder.mask_embed.conv3.", "prompt_encoder.mask_downscaling.6."),
+        ("mask_decoder.transformer.layers.{}.layer_norm{}.", "mask_decoder.transformer.layers.{}.norm{}."),
+        ("mask_decoder.transformer.layer_norm_final_attn.", "mask_decoder.transformer.norm_final_attn."),
+        ("mask_decoder.upscale_conv1.", "mask_decoder.output_upscaling.0."),
+        ("mask_decoder.upscale_layer_norm.", "mask_decoder.output_upscaling.1."),
+        ("mask_decoder.upscale_conv2.", "mask_decoder.output_upscaling.3."),
+        *(
+            (f"mask_decoder.{mlp}.{theirs}.", f"mask_decoder.{mlp}.layers.{ours}.")
+            for mlp in ("output_hypernetworks_mlps.{}", "iou_prediction_head")
+            for theirs, ours in (("proj_in", 0), ("layers.0", 1), ("proj_out", 2))
+        ),
+    )
 )
 _POSITIONS, _TIED = (
     "shared_image_embedding.positional_embedding",
@@ -132,14 +133,12 @@ def rename_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if not torch.equal(tied, state.get(_POSITIONS, tied)):
             raise ValueError(f"{_TIED} must be the same tensor as {_POSITIONS}, but their values differ.")
         state = {key: value for key, value in state.items() if key != _TIED} | {_POSITIONS: tied}
-    pairs = [(_pattern(theirs), ours) for theirs, ours in _NAMES]
-    return {_rename(key, pairs): value for key, value in state.items()}
+    return {_NAMES.to_ours(key): value for key, value in state.items()}
 
 
 def to_transformers(sam: Sam) -> dict[str, Tensor]:
     """Return a model's weights under the names of transformers' ``SamModel``, contiguous, on the CPU."""
-    pairs = [(_pattern(ours), theirs) for theirs, ours in _NAMES]
-    return {_rename(key, pairs): value.detach().cpu().contiguous() for key, value in sam.state_dict().items()}
+    return {_NAMES.to_theirs(key): value.detach().cpu().contiguous() for key, value in sam.state_dict().items()}
 
 
 def transformers_config(sam: Sam) -> dict[str, Any]:
@@ -196,16 +195,3 @@ def processor_config(sam: Sam) -> dict[str, Any]:
         "mask_size": {"longest_edge": low_res},
         "mask_pad_size": {"height": low_res, "width": low_res},
     }
-
-
-def _pattern(name: str) -> re.Pattern[str]:
-    return re.compile("^" + re.escape(name).replace(r"\{\}", r"(\d+)"))
-
-
-def _rename(key: str, pairs: list[tuple[re.Pattern[str], str]]) -> str:
-    """Replace the beginning of a key by that of the first pair that fits."""
-    for pattern, name in pairs:
-        found = pattern.match(key)
-        if found:
-            return name.format(*found.groups()) + key[found.end() :]
-    return key

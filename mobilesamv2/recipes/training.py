@@ -28,7 +28,7 @@ from mobilesamv2.callbacks.resumable import Resumable, require_resumable
 from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
 from mobilesamv2.callbacks.throughput import ThroughputMonitor
 from mobilesamv2.callbacks.validation import KeepBest, LastMetrics, logged_value
-from mobilesamv2.checkpoints import save_mobile_sam, save_weights
+from mobilesamv2.checkpoints import save_mobile_sam, save_sam2, save_weights
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
@@ -37,6 +37,7 @@ from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes import run_folder
 from mobilesamv2.recipes.build import cluster_plugins, loggers, own_callbacks, progress_bars
 from mobilesamv2.recipes.checks import output_dir_is_stable, require_objects
+from mobilesamv2.sam2_checkpoints import obstacle_to_sam2
 
 BEST = "best"
 """Folder, in that of a run, of the weights of the best validation."""
@@ -345,6 +346,8 @@ def check_finite(task: pl.LightningModule, folder: Path) -> None:
 def write_sam(sam: Sam, folder: Path) -> list[Path]:
     """Write a SAM in the formats that other tools read: safetensors and, where it has that shape, ``mobile_sam.pt``.
 
+    A SAM 2 with a Hiera is also written in the official format, without a memory.
+
     Raises:
         OSError: if a file can't be written.
     """
@@ -353,4 +356,7 @@ def write_sam(sam: Sam, folder: Path) -> list[Path]:
     if (sam.name, sam.encoder_name) == ("mobile_sam", "tiny_vit_5m"):
         written.append(folder / "mobile_sam.pt")
         save_mobile_sam(sam, written[1])
+    if obstacle_to_sam2(sam) is None:
+        written.append(folder / f"{sam.name}_image.pt")
+        save_sam2(sam, written[1])
     return written
