@@ -14,23 +14,21 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from result_pages import RESULTS, ROOT, write_csv, write_pages
 
 from mobilesamv2.data.json_files import read_json
 from mobilesamv2.evaluation.results import percent, percent_range
-from mobilesamv2.files import write_text_atomic
 from mobilesamv2.metrics.bootstrap import RESAMPLES, percentiles, resampled_sums
 from mobilesamv2.metrics.prompt_iou import mean_ious
 from mobilesamv2.recipes.run import evaluate, train
 from mobilesamv2.reports.table import as_markdown
 
-RESULTS = Path(__file__).with_name("results") / "sam2_mini.csv"
-PAGE = Path(__file__).parents[1] / "docs" / "train.md"
-BEGIN, END = "<!-- sam2_mini: begin -->\n", "<!-- sam2_mini: end -->"
+SAM2_MINI = RESULTS / "sam2_mini.csv"
+PAGE = ROOT / "docs" / "train.md"
 
 KINDS = {"box": "box", "centre": "centre", "points_3": "three points"}
 SCENES = ["dataset=synthetic", "dataset.split=test", "dataset.seed=11", "dataset.limit=100"]
@@ -83,9 +81,7 @@ def main() -> None:
         models = trained(args.output)
         everything = {key: mean_ar(models[key], args.output / f"everything_of_{key}") for key in EVERYTHING}
         write_results({key: prompted(models[key], args.output / f"of_{key}") for key in ROWS}, everything)
-    content = PAGE.read_text()
-    before, _, rest = content.partition(BEGIN)
-    write_text_atomic(PAGE, f"{before}{BEGIN}{as_markdown(read_results())}\n{END}{rest.partition(END)[2]}")
+    write_pages([PAGE], {"sam2_mini": as_markdown(read_results())})
 
 
 def trained(output: Path) -> dict[str, list[str]]:
@@ -136,9 +132,7 @@ def write_results(found: dict[str, Prompted], everything: dict[str, str]) -> Non
         rows.append([ROWS[key], *cells(sums, n_gt), everything.get(key, "-")])
     for name, key, other in DIFFERENCES:
         rows.append([name, *cells(found[key].sums - found[other].sums, found[key].n_gt, "+.1f"), "-"])
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text_atomic(RESULTS, text.getvalue())
+    write_csv(SAM2_MINI, rows)
 
 
 def cells(sums: np.ndarray, n_gt: np.ndarray, form: str = ".1f") -> list[str]:
@@ -158,7 +152,7 @@ def cells(sums: np.ndarray, n_gt: np.ndarray, form: str = ".1f") -> list[str]:
 
 def read_results() -> list[list[str]]:
     """Return the cells that ``write_results`` wrote."""
-    with RESULTS.open(newline="") as file:
+    with SAM2_MINI.open(newline="") as file:
         return list(csv.reader(file))
 
 

@@ -158,12 +158,18 @@ class Bench:
         write_weights(image, folder / "weights.pt")
 
     def keep(
-        self, code: str, prompts: str, result: dict[str, Any], timed_prompts: int = 0, iou: float | None = None
+        self,
+        code: str,
+        prompts: str,
+        result: dict[str, Any],
+        timed_prompts: int = 0,
+        iou: float | None = None,
+        passing: float | None = None,
     ) -> None:
         """Keep a measurement for the file of results; see ``Measured``."""
         stages = [round(value, 2) for value in (*(result[name] for name in STAGES), total(result))]
         mib, threads = round(working(result) / MIB), torch.get_num_threads()
-        self.measured.append(Measured(code, prompts, timed_prompts, *stages, mib, iou, *self.size, threads))
+        self.measured.append(Measured(code, prompts, timed_prompts, *stages, mib, iou, passing, *self.size, threads))
 
     def measure(
         self,
@@ -272,7 +278,7 @@ def compare(bench: Bench, args: argparse.Namespace, tuned: bool) -> None:
     our_grid = bench.measure("ours", "grid", grid_points(side, number), tuned=tuned)
     show(f"ours, grid of {side} x {side}", our_grid)
     print(f"    {ratios(official_grid, our_grid, 8)}")
-    grid_iou = compare_masks(bench, chosen[:: max(1, len(chosen) // 32)])
+    grid_iou, passing = compare_masks(bench, chosen[:: max(1, len(chosen) // 32)])
 
     official_boxes = bench.measure("official", "boxes", affordable, tuned=tuned)
     note = "" if len(affordable) == len(boxes) else f"scaled from {len(affordable)} boxes, memory is not"
@@ -292,22 +298,25 @@ def compare(bench: Bench, args: argparse.Namespace, tuned: bool) -> None:
     if tuned:
         return
     bench.keep("MobileSAM", f"{side} x {side}", official_grid, len(chosen) if len(chosen) < number else 0)
-    bench.keep("ours", f"{side} x {side}", our_grid, iou=grid_iou)
+    bench.keep("ours", f"{side} x {side}", our_grid, iou=grid_iou, passing=passing)
     bench.keep("MobileSAMv2", f"{len(boxes)} boxes", official_boxes, len(affordable) if note else 0)
     bench.keep("ours", f"{len(boxes)} boxes", our_boxes, iou=boxes_iou)
     bench.keep("ours", f"{args.detected_boxes} boxes", few)
     bench.keep("ours", "64 x 64", dense)
 
 
-def compare_masks(bench: Bench, points: Tensor) -> float:
-    """Compare the masks of some points without NMS, which random weights leave little of; return their mean IoU."""
+def compare_masks(bench: Bench, points: Tensor) -> tuple[float, float]:
+    """Compare the masks of some points without NMS, which random weights leave little of.
+
+    Returns their mean IoU, and the share of the points of which masks pass SAM's filters.
+    """
     official, ours = (bench.measure(side, "grid", points, nms_iou=1.0) for side in ("official", "ours"))
     share = len(set(ours["prompt_index"])) / len(points)
     mean, line = agreement(ours, official)
     print(f"    {len(points)} points without NMS: {line}; {share:.0%} of them pass the filters")
     if not 0.1 <= share <= 0.5:
         raise SystemExit("The weights should let 10 to 50% of the prompts pass: these figures say little.")
-    return mean
+    return mean, round(share, 4)
 
 
 def rivals(
@@ -353,9 +362,15 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=320)
     parser.add_argument("--detected-boxes", type=int, default=100, help="as many as a detector really proposes")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--write", action="store_true", help="write results/segevery.csv, and its texts of the docs")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write results/segevery.csv, and its texts of the docs; of the CPU, and with --image",
+    )
     parser.add_argument("--default-malloc-only", action="store_true", help="leave the runs with tuned malloc out")
     args = parser.parse_args()
+    if args.write and (args.device != "cpu" or args.image is None):
+        parser.error("--write wants --device cpu and --image: the documentation states a CPU's seconds on a photo.")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), args)
         height, width = bench.size

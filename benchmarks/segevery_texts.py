@@ -30,6 +30,7 @@ class Measured:
         total: seconds from image to masks.
         peak_mib: MiB at most, beyond those of the loaded model.
         masks_iou: mean IoU of ours with the official masks of the same prompts; None where they are not compared.
+        passing_share: share of some of the grid's prompts of which masks pass SAM's filters; None where not measured.
         height: of the image, pixels.
         width: of the image, pixels.
         threads: of torch.
@@ -44,6 +45,7 @@ class Measured:
     total: float
     peak_mib: float
     masks_iou: float | None
+    passing_share: float | None
     height: int
     width: int
     threads: int
@@ -65,7 +67,7 @@ def read_measured(path: Path = SEGEVERY) -> list[Measured]:
         Measured(
             row["code"], row["prompts"], int(row["timed_prompts"]),
             *(float(row[name]) for name in ("encoder", "mask_decoder", "rest", "total", "peak_mib")),
-            float(row["masks_iou"]) if row["masks_iou"] else None,
+            *(float(row[name]) if row[name] else None for name in ("masks_iou", "passing_share")),
             *(int(row[name]) for name in ("height", "width", "threads")),
         )
         for row in rows
@@ -75,21 +77,24 @@ def read_measured(path: Path = SEGEVERY) -> list[Measured]:
 def texts(measured: list[Measured]) -> dict[str, str]:
     """Return the texts of the documentation by their names; the first four measurements are the comparison."""
     official_grid, our_grid, official_boxes, our_boxes, few, dense = measured
+    size = f"one image of {our_grid.height} x {our_grid.width} pixels"
     beside = (
-        f"One machine with {our_grid.threads} CPU cores, one image, one run of each: with the grid, ours takes "
-        f"1/{_times(official_grid.total / our_grid.total)} of MobileSAM's time, with the boxes "
+        f"One machine, {our_grid.threads} threads on its CPU, {size}, one run of each: with the grid, ours takes "
+        f"about 1/{_times(official_grid.total / our_grid.total)} of MobileSAM's time, with the boxes about "
         f"1/{_times(official_boxes.total / our_boxes.total)} of MobileSAMv2's."
     )
     fewer, faster = (official_grid.mask_decoder / one.mask_decoder for one in (official_boxes, our_boxes))
     code = official_boxes.mask_decoder / our_boxes.mask_decoder
     grids = [[one.mask_decoder / boxes.mask_decoder for boxes in (our_boxes, few)] for one in (dense, our_grid)]
     ratios = (
-        f"One machine, one image, one run of each. The masks are the same (mean IoU {our_grid.masks_iou:.4f} with the "
-        f"grid, {our_boxes.masks_iou:.5f} with the boxes). From MobileSAM's grid to our {our_boxes.prompts} the mask "
-        f"decoder takes {_times(faster)} times less: {_times(fewer)} times from boxes instead of the grid in the "
-        f"official code, and about {_times(code)} times from faster code. Compared with our own grid of "
-        f"{dense.prompts}, which AR@K is measured with, {our_boxes.prompts} take about {_times(grids[0][0])} times "
-        f"less and {few.prompts} {_times(grids[0][1])}; with our own {our_grid.prompts}, {_times(grids[1][0])} and "
+        f"One machine, {our_grid.threads} threads on its CPU, {size}, one run of each; the random weights let "
+        f"{our_grid.passing_share:.0%} of the grid's prompts pass SAM's filters. The masks are the same (mean IoU "
+        f"{our_grid.masks_iou:.4f} with the grid, {our_boxes.masks_iou:.5f} with the boxes). From MobileSAM's grid to "
+        f"our {our_boxes.prompts} the mask decoder takes about {_times(faster)} times less, by these rounded seconds: "
+        f"{_times(fewer)} times from boxes instead of the grid in the official code, and about {_times(code)} times "
+        f"from faster code. Compared with our own grid of {dense.prompts}, which AR@K is measured with, "
+        f"{our_boxes.prompts} take about {_times(grids[0][0])} times less and {few.prompts} about "
+        f"{_times(grids[0][1])}; with our own {our_grid.prompts}, about {_times(grids[1][0])} and "
         f"{_times(grids[1][1])}."
     )
     return {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import http.client
+import lzma
 import shutil
 import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +29,9 @@ DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 
 RETRY_STATUSES = (429, 500, 502, 503, 504)
 """HTTP statuses that a retry may fix."""
+
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+"""What zipfile raises for damaged archives; RuntimeError for those that seem encrypted or of an unknown kind."""
 
 
 # Own code, because torch.hub.download_url_to_file starts over after a lost connection, and files have up to 2.5 GB.
@@ -94,8 +99,11 @@ def unpack(archive: Path, path: Path) -> None:
                 raise ValueError(f"{archive} must hold one {path.name}, got {', '.join(content.namelist()[:3])}.")
             with content.open(found[0]) as member, atomic_write(path) as partial, partial.open("wb") as file:
                 shutil.copyfileobj(member, file, CHUNK_BYTES)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{archive} is a damaged zip archive: {error}. Delete it and try again.") from error
+    except (*DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a position before the file's start
+            raise
+        reason = str(error) or "it ends too early"
+        raise ValueError(f"{archive} is a damaged zip archive: {reason}. Delete it and try again.") from error
     archive.unlink()
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.file_server import CONTENT, SHA256, Server, serving
 
 from mobilesamv2.cli.main import main
-from mobilesamv2.downloads import download
+from mobilesamv2.downloads import download, unpack
 from mobilesamv2.model_zoo import (
     MODEL_FILES,
     PACKAGE_WEIGHTS,
@@ -145,6 +145,34 @@ def test_a_zipped_file_is_unpacked(server: Server, tmp_path: Path, monkeypatch: 
     (tmp_path / f"{name}.zip").unlink()
     with pytest.raises(ValueError, match=f"The SHA-256 of .*{name} must be {SHA256}"):
         download_published(name, tmp_path)
+
+
+def test_a_zip_archive_of_which_any_byte_is_damaged(tmp_path: Path) -> None:
+    archive, path = tmp_path / "w.pt.zip", tmp_path / "w.pt"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("w.pt", b"".join(b"%d" % (number * number) for number in range(40)))
+    whole = archive.read_bytes()
+    unpack(archive, path)
+    content = path.read_bytes()
+    path.unlink()
+    refused = []
+    for damaged in (*(flipped(whole, i, bits) for i in range(len(whole)) for bits in (1, 0xFF)), whole[:100]):
+        archive.write_bytes(damaged)
+        try:
+            unpack(archive, path)
+        except ValueError as error:  # anything else would be a traceback
+            refused.append(str(error))
+            archive.unlink()
+        else:  # a byte that says nothing about the content, as the date does
+            assert path.read_bytes() == content
+            path.unlink()
+        assert not list(tmp_path.iterdir())
+    assert len(refused) > len(whole)
+    assert all(re.search(r"is a damaged zip archive: .+\. Delete it|must hold one w\.pt", each) for each in refused)
+
+
+def flipped(content: bytes, index: int, bits: int) -> bytes:
+    return content[:index] + bytes([content[index] ^ bits]) + content[index + 1 :]
 
 
 def test_published_files_have_addresses_and_checksums() -> None:

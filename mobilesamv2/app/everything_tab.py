@@ -153,10 +153,7 @@ class EverythingTab:
 
     def _picture(self, image: np.ndarray) -> str:
         """Write a new file: Gradio names its own by their content, and rewrites them while another browser reads."""
-        try:
-            return self._folder.write("masks.jpg", jpeg(image))
-        except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        return self._folder.write("masks.jpg", jpeg(image))
 
     def _download(self, name: str) -> Callable[[Session | None], tuple[str, bytes]]:
         def make(session: Session | None) -> tuple[str, bytes]:

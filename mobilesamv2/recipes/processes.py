@@ -18,8 +18,11 @@ PR_SET_PDEATHSIG = 1
 """Linux's option of prctl: the signal that a process gets when its parent dies."""
 
 
-SAVING_S = 120.0
-"""Seconds that a process has for saving before it is killed; it saves after the step or image in progress."""
+SAVING_S = 600.0
+"""Seconds that a process has for saving before it is killed.
+
+It saves after the step or image in progress, and one image by a grid of 64 x 64 takes 2 minutes on two CPU cores.
+"""
 
 
 def start(arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -55,13 +58,16 @@ def end_with_parent() -> Callable[[], None] | None:
 def stop(processes: Iterable[subprocess.Popen[bytes]], saving_s: float = SAVING_S) -> None:
     """Tell processes to stop, and wait until they have saved what they have.
 
-    Those that take longer than ``saving_s`` seconds are killed, all of them at a further Ctrl-C.
+    Those that take longer than ``saving_s`` seconds are killed; a second Ctrl-C or SIGTERM kills all of them at once.
     """
-    processes = list(processes)
+    processes = [process for process in processes if process.poll() is None]
+    if not processes:
+        return
     deadline = time.monotonic() + saving_s
-    for process in processes:
-        process.terminate()
     try:
+        print("\nstopping once the jobs have saved; Ctrl-C again ends them at once", file=sys.stderr, flush=True)
+        for process in processes:
+            process.terminate()
         for process in processes:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))

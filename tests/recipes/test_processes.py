@@ -77,6 +77,36 @@ def test_a_process_that_does_not_stop_is_killed() -> None:
         assert process.returncode == KILLED
 
 
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_second_signal_ends_at_once(
+    number: signal.Signals, error: type[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # It is told to stop by the first signal's handler; the user's second one comes while it goes on.
+    goes_on = f"signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getppid(), {int(number)}))"
+    program = f"import os, signal, time; {goes_on}; print(flush=True); time.sleep(60); time.sleep(60)"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    begin = time.monotonic()
+    try:
+        with subprocess.Popen([sys.executable, "-S", "-c", program], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            with pytest.raises(error), sigterm_raises():
+                stop([process], saving_s=50)
+            assert process.returncode == KILLED
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - begin < 30
+    assert "Ctrl-C again ends them at once" in capsys.readouterr().err
+
+
+def test_what_has_ended_is_not_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as process:
+        process.wait()
+        stop([process])
+    assert process.returncode == 0
+    assert not capsys.readouterr().err
+
+
 def test_sigterm_is_an_exception_for_a_while() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)), sigterm_raises():
