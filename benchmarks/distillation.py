@@ -162,12 +162,31 @@ def train_plainly(folder: Path, args: argparse.Namespace) -> tuple[float, float]
     return steps * args.batch_size / begin, waited / begin
 
 
-def train_ours(folder: Path, way: str, teacher: Any, args: argparse.Namespace) -> tuple[float, float]:
-    """``train.py``'s task and data under its trainer, with its log: images/s and the share of waiting."""
+def train_ours(
+    folder: Path,
+    way: str,
+    teacher: Any,
+    args: argparse.Namespace,
+    samples: EncoderSamples | None = None,
+    compiled: bool = False,
+) -> tuple[float, float]:
+    """``train.py``'s task and data under its trainer, with its log: images/s and the share of waiting.
+
+    Args:
+        folder: of the photos and embeddings.
+        way: how the embeddings are kept, or online.
+        teacher: the model to imitate.
+        args: of the command line.
+        samples: of the photos, where they are read in another way than from the tar.
+        compiled: compile the student's image encoder, as ``compile=true`` does.
+    """
     torch.manual_seed(0)
     cache = None if way == "online" else EmbeddingCache(folder / way, teacher_identity(teacher), way)
     task = DistillDecoupled(build_sam(args.student), Teacher(teacher, cache, args.teacher_precision), ADAMW)
-    samples = EncoderSamples(SA1BDataset(folder / "sa_000000.tar"), teacher.image_size)
+    if compiled:
+        task.backbone.compile()
+    if samples is None:
+        samples = EncoderSamples(SA1BDataset(folder / "sa_000000.tar"), teacher.image_size)
     data = TrainingData(samples, args.batch_size, 0, args.num_workers, embeddings=cache)
     with tempfile.TemporaryDirectory() as log:
         trainer = pl.Trainer(

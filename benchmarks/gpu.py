@@ -1,32 +1,41 @@
-"""What one card does, in ten minutes: encoders, mask decoder, SegEvery, and training from cached embeddings.
+"""What one card does, in ten minutes: encoders, mask decoder, SegEvery, and training from cached embeddings and pixels.
 
     python benchmarks/gpu.py                              # wants the test dependencies for the official packages
-    python benchmarks/gpu.py --miniature --device cpu     # the same steps with small models, in a minute or two
+    python benchmarks/gpu.py --miniature --device cpu     # the same steps with small models, in a few minutes
 
 Weights are random, or those that ship for ``--miniature``; times are those of the fastest of several passes, memory is
-the card's peak beyond what was held before. bfloat16 and torch.compile change masks: SegEvery's rows say how many.
+the card's peak beyond what was held before, in training without the teacher. bfloat16 and torch.compile change masks:
+SegEvery's rows say how many. Training reads the teacher's embeddings from disk and decodes the photos, or reads the
+pixels too, as with ``cache.pixels=raw``, which a first pass has written; the rows say how many photos they decode.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import multiprocessing
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import distillation
 import numpy as np
 import torch
+from loading import flush, our_batches
 from PIL import Image
 from segevery import Bench, GivenBoxes, grid_points, random_boxes, read_image, total, write_weights
 from segevery_official import now
+from typing_extensions import override
 
 from mobilesamv2 import SegEvery, build_sam
+from mobilesamv2.data.sa1b import SA1BDataset
+from mobilesamv2.data.samples import EncoderSamples
 from mobilesamv2.masks import iou
 from mobilesamv2.model_zoo import PACKAGE_WEIGHTS
 from mobilesamv2.models.cost import encoder_cost
@@ -38,6 +47,10 @@ from mobilesamv2.structures import RLE
 MIB = 2**20
 SAME_MASK = 0.95
 """IoU with the closest mask of the reference from which a mask counts as unchanged."""
+OFFICIAL_PACKAGES = ("mobile_sam", "mobilesam_lite")
+"""Modules of MobileSAM's and MobileSAMv2's own code, which the test dependencies contain."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -50,11 +63,12 @@ class Sizes:
         batch: images in a pass of an encoder and a step of training.
         prompts: numbers of box prompts of the mask decoder.
         points_per_side: of SegEvery's grid.
+        official_points: of that grid, those that the official code is timed with, and ours beside it.
         boxes: of SegEvery by boxes.
         repeats: passes, of which the fastest counts.
         teacher: of the training.
         photos: to train on.
-        image: height and width of those photos and of SegEvery's image.
+        image: height and width of those photos and, in miniature, of SegEvery's image.
     """
 
     encoders: tuple[str, ...] = ("sam_vit_h", "mobile_sam")
@@ -62,6 +76,7 @@ class Sizes:
     batch: int = 8
     prompts: tuple[int, ...] = (64, 256, 1024)
     points_per_side: int = 32
+    official_points: int = 1024
     boxes: int = 320
     repeats: int = 5
     teacher: str = "sam_vit_h"
@@ -70,7 +85,7 @@ class Sizes:
 
 
 MINIATURE = Sizes(
-    ("sam_vit_mini", "mini"), "mini_conv", 2, (8, 16), 8, 16, 1, "sam_vit_mini", 8, (192, 256)
+    ("sam_vit_mini", "mini"), "mini_conv", 2, (8, 16), 8, 16, 16, 1, "sam_vit_mini", 8, (192, 256)
 )  # fmt: skip
 
 
@@ -96,18 +111,26 @@ def precision(way: Way, device: torch.device) -> Iterator[None]:
         yield
 
 
+def with_peak(run: Callable[[], Result], device: torch.device) -> tuple[Result, str]:
+    """Return what a call returns, and its peak MiB beyond what was held before."""
+    if device.type != "cuda":
+        return run(), "-"
+    held = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    result = run()
+    return result, f"{(torch.cuda.max_memory_allocated(device) - held) / MIB:.0f}"
+
+
 def fastest(run: Callable[[], Any], device: torch.device, repeats: int) -> tuple[float, str]:
     """Return the seconds of the fastest run after one to warm up, and the peak MiB beyond what was held before."""
-    run()
-    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    seconds = []
-    for _ in range(repeats):
+
+    def timed() -> float:
         begin = now(device)
         run()
-        seconds.append(now(device) - begin)
-    peak = f"{(torch.cuda.max_memory_allocated(device) - held) / MIB:.0f}" if device.type == "cuda" else "-"
+        return now(device) - begin
+
+    run()
+    seconds, peak = with_peak(lambda: [timed() for _ in range(repeats)], device)
     return min(seconds), peak
 
 
@@ -159,11 +182,16 @@ def mask_decoder(sizes: Sizes, device: torch.device) -> None:
             row(f"{number} boxes, {way.name}", f"{1000 * seconds:.2f}", f"{number / seconds:.0f}", peak)
 
 
+def photo(sizes: Sizes, args: argparse.Namespace) -> np.ndarray:
+    """Return SegEvery's image."""
+    image = read_image(args.image)
+    return np.asarray(Image.fromarray(image).resize(sizes.image[::-1])) if args.miniature else image
+
+
 def segment_everything(sizes: Sizes, device: torch.device, args: argparse.Namespace, folder: Path) -> None:
     """Time SegEvery by a grid and by boxes in each way, and count the masks that a way changes."""
-    image = read_image(args.image)
+    image = photo(sizes, args)
     if args.miniature:
-        image = np.asarray(Image.fromarray(image).resize(sizes.image[::-1]))
         weights = PACKAGE_WEIGHTS / f"{sizes.model}.safetensors"
     else:
         weights = folder / "weights.pt"
@@ -196,23 +224,46 @@ def count_changed(found: list[RLE], reference: list[RLE]) -> int:
 
 def official(sizes: Sizes, args: argparse.Namespace, folder: Path) -> None:
     """Time MobileSAM's and MobileSAMv2's own code, as released and with segment-anything-fast's steps, beside ours."""
-    args.image = args.image or folder / "scene.png"
-    if not args.image.exists():
-        Image.fromarray(read_image(None)).save(args.image)
-    bench = Bench(folder, args)
     print("\nthe official packages beside ours, a process each")
+    missing = [name for name in OFFICIAL_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"  left out: {' and '.join(missing)} not installed; `pip install -e '.[test]'` adds them")
+        return
+    scene = folder / "scene.png"
+    Image.fromarray(photo(sizes, args)).save(scene)
+    bench = Bench(folder, argparse.Namespace(image=scene, device=args.device))
     row("", "s", "decoder, s", "peak MiB")
-    side = sizes.points_per_side
-    jobs = {"grid": grid_points(side, side * side), "boxes": random_boxes(sizes.boxes, bench.size)}
+    points = grid_points(sizes.points_per_side, sizes.official_points)
+    jobs = {"grid": points, "boxes": random_boxes(sizes.boxes, bench.size)}
+    steps = "bf16, compiled" if args.compile else "bf16"
     for work, prompts in jobs.items():
         for who, fast in (("official", False), ("official", True), ("ours", False)):
-            result = bench.measure(who, work, prompts, fast=fast)
-            name = f"{who}, {work}, {len(prompts)} prompts{', bf16 and compiled' if fast else ''}"
+            result = bench.measure(who, work, prompts, fast=fast, compiled=fast and args.compile)
+            name = f"{who}, {len(prompts)} {'points' if work == 'grid' else work}{f', {steps}' if fast else ''}"
             row(name, f"{total(result):.3f}", f"{result['decoder']:.3f}", f"{result['peak'] / MIB:.0f}")
 
 
+class CountedPhotos(SA1BDataset):
+    """Photos of a tar, of which it is counted how many are decoded, by workers too."""
+
+    def __init__(self, tar: Path) -> None:
+        super().__init__(tar)
+        self._decoded = multiprocessing.Value("q", 0)
+
+    @property
+    def decoded(self) -> int:
+        """Return how many photos were decoded until now."""
+        return self._decoded.value
+
+    @override
+    def load_image(self, index: int) -> np.ndarray:
+        with self._decoded.get_lock():
+            self._decoded.value += 1
+        return super().load_image(index)
+
+
 def training(sizes: Sizes, device: torch.device, args: argparse.Namespace, folder: Path) -> None:
-    """Time distillation from cached embeddings, and say what share of the card's arithmetic it reaches."""
+    """Time distillation from what is cached, and say what share of the card's arithmetic it reaches."""
     student = sizes.encoders[-1]
     settings = argparse.Namespace(
         student=student,
@@ -228,14 +279,34 @@ def training(sizes: Sizes, device: torch.device, args: argparse.Namespace, folde
     distillation.draw(folder, sizes.photos, sizes.image)
     shape = (teacher.embedding_channels, cells, cells)
     distillation.keep_embeddings(folder, teacher, teacher.image_size, sizes.batch, shape)
+    teacher.to(device)  # before memory is measured, since it stays there
+    images = CountedPhotos(folder / "sa_000000.tar")
+    decoding, keeping = (EncoderSamples(images, teacher.image_size) for _ in range(2))
+    keep_pixels(keeping, folder, settings)
     print(f"\ndistillation of {sizes.teacher} into {student}, batches of {sizes.batch}, {settings.precision}")
-    row("", "images/s", "waiting for data", "TFLOP/s", "share of peak")
+    row("", "images/s", "waiting", "TFLOP/s", "share of peak", "peak MiB", "decoded photos")
     flops = distillation.flops_of_a_photo(student, backward=True)
-    for way in ("fp16", "int8"):
-        rate, waited = distillation.train_ours(folder, way, teacher, settings)
+    for way, samples, compiled in (
+        ("fp16", decoding, False),
+        ("int8", decoding, False),
+        ("fp16", keeping, False),
+        ("int8", keeping, False),
+        *([("int8", keeping, True)] if args.compile else []),
+    ):
+        before, train = images.decoded, partial(distillation.train_ours, folder, way, teacher, settings)
+        (rate, waited), peak = with_peak(partial(train, samples, compiled=compiled), device)
         tflops = rate * flops / 1e12
         share = f"{100 * tflops / args.peak_tflops:.1f}%" if args.peak_tflops else "-"
-        row(f"embeddings cached in {way}", f"{rate:.1f}", f"{100 * waited:.1f}%", f"{tflops:.3f}", share)
+        name = f"{way} embeddings{' and pixels' if samples is keeping else ''}{', compiled' if compiled else ''}"
+        row(name, f"{rate:.1f}", f"{100 * waited:.1f}%", f"{tflops:.3f}", share, peak, str(images.decoded - before))
+
+
+def keep_pixels(samples: EncoderSamples, folder: Path, settings: argparse.Namespace) -> None:
+    """Make the first pass, which decodes all photos and writes their pixels to disk."""
+    samples.keep_pixels(folder, "raw")
+    for _ in our_batches(samples, settings):
+        pass
+    flush(samples)
 
 
 def card(device: torch.device) -> str:
@@ -273,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         encoders(sizes, device, args)
         mask_decoder(sizes, device)
         segment_everything(sizes, device, args, folder)
-        if args.official and not args.miniature:
+        if args.official:
             official(sizes, args, folder)
         training(sizes, device, args, folder)
     print(f"\n{time.perf_counter() - begin:.0f} s in all")

@@ -61,6 +61,11 @@ def speed_up(image_encoder: torch.nn.Module) -> None:
     image_encoder.compile(mode="max-autotune")
 
 
+def give_float32(mask_decoder: torch.nn.Module) -> None:
+    """Have a decoder that runs in bfloat16 return float32: the generator passes its predictions to NumPy."""
+    mask_decoder.register_forward_hook(lambda *call: tuple(tensor.float() for tensor in call[-1]))
+
+
 def grid(job: dict[str, Any], image: np.ndarray, device: torch.device) -> dict[str, Any]:
     """MobileSAM's mask generator with its defaults."""
     from mobile_sam import SamAutomaticMaskGenerator, sam_model_registry
@@ -71,6 +76,8 @@ def grid(job: dict[str, Any], image: np.ndarray, device: torch.device) -> dict[s
     loaded = memory(device, peak=False)
     points = np.array(job["points"])
     if job.get("fast"):
+        give_float32(sam.mask_decoder)
+    if job.get("compiled"):
         speed_up(sam.image_encoder)
     SamAutomaticMaskGenerator(sam, points_per_side=None, point_grids=[points[:1]]).generate(image)  # warms up
     generator = SamAutomaticMaskGenerator(
@@ -115,7 +122,7 @@ def boxes(job: dict[str, Any], image: np.ndarray, device: torch.device) -> dict[
     ):
         module.load_state_dict({k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)})
     sam: Any = Sam(image_encoder, parts["PromtEncoder"], parts["MaskDecoder"]).eval().to(device)
-    if job.get("fast"):
+    if job.get("compiled"):
         speed_up(image_encoder)
     predictor = SamPredictor(sam)
     loaded = memory(device, peak=False)

@@ -105,6 +105,29 @@ def test_experiments_say_how_long_they_take_and_what_they_give(path: Path) -> No
     composed(f"experiment={path.stem}", "model=mini", primary=primary_of(path))
 
 
+def head_of(experiment: str) -> str:
+    """Return the comments that an experiment opens with."""
+    return (CONF / "experiment" / f"{experiment}.yaml").read_text().split("\ndefaults:")[0]
+
+
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for kind in ("distill", "pretrain") for p in CONF.glob(f"experiment/{kind}_*.yaml"))
+)
+def test_distillation_and_pretraining_say_what_they_start_from(name: str) -> None:
+    starts = [line for line in head_of(name).splitlines() if line.startswith("# Starts from: ")]
+    assert len(starts) == 1
+    downloads = "\n  backbone_checkpoint: timm\n" in (CONF / "experiment" / f"{name}.yaml").read_text()
+    assert downloads == starts[0].startswith("# Starts from: timm's")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["edgesam", "edgesam_prompts", "efficientsam3", "efficientvit_l0", "efficientvit_l1", "efficientvit_l2", "tinysam"],
+)
+def test_the_peers_recipes_name_their_source(name: str) -> None:
+    assert "\n# Source: " in head_of(f"distill_{name}")
+
+
 @pytest.mark.parametrize("path", sorted(CONF.glob("experiment/ablation_*.yaml")), ids=lambda p: p.stem)
 def test_every_value_of_an_ablation_composes_and_binds(path: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
