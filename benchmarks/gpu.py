@@ -1,7 +1,7 @@
 """What one card does, in ten minutes: encoders, mask decoder, SegEvery, and training from cached embeddings and pixels.
 
     python benchmarks/gpu.py                              # wants the test dependencies for the official packages
-    python benchmarks/gpu.py --miniature --device cpu     # the same steps with small models, in a few minutes
+    python benchmarks/gpu.py --miniature --device cpu     # the same steps with small models; --no-compile: minutes
 
 Weights are random, or those that ship for ``--miniature``; times are those of the fastest of several passes, memory is
 the card's peak beyond what was held before, in training without the teacher. bfloat16 and torch.compile change masks:
