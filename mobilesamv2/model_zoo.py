@@ -171,7 +171,8 @@ WEIGHT_FILES = {
     "tinysam.pth": _direct(
         "https://github.com/xinghaochen/TinySAM/releases/download/1.0/tinysam.pth", licence="Apache-2.0"
     ),
-    "medsam_vit_b.pth": _direct("https://zenodo.org/records/10689643/files/medsam_vit_b.pth"),
+    # the licence of its authors' model card, https://huggingface.co/wanglab/medsam-vit-base
+    "medsam_vit_b.pth": _direct("https://zenodo.org/records/10689643/files/medsam_vit_b.pth", licence="Apache-2.0"),
     **{f"{name}.pt": _direct(url) for name, url in MICRO_SAM_FILES.items()},
     "l2.pt": _MOBILE_SAM_V2,
     "Prompt_guided_Mask_Decoder.pt": _MOBILE_SAM_V2,

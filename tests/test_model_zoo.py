@@ -12,6 +12,7 @@ from support.file_server import CONTENT, SHA256, Server, serving
 from mobilesamv2.cli.main import main
 from mobilesamv2.downloads import download
 from mobilesamv2.model_zoo import (
+    MICRO_SAM_FILES,
     MODEL_FILES,
     PACKAGE_WEIGHTS,
     WEIGHT_FILES,
@@ -165,6 +166,11 @@ def test_sam_for_transformers_is_published_too(tmp_path: Path) -> None:
     url = r"https://huggingface\.co/facebook/sam-vit-huge/resolve/main/model\.safetensors; "
     with pytest.raises(FileNotFoundError, match=rf"published at {url}.* Without a network: mini_conv, whose weights"):
         find_weights("sam-vit-huge.safetensors", tmp_path)
+
+
+def test_a_licence_is_recorded_where_its_publisher_states_one() -> None:
+    assert WEIGHT_FILES["medsam_vit_b.pth"].licence == "Apache-2.0"
+    assert {WEIGHT_FILES[f"{name}.pt"].licence for name in MICRO_SAM_FILES} == {None}
 
 
 def test_weights_are_looked_up_in_the_folder_then_the_users_then_the_package(
