@@ -3,6 +3,9 @@ VENV ?= .venv
 # Further requirements, versions for example: PINS="torch==2.9.1 torchvision==0.24.1"
 PINS ?=
 BIN := $(VENV)/bin
+# Tests against the packages of the extra "parity", which skip themselves without these.
+PARITY := tests/test_transformers_checkpoints.py $(addprefix tests/models/test_parity_,\
+  efficient_sam.py efficientvit_sam.py repvit.py sam_hq.py)
 
 .PHONY: install lint test bench demo docs notebooks
 
@@ -15,14 +18,21 @@ $(VENV)/installed: pyproject.toml
 
 install: $(VENV)/installed
 
+# The extra "parity" without what it requires, which the environment has: a folder for a process of its own.
+$(VENV)/parity: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ $$($(BIN)/python -c "import tomllib; \
+	  print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['parity'])")
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-test: lint
+test: lint $(VENV)/parity
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -m slow
+	PYTHONPATH=$(abspath $(VENV))/parity$${PYTHONPATH:+:$$PYTHONPATH} $(BIN)/python -m pytest -m 'slow or not slow' $(PARITY)
 
 bench: install
 	$(BIN)/python benchmarks/average_recall.py

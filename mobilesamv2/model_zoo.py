@@ -36,7 +36,7 @@ class PublishedFile:
     Attributes:
         homepage: the page to open in a browser to get it.
         url: address that a program can download it from; None if there is none.
-        sha256: checksum of the file, if several parties report the same one; None otherwise.
+        sha256: checksum of the file, if its publisher or several others report it; None otherwise.
         licence: SPDX identifier, if the publisher states one for these weights; None otherwise.
         nbytes: size of the file; None if it is not recorded.
         is_zipped: the address is that of a zip archive which holds the file.
@@ -72,6 +72,16 @@ _EFFICIENTVIT_SAM = "mit-han-lab/efficientvit-sam"
 
 TRANSFORMERS_REPOSITORIES = {"slimsam_50": "Zigeng/SlimSAM-uniform-50", "slimsam_77": "Zigeng/SlimSAM-uniform-77"}
 """Models that are published for transformers alone, and the repository on the Hugging Face Hub of each."""
+
+SAM_FOR_TRANSFORMERS = {
+    "sam-vit-base": "892c410e496344e527255ccdcb2cb7244a609acb5389c7c4fdba1288f861c579",
+    "sam-vit-large": "a57e1b13cd1545938dfcbc9fb26df7f60de6650237a9383382a874a623564b81",
+    "sam-vit-huge": "edfb0462392541fca9af44ff039bfb32dbd0c939997f3abb77a26e23af7afd7c",
+}
+"""Repositories of ``facebook`` on the Hub that have SAM for transformers too, and the SHA-256 of each one's file.
+
+Source: the pages of the files there, https://huggingface.co/facebook/sam-vit-base/blob/main/model.safetensors.
+"""
 
 EFFICIENTVIT_SAM_MODELS = tuple(f"efficientvit_sam_{size}" for size in ("l0", "l1", "l2", "xl0", "xl1"))
 
@@ -128,6 +138,10 @@ WEIGHT_FILES = {
         for name, repository in TRANSFORMERS_REPOSITORIES.items()
     },
     **{
+        f"{name}.safetensors": _direct(f"{_HUB}/facebook/{name}/resolve/main/model.safetensors", sha256, "Apache-2.0")
+        for name, sha256 in SAM_FOR_TRANSFORMERS.items()
+    },
+    **{
         f"{name}.pt": _direct(f"{_HUB}/{_EFFICIENTVIT_SAM}/resolve/main/{name}.pt", licence="Apache-2.0")
         for name in EFFICIENTVIT_SAM_MODELS
     },
@@ -157,7 +171,8 @@ WEIGHT_FILES = {
     "tinysam.pth": _direct(
         "https://github.com/xinghaochen/TinySAM/releases/download/1.0/tinysam.pth", licence="Apache-2.0"
     ),
-    "medsam_vit_b.pth": _direct("https://zenodo.org/records/10689643/files/medsam_vit_b.pth"),
+    # the licence of its authors' model card, https://huggingface.co/wanglab/medsam-vit-base
+    "medsam_vit_b.pth": _direct("https://zenodo.org/records/10689643/files/medsam_vit_b.pth", licence="Apache-2.0"),
     **{f"{name}.pt": _direct(url) for name, url in MICRO_SAM_FILES.items()},
     "l2.pt": _MOBILE_SAM_V2,
     "Prompt_guided_Mask_Decoder.pt": _MOBILE_SAM_V2,
@@ -314,7 +329,8 @@ def _published_hint(path: Path) -> str:
 
 def _offline_hint(name: str) -> str:
     """Say what works without this file, and without a network; empty for a file that is not published."""
-    if any(name in files for files in MODEL_FILES.values()):
+    of_models = {file for files in MODEL_FILES.values() for file in files}
+    if name in of_models or name.removesuffix(".safetensors") in SAM_FOR_TRANSFORMERS:
         return f" Without a network: {', '.join(shipped_models())}, whose weights ship with this package."
     detectors = [str(path) for path in sorted(PACKAGE_WEIGHTS.glob("*.pt"))]
     return f" Without a network: the detector {', '.join(detectors)}, which ships." if name in WEIGHT_FILES else ""

@@ -12,11 +12,13 @@ from support.file_server import CONTENT, SHA256, Server, serving
 from mobilesamv2.cli.main import main
 from mobilesamv2.downloads import download, unpack
 from mobilesamv2.model_zoo import (
+    MICRO_SAM_FILES,
     MODEL_FILES,
     PACKAGE_WEIGHTS,
     WEIGHT_FILES,
     PublishedFile,
     download_published,
+    files_of,
     find_weights,
     require_weights,
     weight_folders,
@@ -183,6 +185,20 @@ def test_published_files_have_addresses_and_checksums() -> None:
         assert published.sha256 is None or re.fullmatch("[0-9a-f]{64}", published.sha256)
     with_checksum = ("mobile_sam", "sam_vit_b", "sam_vit_l", "sam_vit_h")
     assert all(WEIGHT_FILES[MODEL_FILES[name][0]].sha256 for name in with_checksum)
+
+
+def test_sam_for_transformers_is_published_too(tmp_path: Path) -> None:
+    files = [f"sam-vit-{size}.safetensors" for size in ("base", "large", "huge")]
+    assert files_of(files) == files
+    assert all(WEIGHT_FILES[file].sha256 and WEIGHT_FILES[file].licence == "Apache-2.0" for file in files)
+    url = r"https://huggingface\.co/facebook/sam-vit-huge/resolve/main/model\.safetensors; "
+    with pytest.raises(FileNotFoundError, match=rf"published at {url}.* Without a network: mini_conv, whose weights"):
+        find_weights("sam-vit-huge.safetensors", tmp_path)
+
+
+def test_a_licence_is_recorded_where_its_publisher_states_one() -> None:
+    assert WEIGHT_FILES["medsam_vit_b.pth"].licence == "Apache-2.0"
+    assert {WEIGHT_FILES[f"{name}.pt"].licence for name in MICRO_SAM_FILES} == {None}
 
 
 def test_weights_are_looked_up_in_the_folder_then_the_users_then_the_package(

@@ -1,5 +1,6 @@
 """What is missing is named with the extra that installs it."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -27,6 +28,17 @@ def test_every_extra_exists() -> None:
     assert set(EXTRA_OF.values()) <= set(extras)
     for extra in ("train", "detector", "app", "export"):
         assert f"mobilesamv2[{extra}]" in extras["all"]
+
+
+def test_make_runs_the_tests_of_the_parity_extra_in_a_process_of_their_own() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(each.startswith("transformers==") for each in extras["parity"])
+    assert not any("parity" in each or "transformers" in each for name in ("all", "test") for each in extras[name])
+    makefile = (ROOT / "Makefile").read_text()
+    skips = re.compile(r'(importorskip|import_alone)\("(transformers|efficientsam|edge_sam|segment_anything_hq)\b')
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if skips.search(path.read_text())]
+    assert len(files) == 4
+    assert all(path.name.removeprefix("test_parity_") in makefile for path in files)
 
 
 def test_other_import_errors_stay_as_they_are() -> None:
