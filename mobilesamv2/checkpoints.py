@@ -216,8 +216,8 @@ def save_sam2(sam: Sam, path: str | Path, memory_from: str | Path | None = None)
     """Write a SAM 2 or 2.1 with a Hiera in the format of the official code, ``{"model": weights}``.
 
     Models here have no memory, which only video needs. Without one, the file is for images alone, and ``build_sam2``
-    refuses it, since it loads strictly: call it with ``ckpt_path=None``, and load these weights with
-    ``load_state_dict(weights, strict=False)``, whose missing keys are then those of the memory and no others.
+    refuses it, since it loads strictly: call it with ``ckpt_path=None``, and load these weights beside its own memory
+    with ``model.load_state_dict(model.state_dict() | weights)``.
 
     The file states no sizes. The official configuration must have the model's Hiera, and for images of another side
     than 1024 its ``model.image_size``; ``SAM2ImagePredictor`` then needs the sides of its maps in ``_bb_feat_sizes``.
