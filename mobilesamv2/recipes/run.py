@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -28,7 +30,8 @@ def train(*overrides: str) -> Path:
         ValueError: if the settings can't be composed, or one makes no sense.
     """
     cfg = _compose("train", overrides)
-    train_program.run(cfg, overrides)
+    with _errors_of_parts():
+        train_program.run(cfg, overrides)
     return Path(cfg.output_dir)
 
 
@@ -43,8 +46,18 @@ def evaluate(*overrides: str) -> Path:
         ValueError: if the settings can't be composed, or one makes no sense.
     """
     cfg = _compose("evaluate", overrides)
-    evaluate_program.run(cfg)
+    with _errors_of_parts():
+        evaluate_program.run(cfg)
     return Path(cfg.output_dir)
+
+
+@contextmanager
+def _errors_of_parts() -> Iterator[None]:
+    """Raise the error of what Hydra builds, a data set for example, in place of Hydra's own around it."""
+    try:
+        yield
+    except InstantiationException as error:
+        raise (error.__cause__ or error) from error
 
 
 def _compose(program: str, overrides: tuple[str, ...]) -> DictConfig:

@@ -57,3 +57,13 @@ def test_what_can_not_run_is_an_error_and_no_exit(tmp_path: Path) -> None:
         evaluate("~task", "dataset=synthetic", f"output_dir={tmp_path}")
     with pytest.raises(FileNotFoundError, match=r"There is no annotation file nowhere\.json"):
         evaluate("dataset=coco", "dataset.annotations=nowhere.json", "model=mini", f"output_dir={tmp_path}")
+
+
+def test_a_broken_file_is_the_error_of_its_reader(tmp_path: Path) -> None:
+    """And none of Hydra's, which builds the data set."""
+    (tmp_path / "broken.json").write_text('{"images": [{"id": "1"}], "annotations": [], "categories": []}')
+    data = ["dataset=coco", f"dataset.annotations={tmp_path / 'broken.json'}", f"dataset.images={tmp_path}"]
+    with pytest.raises(ValueError, match=r'^Image number 0 of .*broken\.json must have .* got the text "1"'):
+        evaluate(*data, "model=mini", *QUIET, f"output_dir={tmp_path / 'out'}")
+    with pytest.raises(ValueError, match=r"^Image number 0 of .*broken\.json must have"):
+        train(*SMALL, *data, *QUIET, f"output_dir={tmp_path / 'out'}")
