@@ -5,7 +5,7 @@ PINS ?=
 BIN := $(VENV)/bin
 # Tests against the packages of the extra "parity", which skip themselves without these.
 PARITY := tests/test_transformers_checkpoints.py $(addprefix tests/models/test_parity_,\
-  efficient_sam.py efficientvit_sam.py repvit.py sam_hq.py)
+  efficient_sam.py efficientvit_sam.py repvit.py sam2_transformers.py sam_hq.py)
 
 .PHONY: install lint test bench demo docs notebooks
 

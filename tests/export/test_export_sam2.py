@@ -71,6 +71,6 @@ def test_a_box_of_sam_2_ends_with_a_padding_point() -> None:
 
 
 def test_the_signature_of_sam_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="can't be sam, which pads images: SAM 2 takes square ones"):
+    with pytest.raises(ValueError, match="can't be sam, which pads images: it takes square ones"):
         export_onnx(build_sam("sam2_mini"), tmp_path, signature="sam")
     assert not list(tmp_path.iterdir())

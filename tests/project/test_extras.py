@@ -37,7 +37,7 @@ def test_make_runs_the_tests_of_the_parity_extra_in_a_process_of_their_own() -> 
     makefile = (ROOT / "Makefile").read_text()
     skips = re.compile(r'(importorskip|import_alone)\("(transformers|efficientsam|edge_sam|segment_anything_hq)\b')
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if skips.search(path.read_text())]
-    assert len(files) == 4
+    assert len(files) == 5
     assert all(path.name.removeprefix("test_parity_") in makefile for path in files)
 
 
