@@ -1,8 +1,11 @@
 """Fixtures of all tests."""
 
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, and so are those that it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,3 +43,16 @@ def photo() -> np.ndarray:
         cy, cx, r = rng.uniform(0, 90), rng.uniform(0, 130), rng.uniform(5, 30)
         image[(y - cy) ** 2 + (x - cx) ** 2 < r**2] = rng.uniform(0, 255, 3)
     return image.astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium without a window; one for all tests of a process, since Playwright can't be started in it twice."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as starting:
+        browser = starting.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

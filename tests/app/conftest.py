@@ -1,9 +1,5 @@
 """What the tests of the pages share."""
 
-import shutil
-from collections.abc import Iterator
-from typing import Any
-
 import anyio
 import pytest
 
@@ -19,16 +15,3 @@ for name in dir(anyio):
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoApp:
     """The demo with the model and the detector that ship."""
     return open_demo(None, tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium without a window."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as starting:
-        browser = starting.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
