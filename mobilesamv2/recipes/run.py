@@ -57,7 +57,8 @@ def _errors_of_parts() -> Iterator[None]:
     try:
         yield
     except InstantiationException as error:
-        raise (error.__cause__ or error) from error
+        cause = error.__cause__ or error
+        raise cause from cause.__cause__  # from the error itself the two would name each other as their cause
 
 
 def _compose(program: str, overrides: tuple[str, ...]) -> DictConfig:
