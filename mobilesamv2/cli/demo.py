@@ -14,11 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/demo"), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2, help="of the scenes (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=120, help="test scenes (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=96, help="test scenes (default: %(default)s)")
     parser.add_argument(
         "--dense-scenes",
         type=int,
-        default=10,
+        default=6,
         help="the first of them, for the grid of 64 x 64 points, 7 s of CPU time each (default: %(default)s)",
     )
     parser.add_argument("--workers", type=int, default=2, help="jobs at a time (default: %(default)s)")

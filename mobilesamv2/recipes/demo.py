@@ -141,7 +141,7 @@ def demo_jobs(folder: Path, seed: int, scenes: int, dense_scenes: int) -> list[J
     return jobs
 
 
-def run_demo(folder: Path, seed: int = 2, scenes: int = 120, dense_scenes: int = 10, workers: int = 2) -> int:
+def run_demo(folder: Path, seed: int, scenes: int, dense_scenes: int, workers: int) -> int:
     """Run the demo, print its tables and claims, and return how many claims failed.
 
     Args:

@@ -97,9 +97,9 @@ def test_a_job_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
 def test_a_folder_of_other_scenes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "run_jobs", lambda *_: (job for job in ()))
     monkeypatch.setattr(demo, "_report", lambda *_: 0)
-    assert demo.run_demo(tmp_path, 2, 4, 2) == demo.run_demo(tmp_path, 2, 4, 2) == 0
+    assert demo.run_demo(tmp_path, 2, 4, 2, 2) == demo.run_demo(tmp_path, 2, 4, 2, 2) == 0
     with pytest.raises(
         ValueError,
         match=r"holds a demo of seed 2, scenes 4, dense_scenes 2, got seed 3, scenes 4, dense_scenes 2\. Choose",
     ):
-        demo.run_demo(tmp_path, 3, 4, 2)
+        demo.run_demo(tmp_path, 3, 4, 2, 2)
