@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=2 python benchmarks/segevery.py             # wants the test dependencies
     python benchmarks/segevery.py --image photo.jpg --device cuda
-    OMP_NUM_THREADS=2 python benchmarks/segevery.py --image photo.jpg --write     # the documentation's figures
+    # the documentation's figures
+    OMP_NUM_THREADS=2 python benchmarks/segevery.py --image notebooks/photos/coffee.jpg --long-side 2250 --write
 
 Same weights, photo, threads and allocator. The weights are random, and calibrated to the photo so that SAM's filters
 keep the masks of 10 to 50% of a grid's prompts. Each measurement is a process of its own, since peak memory is a
@@ -151,7 +152,7 @@ class Bench:
     def __init__(self, folder: Path, args: argparse.Namespace) -> None:
         self.folder = folder
         self.device: str = args.device
-        image = read_image(args.image)
+        image = read_image(args.image, args.long_side)
         self.size = image.shape[0], image.shape[1]
         self.measured: list[Measured] = []  # with the default malloc
         Image.fromarray(image).save(folder / "photo.png")
@@ -345,10 +346,13 @@ def fitting_boxes(args: argparse.Namespace) -> int:
     return min(args.boxes, max(1, int(free / MIB / MIB_PER_BOX)))
 
 
-def read_image(path: Path | None) -> np.ndarray:
-    """Return an image, or a synthetic scene of 1500 x 2250 pixels."""
+def read_image(path: Path | None, long_side: int | None) -> np.ndarray:
+    """Return an image, resized if asked, or a synthetic scene of 1500 x 2250 pixels."""
     if path is not None:
-        return np.asarray(Image.open(path).convert("RGB"))
+        image = Image.open(path).convert("RGB")
+        scale = 1 if long_side is None else long_side / max(image.size)
+        width, height = (round(side * scale) for side in image.size)
+        return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 
     scene, _ = SyntheticDataset(1, seed=0)[0]
@@ -359,6 +363,7 @@ def main() -> None:
     """Print seconds by stage, peak memory, the ratios and how far the masks agree."""
     parser = argparse.ArgumentParser(description="SegEvery here and in MobileSAM's and MobileSAMv2's code.")
     parser.add_argument("--image", type=Path, help="a photo (default: a drawn scene of 1500 x 2250)")
+    parser.add_argument("--long-side", type=int, help="resize the photo to so many pixels (default: as it is)")
     parser.add_argument("--points-per-side", type=int, default=32)
     parser.add_argument("--official-points", type=int, default=64, help="MobileSAM's grid is timed on so many points")
     parser.add_argument("--boxes", type=int, default=320)
