@@ -1,5 +1,6 @@
 """The commands of README and docs: every one is accepted, and those that need no data run in miniature."""
 
+import json
 import re
 import shlex
 import tomllib
@@ -110,12 +111,15 @@ def readme_command(start: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_first_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they stand: scenes, and masks on them, offline."""
+    """As they stand: masks of a photo, scenes, and masks of these, offline."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    main(readme_command("segment notebooks"))
+    assert len(json.loads((tmp_path / "masks" / "coffee.json").read_text())["annotations"]) > 5
     main(readme_command("synthesize"))
     main(readme_command("segment scenes"))
     assert len(list((tmp_path / "scenes" / "images").glob("*.png"))) == 4
-    assert len(list((tmp_path / "masks").glob("?.png"))) == 4
+    assert len(list((tmp_path / "scene_masks").glob("?.png"))) == 4
 
 
 @pytest.mark.slow
