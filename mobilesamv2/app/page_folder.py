@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import threading
@@ -20,6 +21,9 @@ MAX_BYTES = 2_000_000_000
 
 MAX_FILES = 2000
 """Files of the folder. A request that uploads several, Gradio takes 1000, goes beyond it until the next one."""
+
+UPLOAD_S = 300.0
+"""Seconds in which an upload must arrive, 1.3 Mbit/s for the largest; a slower one would hold its room forever."""
 
 EMPTY_S = 60.0
 """Seconds that a folder is empty before it is removed: a new one is about to be written into."""
@@ -121,18 +125,20 @@ class PageFolder:
 
 
 class UploadLimit:
-    """Refuse uploads that are too large or of unknown size, and make room for the others; ASGI middleware.
+    """Refuse uploads that are too large, too slow or of unknown size, and make room for the others; ASGI middleware.
 
     Args:
         app: the page.
         folder: that uploads are written into.
         max_bytes: of one upload.
+        max_seconds: that one upload takes.
     """
 
-    def __init__(self, app: ASGIApp, folder: PageFolder, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, folder: PageFolder, max_bytes: int, max_seconds: float = UPLOAD_S) -> None:
         self.app = app
         self.folder = folder
         self.max_bytes = max_bytes
+        self.max_seconds = max_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -149,7 +155,10 @@ class UploadLimit:
             try:
                 with self.folder.reserve(int(length)):
                     await run_in_threadpool(self.folder.make_room)
-                    return await self.app(scope, receive, send)
+                    async with asyncio.timeout(self.max_seconds):
+                        return await self.app(scope, receive, send)
             except FullError:
                 refusal = PlainTextResponse("The page is busy: try again in a moment.", 503)
+            except TimeoutError:
+                refusal = PlainTextResponse("The upload takes too long.", 408)
         await refusal(scope, receive, send)

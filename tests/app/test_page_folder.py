@@ -98,6 +98,16 @@ def test_slow_uploads_keep_no_download_waiting(tmp_path: Path) -> None:
     assert run(upload(limit, 1)) == [200]
 
 
+def test_an_upload_that_stalls_gives_its_room_back(tmp_path: Path) -> None:
+    async def waits_for_all(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.Event().wait()
+
+    folder = PageFolder(tmp_path, max_bytes=100)
+    assert run(upload(UploadLimit(waits_for_all, folder, max_bytes=50, max_seconds=0.05), 50)) == [408]
+    with folder.reserve(50):
+        pass
+
+
 def test_no_folder_is_left_of_files_that_made_room(tmp_path: Path) -> None:
     folder = PageFolder(tmp_path, max_files=5)
     for number in range(40):
