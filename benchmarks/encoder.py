@@ -70,6 +70,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.write and (args.device != "cpu" or args.compile):
         parser.error("--write wants --device cpu and no --compile: the documentation states a CPU's ratios.")
+    if args.write:
+        torch.set_num_threads(1)
     device, rows = torch.device(args.device), []
     print(f"one image, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}; ms")
     columns = ("SAM's code", "as built", "inference", "ratio", "difference", "bfloat16", "difference")
@@ -111,8 +113,8 @@ def texts(rows: list[dict[str, str]]) -> dict[str, str]:
     most = max(float(row["difference"]) for row in rows)
     return {
         "encoder": paragraph(
-            f"By processor time of one thread it makes {', '.join(ratios[:-1])} and {ratios[-1]} as fast; the outputs "
-            f"differ by at most {most:.0e} of the largest value."
+            f"By processor time of one thread, folding makes {', '.join(ratios[:-1])} and {ratios[-1]} as fast; the "
+            f"outputs differ by at most {most:.0e} of the largest value."
         )
     }
 
