@@ -60,7 +60,7 @@ def official_vit(sam: Sam) -> nn.Module | None:
 @torch.inference_mode()
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description="Image encoders, as built and prepared for inference.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["mobile_sam", "repvit", "efficientvit_l0", "sam_vit_b"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")

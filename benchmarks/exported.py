@@ -1,6 +1,6 @@
 """What an exported model costs: int8 beside float32, seconds of encoders, and the bytes of a page without a server.
 
-    python benchmarks/exported.py --write       # two minutes of a core; wants the extra [export]
+    python benchmarks/exported.py --write       # five minutes of a core; wants the extra [export]
 
 mini_conv is exported with its weights and quantized with drawn scenes, of which a quarter is held out for the cosine;
 mobile_sam has random weights, on which time and size do not depend. Seconds are processor time of one thread, the best

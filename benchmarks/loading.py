@@ -222,7 +222,7 @@ def compare_loaders(images: ImageDataset, folder: Path, args: argparse.Namespace
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="a tar of SA-1B or a folder of photos; drawn ones without")
     parser.add_argument("--images", type=int, default=32, help="photos to load")
     parser.add_argument("--stage-images", type=int, default=8, help="photos whose stages are measured")

@@ -145,7 +145,7 @@ def in_a_process(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description="SegEvery with SAM 2, here and in the official code.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", type=Path, help="a photo (default: a drawn scene of 1500 x 2250)")
     parser.add_argument("--model", default="sam2.1_hiera_tiny", help="sam2.1_hiera_* or sam2_hiera_*")
     parser.add_argument("--points-per-side", type=int, default=32)
