@@ -36,6 +36,8 @@ test: lint $(VENV)/parity
 
 bench: install
 	$(BIN)/python benchmarks/average_recall.py
+	$(BIN)/python benchmarks/ap_intervals.py
+	$(BIN)/python benchmarks/annotation_files.py
 	$(BIN)/python benchmarks/distillation.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/lvis_scale.py --images 2000
@@ -44,6 +46,8 @@ bench: install
 	$(BIN)/python benchmarks/segevery_sam2.py --points-per-side 16
 	$(BIN)/python benchmarks/encoder.py
 	$(BIN)/python benchmarks/prompt_head.py
+	$(BIN)/python benchmarks/fastsam_masks.py
+	$(BIN)/python benchmarks/exported.py
 	$(BIN)/python benchmarks/help.py
 
 # The documentation and the API as one site, in outputs/docs/index.html; broken links stop it.

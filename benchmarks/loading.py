@@ -1,6 +1,7 @@
 """Images/s of one core on their way from photos to a batch for the network, and where the time goes.
 
-    python benchmarks/loading.py --photos data/sa1b/sa_000000.tar     # or drawn photos, without --photos
+    python benchmarks/loading.py --photos data/sa1b/sa_000000.tar     # or drawn photos, without --photos; a minute
+    python benchmarks/loading.py --photos FOLDER --images 4 --write   # the documentation's figures, of photos of SA-1B
     python benchmarks/loading.py --images 8 --height 300 --width 450 --image-size 256        # in seconds
 
 Every loader runs in this process alone, without workers, and its processor time is counted, so that other programs
@@ -21,18 +22,19 @@ Everything that this project loads is compared with the plain loop, to the bit.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import os
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from loading_texts import SHARES, terabytes, write_loading
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -44,7 +46,7 @@ from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.images import read_rgb
 from mobilesamv2.data.photos import PhotosDataset
 from mobilesamv2.data.pixels import FORMATS, PixelCache
-from mobilesamv2.data.sa1b import NUM_IMAGES, SA1BDataset
+from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.samples import EncoderSamples, Sample, normalized_pixels, to_model_inputs
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_sa1b_tar
@@ -182,18 +184,19 @@ def print_disk(megabytes: dict[str, float]) -> None:
     """Print what the pixels of parts of SA-1B take, if its photos are like these."""
     print("\nbytes of the pixels of SA-1B, if its photos are like these")
     for name, each in megabytes.items():
-        parts = "   ".join(f"{share:4.0%} {each * NUM_IMAGES * share / 1e6:7.2f} TB" for share in (0.01, 0.1, 1))
+        sizes = zip(SHARES, terabytes(each), strict=True)
+        parts = "   ".join(f"{share:4.0%} {size:7.2f} TB" for share, size in sizes)
         print(f"  {name:5} {each:5.2f} MB an image   {parts}")
 
 
-def compare_loaders(images: ImageDataset, folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Return the processor time of an image by each loader, ms."""
+def compare_loaders(images: ImageDataset, folder: Path, args: argparse.Namespace) -> tuple[dict[str, float], float]:
+    """Return the processor time of an image by each loader, and that of normalising it on the device, ms."""
     paths, count = extract(images, folder / "extracted"), len(images)
     wanted = list(plain_loop(paths, args))
     times = {"plain loop": cpu_ms(plain_loop(paths, args), count)}
     peer = DataLoader(ImageFolder(str(folder / "extracted"), PadToSquare(args.image_size)), args.batch_size)
     times["torchvision folder"] = cpu_ms(peer, count)
-    if importlib.util.find_spec("webdataset") is None:
+    if find_spec("webdataset") is None:
         print("webdataset is not installed and is left out; `pip install webdataset` adds it.")
     else:
         times["webdataset"] = cpu_ms(webdataset_batches(paths, folder, args), count)
@@ -214,12 +217,12 @@ def compare_loaders(images: ImageDataset, folder: Path, args: argparse.Namespace
     batch = next(our_batches(EncoderSamples(images, args.image_size), args))
     normalise = best_ms(lambda: to_model_inputs(dict(batch)), args.repeats) / len(batch["rgb"])
     print(f"\nnormalisation, which the device does: {normalise:.2f} ms of a core for an image on this CPU")
-    return times
+    return times, normalise
 
 
 def parse_args() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="a tar of SA-1B or a folder of photos; drawn ones without")
     parser.add_argument("--images", type=int, default=32, help="photos to load")
     parser.add_argument("--stage-images", type=int, default=8, help="photos whose stages are measured")
@@ -228,7 +231,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
-    return parser.parse_args()
+    write_help = "write the file of results, and the docs; of 1024 pixels, with webdataset and --photos"
+    parser.add_argument("--write", action="store_true", help=write_help)
+    args = parser.parse_args()
+    if args.write and (args.photos is None or args.image_size != 1024 or find_spec("webdataset") is None):
+        parser.error("--write wants --photos, --image-size 1024 and `pip install webdataset`, which the docs speak of.")
+    return args
 
 
 def main() -> None:
@@ -242,10 +250,14 @@ def main() -> None:
             draw(tar, args.images, (args.height, args.width))
         images = PhotosDataset(tar, args.images) if tar.is_dir() else SA1BDataset(tar, args.images)
         means = print_stages(images, args)
-        times = compare_loaders(images, folder, args)
+        times, normalise = compare_loaders(images, folder, args)
         print(f"\nimages/s of a core, {len(images)} photos, batches of {args.batch_size}; the same bits in all of ours")
         for way, ms in times.items():
             print(f"  {way:24} {1e3 / ms:8.1f}   {times['plain loop'] / ms:6.2f} x plain loop")
+        if args.write:
+            figures = {"photos": len(images), "normalise on the device": normalise}
+            figures |= {f"stage {name}": ms for name, ms in means.items()}
+            write_loading(figures | {f"loader {name}": ms for name, ms in times.items()})
         print_disk({pixel_format: means[f"{pixel_format}: bytes, MB"] for pixel_format in FORMATS})
 
 

@@ -1,6 +1,7 @@
 """An evaluation of LVIS's size with masks that are drawn instead of decoded: memory, time, kills, several processes.
 
-    python benchmarks/lvis_scale.py                               # 19,809 images of 1,000 masks
+    python benchmarks/lvis_scale.py                               # 19,809 images of 1,000 masks; five minutes of a core
+    python benchmarks/lvis_scale.py --write                       # the documentation's figures; six minutes
     python benchmarks/lvis_scale.py --images 60 --masks 50 --check-images 40     # in a minute
     python benchmarks/lvis_scale.py --save-masks                  # every mask goes to disk, too
 
@@ -32,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lvis_scale_texts import GPUS, LVIS_IMAGES, PUBLISHED_MS, gpu_hours, write_lvis_scale
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -48,17 +50,6 @@ from mobilesamv2.structures import RLE, GroundTruth
 
 HEIGHT, WIDTH, BANK, OBJECTS = 480, 640, 4000, 12
 """Of drawn images; LVIS's validation split has 244,707 objects on 19,809 images of about this size."""
-
-LVIS_IMAGES = 19_809
-
-PUBLISHED_MS = {
-    "grid of 64 x 64, 3 masks": 8 + 6464,
-    "grid of 32 x 32, 3 masks": 8 + 1616,
-    "object-aware, at most 320 boxes": 8 + 97,
-}
-"""Of an image on one GPU, TinyViT's encoder, prompts and mask decoder, ms: published, not measured here.
-
-Source: MobileSAM, table 3 (encoder); MobileSAMv2, table 2 (the rest)."""
 
 
 class DrawnMasks(NamedTuple):
@@ -238,27 +229,45 @@ def require_same(folder: Path, reference: Path, how: str) -> None:
     print(f"  {how}: the same metrics, intervals and counts")
 
 
-def print_account(folder: Path, images: int) -> float:
-    """Print time and memory by tenths of the run, and its end; return processor ms of an image."""
+def figures_of(folder: Path, images: int) -> dict[str, float]:
+    """Print time and memory by tenths of a run, and return its figures by name; ``ms`` is all that an image costs."""
     account = json.loads((folder / "account.json").read_text())
     seconds, memory = np.array(account["images"]).T
     edges = np.linspace(0, len(seconds), min(10, len(seconds)) + 1).astype(int)
     print(f"{'images':>10} {'CPU ms an image':>16} {'resident MB':>12}")
-    before, first = account["began"], 0
+    before, first, rates = account["began"], 0, []
     for last in edges[1:].tolist():
-        rate = (seconds[last - 1] - before) * 1e3 / (last - first)
-        print(f"{last:>10} {rate:>16.2f} {memory[last - 1]:>12.0f}")
+        rates.append((seconds[last - 1] - before) * 1e3 / (last - first))
+        print(f"{last:>10} {rates[-1]:>16.2f} {memory[last - 1]:>12.0f}")
         before, first = seconds[last - 1], last
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files)
     growth = (memory[-1] - memory[edges[1] - 1]) / (len(memory) - edges[1]) * 1e3 if len(memory) > edges[1] else 0.0
-    loop = (account["tested"] - account["began"]) * 1e3 / images
-    print(f"  loop {loop:.2f} ms an image; memory grows by {growth:.1f} KB an image; peak {account['peak_mb']:.0f} MB")
-    print(f"  metrics, intervals and files: {account['written'] - account['tested']:.1f} s for {images} images")
-    print(f"  {len(files)} files, {size / 1e6:.1f} MB, {size / images / 1e3:.1f} KB an image")
-    whole = (account["written"] - account["began"]) / images * LVIS_IMAGES / 3600
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    figures = {
+        "images": images,
+        "loop ms": (account["tested"] - account["began"]) * 1e3 / images,
+        "fastest tenth ms": min(rates),
+        "slowest tenth ms": max(rates),
+        "first MB": memory[edges[1] - 1],
+        "last MB": memory[-1],
+        "peak MB": account["peak_mb"],
+        "growth KB": max(0.0, growth),
+        "end s": account["written"] - account["tested"],
+        "disk MB": size / 1e6,
+        "minutes": (account["written"] - account["began"]) / 60,
+        "ms": (account["written"] - account["began"]) * 1e3 / images,
+    }
+    return {name: float(value) for name, value in figures.items()}
+
+
+def print_account(folder: Path, images: int) -> dict[str, float]:
+    """Print time and memory of a run, and return its figures."""
+    one = figures_of(folder, images)
+    print(f"  loop {one['loop ms']:.2f} ms an image; memory grows by {one['growth KB']:.1f} KB an image;", end="")
+    print(f" peak {one['peak MB']:.0f} MB; metrics, intervals and files: {one['end s']:.1f} s for {images} images")
+    print(f"  {one['disk MB']:.1f} MB on disk, {one['disk MB'] / images * 1e3:.1f} KB an image")
+    whole = one["ms"] * LVIS_IMAGES / 3.6e6
     print(f"  {LVIS_IMAGES} images: {whole:.2f} hours of a core" + ("" if images == LVIS_IMAGES else ", extrapolated"))
-    return (account["written"] - account["began"]) * 1e3 / images
+    return one
 
 
 def print_hours(own_ms: float, gpus: int) -> None:
@@ -266,20 +275,47 @@ def print_hours(own_ms: float, gpus: int) -> None:
     print(
         f"\nhours on {LVIS_IMAGES} images; GPU: published (MobileSAM, MobileSAMv2); scoring: {own_ms:.1f} ms, measured"
     )
-    for name, ms in PUBLISHED_MS.items():
-        alone = (ms + own_ms) * LVIS_IMAGES / 3.6e6
+    for name in PUBLISHED_MS:
+        alone = gpu_hours(name, own_ms)
         print(f"  {name:33} {alone:7.2f} h on one GPU   {alone / gpus:6.2f} h on {gpus}, without their starts")
+
+
+def check_others(root: Path, args: argparse.Namespace) -> None:
+    """Check that a run that was killed, and one of several processes, have the results of one that was left alone."""
+    print(f"\n{args.check_images} images, beside a run that was left alone", flush=True)
+    start_part(root / "alone", args, args.check_images, processes=1)
+    kill_after = args.check_images * 2 // 3
+    status = start_part(root / "killed", args, args.check_images, processes=1, kill_after=kill_after)
+    if status != -signal.SIGKILL:
+        raise SystemExit(f"The run to be killed ended with status {status}.")
+    start_part(root / "killed", args, args.check_images, processes=1)
+    kept = json.loads((root / "killed" / "account.json").read_text())["resumed"]
+    require_same(root / "killed", root / "alone", f"killed after {kill_after}, resumed with {kept}")
+    start_part(root / "divided", args, args.check_images, processes=args.processes)
+    require_same(root / "divided", root / "alone", f"of {args.processes} processes")
+
+
+def write_figures(root: Path, figures: dict[str, float], args: argparse.Namespace) -> None:
+    """Measure the same with every mask kept, on fewer images, and write the documentation's figures."""
+    args.save_masks = True
+    print(f"\n{args.saved_images} images, every mask kept", flush=True)
+    start_part(root / "saved", args, args.saved_images, processes=1)
+    saved = print_account(root / "saved", args.saved_images)
+    figures |= {"saved images": args.saved_images, "saved ms": saved["ms"], "checked images": args.check_images}
+    write_lvis_scale(figures | {"saved KB an image": saved["disk MB"] * 1e3 / args.saved_images})
 
 
 def main() -> None:
     """Run all parts and print the report, or run one part."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=LVIS_IMAGES)
     parser.add_argument("--masks", type=int, default=1000, help="of an image")
     parser.add_argument("--save-masks", action="store_true")
     parser.add_argument("--check-images", type=int, default=400, help="of the runs that are killed and divided")
+    parser.add_argument("--saved-images", type=int, default=2000, help="of the run of --write that keeps every mask")
     parser.add_argument("--processes", type=int, default=2, help="of the run that is divided")
-    parser.add_argument("--gpus", type=int, default=64, help="of the cluster whose hours are printed")
+    parser.add_argument("--gpus", type=int, default=GPUS, help="of the cluster whose hours are printed")
+    parser.add_argument("--write", action="store_true", help="write results/lvis_scale.csv, and its texts of the docs")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--kill-after", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -289,24 +325,20 @@ def main() -> None:
         return
     if min(args.images, args.check_images) < 2 or args.processes < 2:
         raise SystemExit("--images, --check-images and --processes must be at least 2.")
+    if args.write and (args.save_masks or args.images != LVIS_IMAGES or args.masks != 1000):
+        raise SystemExit("--write wants all images with 1,000 masks each, without --save-masks, as the docs say.")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        print(f"{args.images} images, {args.masks} masks and {OBJECTS} objects on each")
-        start_part(root / "whole", args, args.images, processes=1)
-        own_ms = print_account(root / "whole", args.images)
-        print(f"\n{args.check_images} images, beside a run that was left alone")
-        start_part(root / "alone", args, args.check_images, processes=1)
-        status = start_part(
-            root / "killed", args, args.check_images, processes=1, kill_after=args.check_images * 2 // 3
+        print(
+            f"{args.images} images, {args.masks} masks and {OBJECTS} objects on each; all of LVIS takes four minutes",
+            flush=True,
         )
-        if status != -signal.SIGKILL:
-            raise SystemExit(f"The run to be killed ended with status {status}.")
-        start_part(root / "killed", args, args.check_images, processes=1)
-        kept = json.loads((root / "killed" / "account.json").read_text())["resumed"]
-        require_same(root / "killed", root / "alone", f"killed after {args.check_images * 2 // 3}, resumed with {kept}")
-        start_part(root / "divided", args, args.check_images, processes=args.processes)
-        require_same(root / "divided", root / "alone", f"of {args.processes} processes")
-        print_hours(own_ms, args.gpus)
+        start_part(root / "whole", args, args.images, processes=1)
+        figures = print_account(root / "whole", args.images)
+        check_others(root, args)
+        print_hours(figures["ms"], args.gpus)
+        if args.write:
+            write_figures(root, figures, args)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Fixtures of all tests."""
 
+import csv
 import os
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, and so are 
 
 import numpy as np
 import pytest
-from support import ROOT, SHARED
+from support import ROOT, SHARED, RecordParity
 
 os.environ["MOBILESAMV2_WEIGHTS"] = str(ROOT / "tests" / "weights")  # not there: no weights of the user
 os.environ["MOBILESAMV2_DOWNLOAD"] = "0"
@@ -20,9 +22,35 @@ sys.path.insert(0, str(ROOT))  # evaluate.py and train.py stand beside the packa
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of robustness/test_mutations.py."""
+    """Options of robustness/test_mutations.py and of parity tests."""
     parser.addoption("--mutation-seed", type=int, default=0, help="seed of the mutated files (default: 0)")
     parser.addoption("--mutation-rounds", type=int, default=1, help="times as many mutated files (default: 1)")
+    parity_help = "CSV file to which parity tests append the differences that they measure"
+    parser.addoption("--record-parity", type=Path, help=parity_help)
+
+
+@pytest.fixture
+def record_parity(request: pytest.FixtureRequest) -> RecordParity:
+    """Append what a parity test measures to the file of ``--record-parity``, if that is given.
+
+    Takes the model's name, what is compared ("embedding" or "masks"), the largest difference as a share of the largest
+    value, and the package of the reference, whose version is looked up; "" stands for one that no package installs.
+    """
+    path: Path | None = request.config.getoption("--record-parity")
+
+    def record(model: str, quantity: str, difference: float, package: str) -> None:
+        if path is not None:
+            with path.open("a", newline="") as file:
+                csv.writer(file).writerow([model, quantity, f"{difference:.1e}", package, _version_of(package)])
+
+    return record
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package) if package else ""
+    except PackageNotFoundError:
+        return ""
 
 
 @pytest.fixture

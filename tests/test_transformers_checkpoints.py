@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import relative_difference
+from support import RecordParity, relative_difference
 from support.official import official_mini, ours_from
 from support.random_weights import stir
 
@@ -27,7 +27,7 @@ def folder(ours: Sam, tmp_path: Path) -> Path:
 
 
 @torch.no_grad()
-def check_parity(sam: Sam, model: Any) -> None:
+def check_parity(sam: Sam, model: Any, record_parity: RecordParity) -> None:
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(1, 3, sam.image_size, sam.image_size, generator=generator)
     corners = torch.rand(5, 2, 2, generator=generator) * sam.image_size
@@ -43,6 +43,9 @@ def check_parity(sam: Sam, model: Any) -> None:
     encoder = relative_difference(sam.image_encoder(pixels), embedding)
     decoder = [relative_difference(a, b) for a, b in zip(mine, theirs, strict=True)]
     print(f"embedding {encoder:.1e}; mask, IoU, three masks, their IoU:", *(f"{d:.1e}" for d in decoder))
+    name = "sam_vit_* at 256 pixels" if sam.name == "sam_vit_mini" else str(sam.name)
+    record_parity(name, "embedding", encoder, "transformers")
+    record_parity(name, "masks", max(decoder[::2]), "transformers")
     assert encoder < 1e-4
     assert embedding[0].flatten(1).std(1).mean() > 0.1 * embedding.std()  # it depends on the place
     assert max(decoder) < 1e-5
@@ -70,7 +73,7 @@ def transformers_model(vision: dict[str, Any], size: int, width: int, heads: int
     return model
 
 
-def test_a_folder_of_transformers_loads_and_agrees(tmp_path: Path) -> None:
+def test_a_folder_of_transformers_loads_and_agrees(tmp_path: Path, record_parity: RecordParity) -> None:
     vision = {
         "hidden_size": 96,
         "num_hidden_layers": 4,
@@ -82,7 +85,7 @@ def test_a_folder_of_transformers_loads_and_agrees(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "theirs")
     sam = load_pretrained(tmp_path / "theirs")
     assert sam.name == "sam_vit_mini"
-    check_parity(sam, model)
+    check_parity(sam, model, record_parity)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")  # with the positions under both names
     again = build_sam("sam_vit_mini", tmp_path / "pytorch_model.bin", allow_partial=False)
     assert all(torch.equal(value, sam.state_dict()[key]) for key, value in again.state_dict().items())
@@ -90,19 +93,19 @@ def test_a_folder_of_transformers_loads_and_agrees(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "width", "mlp_dim"), [("slimsam_50", 384, 1536), ("slimsam_77", 168, 696)])
-def test_slimsam_agrees(tmp_path: Path, name: str, width: int, mlp_dim: int) -> None:
+def test_slimsam_agrees(tmp_path: Path, name: str, width: int, mlp_dim: int, record_parity: RecordParity) -> None:
     model = transformers_model({"hidden_size": width, "mlp_dim": mlp_dim}, 1024, 256, 8, 2048)
     model.save_pretrained(tmp_path)
     sam = load_pretrained(tmp_path)
     assert sam.name == name
-    check_parity(sam, model)
+    check_parity(sam, model, record_parity)
 
 
-def test_transformers_loads_what_we_write(ours: Sam, folder: Path) -> None:
+def test_transformers_loads_what_we_write(ours: Sam, folder: Path, record_parity: RecordParity) -> None:
     transformers = pytest.importorskip("transformers")
     model, report = transformers.SamModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values())
-    check_parity(ours, model.eval())
+    check_parity(ours, model.eval(), record_parity)
     config = transformers.SamImageProcessor.from_pretrained(folder)
     assert dict(config.size) == {"longest_edge": 256}
 

@@ -13,7 +13,10 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "lvis_scale.py"
 
 
-def test_a_part_is_an_evaluation_and_keeps_account(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_is_an_evaluation_and_keeps_account(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     script = runpy.run_path(str(SCRIPT))
     for images in (3, 5):  # the second run resumes where the first one ended
         given = {"images": images, "masks": 20, "save_masks": True, "kill_after": None, "processes": 1}
@@ -26,7 +29,9 @@ def test_a_part_is_an_evaluation_and_keeps_account(tmp_path: Path, capsys: pytes
     with np.load(tmp_path / "per_image.npz") as arrays:
         assert arrays["image_ids"].tolist() == list(range(5))
     assert sum(len(json.loads(path.read_text())) for path in tmp_path.glob("masks/*.json")) == 5 * 20
-    script["print_account"](tmp_path, 5)
+    figures = script["print_account"](tmp_path, 5)
+    assert 0 < figures["fastest tenth ms"] <= figures["slowest tenth ms"]
+    assert 0 < figures["loop ms"] < figures["ms"]
     script["print_hours"](10.0, 64)
     printed = capsys.readouterr().out
     assert "19809 images" in printed

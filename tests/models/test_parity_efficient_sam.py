@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import ROOT, relative_difference
+from support import ROOT, RecordParity, relative_difference
 from support.random_weights import stir
 
 from mobilesamv2 import SegAny, build_sam
@@ -55,7 +55,7 @@ def boxes_of(number: int, height: int, width: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_the_encoder_and_the_number_of_parameters(pair: Pair) -> None:
+def test_the_encoder_and_the_number_of_parameters(pair: Pair, record_parity: RecordParity) -> None:
     assert sum(p.numel() for p in pair.ours.parameters()) == sum(p.numel() for p in pair.theirs.parameters())
     pixels = to_tensor(image())
     expected = pair.theirs.get_image_embeddings(pixels)
@@ -63,13 +63,14 @@ def test_the_encoder_and_the_number_of_parameters(pair: Pair) -> None:
     segany.set_image(image())
     difference = relative_difference(segany.image_embedding, expected)
     print(f"{pair.ours.name}: embedding {difference:.1e}")
+    record_parity(str(pair.ours.name), "embedding", difference, "")
     assert difference < 1e-4
     assert expected.std() > 0.1
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["points", "one point", "boxes", "points and boxes"])
-def test_the_decoder(pair: Pair, kind: str) -> None:
+def test_the_decoder(pair: Pair, kind: str, record_parity: RecordParity) -> None:
     embedding = torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(3))
     points = torch.rand(5, 1 if kind == "one point" else 3, 2, generator=torch.Generator().manual_seed(4)) * 1024
     boxes, given = boxes_of(5, 1024, 1024), {}
@@ -84,6 +85,7 @@ def test_the_decoder(pair: Pair, kind: str) -> None:
     expected, expected_iou = pair.theirs.predict_masks(embedding, coords[None], labels[None], True, 1024, 1024)
     logits, iou = pair.ours.decode(embedding, **given)
     differences = relative_difference(logits, expected[0]), relative_difference(iou, expected_iou[0])
+    record_parity(str(pair.ours.name), "masks", differences[0], "")
     print(f"{pair.ours.name}, {kind}: logits {differences[0]:.1e}, IoU {differences[1]:.1e}")
     assert max(differences) < 1e-5
     assert 0 < (expected > 0).float().mean() < 1

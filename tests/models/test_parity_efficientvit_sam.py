@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import relative_difference
+from support import RecordParity, relative_difference
 from support.random_weights import pass_filters, stir
 
 from mobilesamv2 import SegAny, build_sam
@@ -23,7 +23,9 @@ def official(size: str) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["l0", "l2", "xl0"])
-def test_segany_is_the_official_predictor(tmp_path: Path, photo: np.ndarray, size: str) -> None:
+def test_segany_is_the_official_predictor(
+    tmp_path: Path, photo: np.ndarray, size: str, record_parity: RecordParity
+) -> None:
     theirs = official(size)
     stir(theirs, seed=4)
     pass_filters(theirs.mask_decoder)
@@ -45,6 +47,8 @@ def test_segany_is_the_official_predictor(tmp_path: Path, photo: np.ndarray, siz
         for a, b in ((mine.low_res_logits, low_res), (mine.predicted_iou, iou))
     ]
     print(f"{size}: embedding {difference:.1e}, masks and IoU {decoder[0]:.1e} {decoder[1]:.1e}")
+    record_parity(f"efficientvit_sam_{size}", "embedding", difference, "efficientsam")
+    record_parity(f"efficientvit_sam_{size}", "masks", decoder[0], "efficientsam")
     assert difference < 1e-4
     assert max(decoder) < 1e-5
     assert (mine.masks[0] == (full > 0)).mean() > 0.9999

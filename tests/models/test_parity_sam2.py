@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
-from support import relative_difference
+from support import RecordParity, relative_difference
 from support.official_sam2 import calibrate_sam2, official_sam2_mini, ours_from_sam2, predictor_of
 
 from mobilesamv2 import SegAny, SegEvery
@@ -29,7 +29,7 @@ def ours(official, tmp_path: Path) -> Sam:
     return ours_from_sam2(official, tmp_path)
 
 
-def test_the_levels_are_the_official_ones(official, ours: Sam, photo: np.ndarray) -> None:
+def test_the_levels_are_the_official_ones(official, ours: Sam, photo: np.ndarray, record_parity: RecordParity) -> None:
     predictor, segany = predictor_of(official), SegAny(ours)
     predictor.set_image(photo)
     segany.set_image(photo)
@@ -38,11 +38,14 @@ def test_the_levels_are_the_official_ones(official, ours: Sam, photo: np.ndarray
     theirs = (predictor._features["image_embed"], middle, fine)
     differences = [relative_difference(a, b) for a, b in zip(levels, theirs, strict=True)]
     print("levels:", *(f"{difference:.1e}" for difference in differences))
+    record_parity("sam2_mini", "embedding", max(differences), "rf-sam-2")
     assert max(differences) < 1e-4
 
 
 @pytest.mark.parametrize("multimask_output", [False, True])
-def test_segany_is_the_image_predictor(official, ours: Sam, photo: np.ndarray, multimask_output: bool) -> None:
+def test_segany_is_the_image_predictor(
+    official, ours: Sam, photo: np.ndarray, multimask_output: bool, record_parity: RecordParity
+) -> None:
     predictor, segany = predictor_of(official), SegAny(ours)
     predictor.set_image(photo)
     segany.set_image(photo)
@@ -66,6 +69,7 @@ def test_segany_is_the_image_predictor(official, ours: Sam, photo: np.ndarray, m
         logits = np.abs(clipped - low_res).max() / np.abs(full).max()
         iou = np.abs(mine.predicted_iou[0] - predicted_iou).max()
         print(f"{', '.join(case)}: logits {logits:.1e}, IoU {iou:.1e}")
+        record_parity("sam2_mini", "masks", float(logits), "rf-sam-2")
         assert logits < 1e-5
         differs = mine.masks[0] != (full > 0)
         assert np.abs(full[differs]).max(initial=0) < 1e-4
@@ -123,7 +127,9 @@ def test_packing_loses_nothing_and_the_decoder_reads_it_cell_by_cell() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["tiny", "base_plus"])
-def test_a_full_size_file_of_the_official_package_loads_strictly(size: str, tmp_path: Path) -> None:
+def test_a_full_size_file_of_the_official_package_loads_strictly(
+    size: str, tmp_path: Path, record_parity: RecordParity
+) -> None:
     from sam2.build_sam import build_sam2
 
     from mobilesamv2 import build_sam
@@ -143,5 +149,6 @@ def test_a_full_size_file_of_the_official_package_loads_strictly(size: str, tmp_
     coarse = backbone["backbone_fpn"][2] + theirs.no_mem_embed[0, 0, :, None, None]
     fine, middle = backbone["backbone_fpn"][:2]
     differences = [relative_difference(a, b) for a, b in zip(levels, (coarse, middle, fine), strict=True)]
+    record_parity(f"sam2.1_hiera_{size}", "embedding", max(differences), "rf-sam-2")
     print(f"{size}, levels:", *(f"{difference:.1e}" for difference in differences))
     assert max(differences) < 1e-4

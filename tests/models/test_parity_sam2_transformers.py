@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import relative_difference
+from support import RecordParity, relative_difference
 from support.random_weights import pass_filters, stir
 
 from mobilesamv2 import build_sam
@@ -92,7 +92,7 @@ def transformers_sam2(sam: Sam, settings: dict[str, Any]) -> Any:
     ("name", "settings"), [("sam2_mini", MINI), pytest.param("sam2.1_hiera_tiny", {}, marks=pytest.mark.slow)]
 )
 @torch.no_grad()
-def test_transformers_agrees(name: str, settings: dict[str, Any]) -> None:
+def test_transformers_agrees(name: str, settings: dict[str, Any], record_parity: RecordParity) -> None:
     torch.manual_seed(0)
     sam = build_sam(name)
     stir(sam, seed=6)
@@ -123,5 +123,7 @@ def test_transformers_agrees(name: str, settings: dict[str, Any]) -> None:
             assert iou.std() > 1e-3
     for what, differences in (("levels", levels), ("masks", masks), ("IoU", ious)):
         print(f"{name}, {what}:", *(f"{difference:.1e}" for difference in differences))
+    record_parity(name, "embedding", max(levels), "transformers")
+    record_parity(name, "masks", max(masks), "transformers")
     assert max(levels) < 1e-4
     assert max(*masks, *ious) < 1e-5

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import relative_difference
+from support import RecordParity, relative_difference
 from support.random_weights import pass_filters, stir
 from torch import nn
 
@@ -38,7 +38,7 @@ def official(encoder: Any, width: int, side: int, heads: int, mlp_dim: int, vit_
 
 
 @torch.no_grad()
-def check(theirs: Any, ours: Any) -> None:
+def check(theirs: Any, ours: Any, name: str, record_parity: RecordParity) -> None:
     side = ours.image_size
     images, corners = torch.randn(1, 3, side, side), torch.rand(5, 2, 2) * side
     boxes = torch.cat([corners.amin(1), corners.amax(1)], 1)
@@ -60,6 +60,8 @@ def check(theirs: Any, ours: Any) -> None:
         )
         found, found_iou = ours.decode(mine, boxes_xyxy=boxes, multimask_output=multimask_output)
         decoder = relative_difference(found, low_res), relative_difference(found_iou, iou)
+        record_parity(name, "embedding", difference, "segment-anything-hq")
+        record_parity(name, "masks", decoder[0], "segment-anything-hq")
         print(f"embedding {difference:.1e}, masks {decoder[0]:.1e}, IoU {decoder[1]:.1e}")
         assert difference < 1e-4
         assert max(decoder) < 1e-5
@@ -71,7 +73,7 @@ def check(theirs: Any, ours: Any) -> None:
         assert relative_difference(kept.logits, found[kept.keep_index, 0]) < 1e-6
 
 
-def test_a_vit_is_the_official_one(tmp_path: Path) -> None:
+def test_a_vit_is_the_official_one(tmp_path: Path, record_parity: RecordParity) -> None:
     torch.manual_seed(0)
     hq = pytest.importorskip("segment_anything_hq.modeling")
     encoder = hq.ImageEncoderViT(
@@ -87,13 +89,14 @@ def test_a_vit_is_the_official_one(tmp_path: Path) -> None:
     built = sam_hq_vit("samvit_base_patch16", image_size=256, out_channels=64, **MINI)
     ours = SamHq(built, image_size=256, embed_dim=64, decoder_heads=4, decoder_mlp_dim=256).eval()
     load_weights(ours, tmp_path / "sam_hq.pth")
-    check(theirs, ours)
+    check(theirs, ours, "sam_hq_vit_* at 256 pixels", record_parity)
 
 
 @pytest.mark.slow
-def test_the_tiny_one_is_the_official_one(tmp_path: Path) -> None:
+def test_the_tiny_one_is_the_official_one(tmp_path: Path, record_parity: RecordParity) -> None:
     torch.manual_seed(0)
     hq = pytest.importorskip("segment_anything_hq")
     theirs = official(hq.sam_model_registry["vit_tiny"]().image_encoder.train(), 256, 1024, 8, 2048, 160)
     torch.save(theirs.state_dict(), tmp_path / "sam_hq_vit_tiny.pth")
-    check(theirs.eval(), build_sam("sam_hq_vit_tiny", tmp_path / "sam_hq_vit_tiny.pth", allow_partial=False))
+    ours = build_sam("sam_hq_vit_tiny", tmp_path / "sam_hq_vit_tiny.pth", allow_partial=False)
+    check(theirs.eval(), ours, "sam_hq_vit_tiny", record_parity)

@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("MOBILESAMV2_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+RecordParity = Callable[[str, str, float, str], None]
+"""The fixture ``record_parity``."""
 
 
 def run_reference(script: str, *args: str | Path) -> None:
