@@ -115,7 +115,7 @@ def test_all_evaluations_in_miniature(shared_data: Path, tmp_path: Path) -> None
     assert change.value == pytest.approx(figures_of(second)["mAR"].value - figures_of(first)["mAR"].value)
     with pytest.raises(ValueError, match="their image_ids must be the same"):
         recall_change(first, tmp_path / "photos_masks_mini_detector")
-    one, other = (tmp_path / f"choice_{name}" for name in ("single", "oracle"))
+    one, other = (tmp_path / f"choice_{name}" for name in ("predicted_iou", "oracle"))
     change, metrics = prompt_change(one, other)["mIoU box"], [figures_of(folder)["mIoU box"] for folder in (one, other)]
     assert change.value == pytest.approx(metrics[1].value - metrics[0].value)
     assert change.low is not None
