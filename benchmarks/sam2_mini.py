@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +26,11 @@ from mobilesamv2.evaluation.results import percent, percent_range
 from mobilesamv2.metrics.bootstrap import RESAMPLES, percentiles, resampled_sums
 from mobilesamv2.metrics.prompt_iou import mean_ious
 from mobilesamv2.recipes.run import evaluate, train
+from mobilesamv2.reports.stated import LINE_WIDTH
 from mobilesamv2.reports.table import as_markdown
 
 SAM2_MINI = RESULTS / "sam2_mini.csv"
-PAGE = ROOT / "docs" / "train.md"
+PAGES = (ROOT / "docs" / "train.md",)
 
 KINDS = {"box": "box", "centre": "centre", "points_3": "three points"}
 SCENES = ["dataset=synthetic", "dataset.split=test", "dataset.seed=11", "dataset.limit=100"]
@@ -81,7 +83,7 @@ def main() -> None:
         models = trained(args.output)
         everything = {key: mean_ar(models[key], args.output / f"everything_of_{key}") for key in EVERYTHING}
         write_results({key: prompted(models[key], args.output / f"of_{key}") for key in ROWS}, everything)
-    write_pages([PAGE], {"sam2_mini": as_markdown(read_results())})
+    write_pages(PAGES, stated())
 
 
 def trained(output: Path) -> dict[str, list[str]]:
@@ -148,6 +150,22 @@ def cells(sums: np.ndarray, n_gt: np.ndarray, form: str = ".1f") -> list[str]:
         low, high = (f"{100 * end:{form}}" for end in interval)
         shown.append(f"{100 * value:{form}} [{low}, {high}]")
     return shown
+
+
+def stated() -> dict[str, str]:
+    """Return the documentation's texts by their names, of the file of results."""
+    return texts(read_results())
+
+
+def texts(rows: list[list[str]]) -> dict[str, str]:
+    """Return the table of docs/train.md and the sentence about the students, by their names."""
+    cells = {row[0]: [cell.partition(" ")[0] for cell in row[1:3]] for row in rows}
+    (first_box, first_centre), (box, centre) = (cells[name] for name, *_ in DIFFERENCES[2:])
+    sentence = (
+        f"The student that has all three minus the one with stride 16 alone: from boxes {first_box} points after the "
+        f"first step and {box} after the second, from centres {first_centre} and {centre}."
+    )
+    return {"sam2_mini": as_markdown(rows), "sam2_mini_levels": textwrap.fill(sentence, LINE_WIDTH)}
 
 
 def read_results() -> list[list[str]]:

@@ -13,7 +13,7 @@ from mobilesamv2.reports.stated import LINE_WIDTH
 from mobilesamv2.reports.table import as_markdown
 
 SEGEVERY = RESULTS / "segevery.csv"
-README, GUIDE = ROOT / "README.md", ROOT / "docs" / "evaluate.md"
+PAGES = README, GUIDE = ROOT / "README.md", ROOT / "docs" / "evaluate.md"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def write_measured(measured: list[Measured]) -> None:
     names = [field.name for field in fields(Measured)]
     rows = [["" if value is None else value for value in asdict(one).values()] for one in measured]
     write_csv(SEGEVERY, [names, *rows])
-    write_pages([README, GUIDE], texts(measured))
+    write_pages(PAGES, texts(measured))
 
 
 def read_measured(path: Path = SEGEVERY) -> list[Measured]:
@@ -72,6 +72,11 @@ def read_measured(path: Path = SEGEVERY) -> list[Measured]:
         )
         for row in rows
     ]  # fmt: skip
+
+
+def stated() -> dict[str, str]:
+    """Return the documentation's texts by their names, of the file of results."""
+    return texts(read_measured())
 
 
 def texts(measured: list[Measured]) -> dict[str, str]:

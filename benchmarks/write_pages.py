@@ -12,6 +12,7 @@ from importlib import import_module
 from result_pages import write_pages
 
 SCRIPTS = (
+    "accuracy_texts",
     "annotated_boxes",
     "annotation_files",
     "ap_intervals",
@@ -21,7 +22,13 @@ SCRIPTS = (
     "loading_texts",
     "lvis_scale_texts",
     "parity",
+    "photos",
+    "pretrained_start",
+    "prompt_head",
+    "recipes_texts",
+    "sam2_mini",
     "segevery_sam2",
+    "segevery_texts",
 )
 """Modules with the texts that ``stated()`` makes of a file of results, and ``PAGES`` that these stand on."""
 

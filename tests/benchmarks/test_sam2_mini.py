@@ -18,7 +18,7 @@ def test_the_page_is_written_from_the_file(monkeypatch: pytest.MonkeyPatch, tmp_
     assert as_markdown(sam2_mini.read_results()) in page.read_text()
     copy.write_text(re.sub(r"(?<=sam2_mini: begin -->\n).*(?=<!-- sam2_mini: end)", "", page.read_text(), flags=re.S))
     assert copy.read_text() != page.read_text()
-    monkeypatch.setattr(sam2_mini, "PAGE", copy)
+    monkeypatch.setattr(sam2_mini, "PAGES", (copy,))
     monkeypatch.setattr(sys, "argv", ["sam2_mini.py", "--write-only"])
     sam2_mini.main()
     assert copy.read_text() == page.read_text()
