@@ -64,6 +64,7 @@ ALLOWED = [
     Allowed("train.md", "(64 points per side, and any others)", CONVENTION),
     Allowed("train.md", "the 95% confidence interval of the difference", CONVENTION),
     Allowed("train.md", "in percent with 95% intervals", CONVENTION),
+    Allowed("train.md", "with its change from the start [95%]", CONVENTION),
     Allowed("train.md", "at most 15 minutes are lost", LIMIT),
 ]
 
