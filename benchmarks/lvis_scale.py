@@ -97,6 +97,10 @@ class DrawnImages(ImageDataset):
         image[0, 0] = [index >> 16, index >> 8 & 255, index & 255]
         return image
 
+    def content_hash(self, index: int) -> str:
+        """Return the number of an image, which it is drawn from."""
+        return str(index)
+
     def objects(self, index: int) -> np.ndarray:
         """Return which ellipses of the bank are the objects of an image."""
         return np.random.default_rng((1, index)).choice(BANK, OBJECTS, replace=False)

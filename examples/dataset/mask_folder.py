@@ -63,9 +63,11 @@ class MaskFolder(ImageDataset):
 
     @override
     def load_image(self, index: int) -> np.ndarray:
-        if self.images is None:
-            raise ValueError("dataset.images must name a folder, got null.")
-        return read_rgb(self.images / self._names[index], self._names[index])
+        return read_rgb(self._image_path(index), self._names[index])
+
+    @override
+    def content_hash(self, index: int) -> str:
+        return sha256_of([self._image_path(index)])
 
     @override
     def ground_truth(self, index: int) -> GroundTruth:
@@ -78,3 +80,8 @@ class MaskFolder(ImageDataset):
             areas=masks.sum((1, 2)).astype(float).tolist(),
             frequencies=[None] * len(masks),
         )
+
+    def _image_path(self, index: int) -> Path:
+        if self.images is None:
+            raise ValueError("dataset.images must name a folder, got null.")
+        return self.images / self._names[index]

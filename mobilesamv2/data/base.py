@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import random
@@ -62,6 +63,15 @@ class ImageDataset(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
         """
         provenance = self.provenance
         return str(provenance["annotations_sha256"] or provenance["annotations"])
+
+    def content_hash(self, index: int) -> str:
+        """Return a hash of all bytes of an image, its file's where it is one; by default, of its decoded pixels.
+
+        Results that are kept on disk are those of the image with this hash, wherever it lies. A file is hashed without
+        decoding it, far faster.
+        """
+        pixels = self.load_image(index)
+        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
     def size_of(self, index: int) -> tuple[int, int]:
         """Return (H, W) of an image, pixels."""

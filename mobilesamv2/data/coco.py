@@ -171,6 +171,10 @@ class CocoDataset(ImageDataset):
         return file_signature(self._find(index).stat().st_size, self.upright, self.value_range)
 
     @override
+    def content_hash(self, index: int) -> str:
+        return sha256_of([self._find(index)])
+
+    @override
     def ground_truth(self, index: int) -> GroundTruth:
         size = self.size_of(index)
         rles, given_areas, categories = self._objects.objects_of(self._rows[index], size)

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.embeddings import EmbeddingCache
-from mobilesamv2.data.evaluation_samples import NO_SAMPLE, EvaluationSample, PaddedDataset, identity_collate
+from mobilesamv2.data.evaluation_samples import NO_SAMPLE, HashedSample, PaddedDataset, identity_collate
 from mobilesamv2.data.loader_failures import check_socket_folder
 from mobilesamv2.data.samples import EncoderSamples, Sample, strided_pixels, to_model_inputs
 from mobilesamv2.data.tensor_shards import ShardError
@@ -63,7 +63,7 @@ class EvaluationData(pl.LightningDataModule):
         self.remaining = [i for i, image_id in enumerate(dataset.image_ids) if image_id not in skipped]
 
     @override
-    def test_dataloader(self) -> DataLoader[list[EvaluationSample | Exception | None]]:
+    def test_dataloader(self) -> DataLoader[list[HashedSample | Exception | None]]:
         rank, world_size = _rank(self.trainer)
         share = self.remaining[rank::world_size] or [NO_SAMPLE]
         return DataLoader(

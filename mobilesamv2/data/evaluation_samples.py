@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -13,11 +13,19 @@ from mobilesamv2.structures import GroundTruth
 EvaluationSample = tuple[np.ndarray, GroundTruth]
 """One image, RGB uint8 (H, W, 3), and its objects."""
 
+
+class HashedSample(NamedTuple):
+    """A sample, and the ``content_hash`` of its image."""
+
+    sample: EvaluationSample
+    content_hash: str
+
+
 NO_SAMPLE = -1
 """Index of the item of a ``PaddedDataset`` that is None."""
 
 
-class PaddedDataset(Dataset[EvaluationSample | Exception | None]):
+class PaddedDataset(Dataset[HashedSample | Exception | None]):
     """Data set with one more item, None, at the index ``NO_SAMPLE``.
 
     For an image that can't be read the item is the error itself, since a worker process would wrap it in a traceback.
@@ -26,10 +34,14 @@ class PaddedDataset(Dataset[EvaluationSample | Exception | None]):
     def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> EvaluationSample | Exception | None:
+    def __getitem__(self, index: int) -> HashedSample | Exception | None:
+        if index == NO_SAMPLE:
+            return None
         try:
-            return None if index == NO_SAMPLE else self.dataset[index]
-        except (ValueError, FileNotFoundError) as error:
+            # hashed first: of a file that is replaced in between, the hash is the old one, and the next run notices
+            content_hash = self.dataset.content_hash(index)
+            return HashedSample(self.dataset[index], content_hash)
+        except (ValueError, OSError) as error:
             return error
 
 

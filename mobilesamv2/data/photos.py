@@ -26,6 +26,7 @@ from mobilesamv2.data.images import (
 )
 from mobilesamv2.data.orientation import Upright, is_turned_when_shown
 from mobilesamv2.data.pixel_values import ValueRange
+from mobilesamv2.files import sha256_of
 from mobilesamv2.ranges import Count, NonNegativeInt, Positive
 from mobilesamv2.structures import GroundTruth
 
@@ -121,6 +122,10 @@ class PhotosDataset(ImageDataset):
     def signature(self, index: int) -> str:
         num_bytes = (self.folder / self._names[index]).stat().st_size
         return file_signature(num_bytes, self.upright, self.value_range)
+
+    @override
+    def content_hash(self, index: int) -> str:
+        return sha256_of([self.folder / self._names[index]])
 
     @override
     def ground_truth(self, index: int) -> GroundTruth:

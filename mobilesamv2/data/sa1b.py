@@ -205,6 +205,10 @@ class SA1BDataset(ImageDataset):
         return file_signature(length, self.upright, self.value_range)
 
     @override
+    def content_hash(self, index: int) -> str:
+        return hashlib.sha256(self._read(index, IMAGE)).hexdigest()
+
+    @override
     def ground_truth(self, index: int) -> GroundTruth:
         """Return the masks of an image, without broken ones.
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 from torch import distributed
 
-from mobilesamv2.data.evaluation_samples import EvaluationSample
+from mobilesamv2.data.evaluation_samples import EvaluationSample, HashedSample
 from mobilesamv2.evaluation.shards import ImageResult, ResultShards, truth_fingerprint
 from mobilesamv2.metrics.peak_memory import PeakMemory
 from mobilesamv2.metrics.stage_time import StageTimer
@@ -64,21 +64,24 @@ class EvaluateImages(pl.LightningModule):
         self._warm = False
         self._memory = PeakMemory(self.device)
 
-    def test_step(self, batch: Sequence[EvaluationSample | Exception | None], batch_idx: int) -> None:
+    def test_step(self, batch: Sequence[HashedSample | Exception | None], batch_idx: int) -> None:
         """Evaluate some images; none in a process without a share. Raise the error of an image that can't be read."""
         for error in batch:
             if isinstance(error, Exception):
                 raise error
-        samples = [sample for sample in batch if isinstance(sample, tuple)]
+        hashed = [item for item in batch if isinstance(item, HashedSample)]
         warm = self._warm
-        for (_, truth), outcome in zip(samples, self.evaluate_images(samples), strict=True):
+        outcomes = self.evaluate_images([sample for sample, _ in hashed])
+        for ((_, truth), content_hash), outcome in zip(hashed, outcomes, strict=True):
             ran = any(self.timer.ms.values())  # not on an image without prompts
             ms = self.timer.ms if ran and warm else None
             cpu_ms = self.timer.cpu_ms if ms and self.timer.device.type == "cpu" else None
             self._warm |= ran
             prompts, fingerprint = self.timer.num_prompts, truth_fingerprint(truth)
             peak = None if self._memory is None else self._memory.read_mib()
-            self.results.append(ImageResult(truth.image_id, outcome.values, ms, prompts, cpu_ms, fingerprint, peak))
+            self.results.append(
+                ImageResult(truth.image_id, outcome.values, ms, prompts, cpu_ms, fingerprint, peak, content_hash)
+            )
             if self.shards is not None:
                 self.shards.add(self.results[-1], outcome.masks)
 

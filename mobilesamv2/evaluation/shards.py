@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from mobilesamv2.files import atomic_write, read_arrays
 from mobilesamv2.identity import read_identity, require_same_identity
@@ -35,6 +36,7 @@ class ImageResult:
         cpu_ms: processor time of each stage, over all threads; None where a device computed.
         truth: ``truth_fingerprint`` of its annotations; empty in results of earlier versions.
         peak_mib: ``PeakMemory`` of it; None where it can't be measured, and in results of earlier versions.
+        content_hash: of the image, see ``ImageDataset``; empty in results of earlier versions.
     """
 
     image_id: int
@@ -44,6 +46,7 @@ class ImageResult:
     cpu_ms: dict[str, float] | None = None
     truth: str = ""
     peak_mib: float | None = None
+    content_hash: str = ""
 
 
 def truth_fingerprint(truth: GroundTruth) -> str:
@@ -58,8 +61,8 @@ class ResultShards:
     A file is written under a temporary name, synchronised and renamed, and an image's masks before its values: a killed
     run loses the images in progress and nothing else. Several processes may write at once, each into files of its own.
 
-    Annotations may be repaired between two parts of a run: an image whose annotations have changed is taken out of the
-    files, and is to be evaluated again.
+    Photos may be replaced and annotations repaired between two parts of a run: an image of which either has changed is
+    taken out of the files, and is to be evaluated again.
 
     Args:
         folder: of the evaluation; values go to ``progress/*.npz``, masks to ``masks/*.json``.
@@ -67,11 +70,14 @@ class ResultShards:
         keep_masks: write masks, as COCO results.
         environment: plain values that may change from one part of a run to the next, such as the commit; each file
             has them.
-        annotations_sha256: hash of all annotations; where it is that of the earlier part, no image is compared.
+        annotations_sha256: hash of all annotations; where it is that of the earlier part, no image's are compared.
         truth_of: returns the annotations of an image by its id; None where annotations never change.
+        content_hash_of: returns the ``content_hash`` of an image by its id, and reads all that is done; None where
+            images never change.
 
     Raises:
-        ValueError: if the folder holds results of another identity, or masks of something else.
+        ValueError: if the folder holds results of another identity, masks of something else, or results of an earlier
+            version, which kept no hashes of its images.
     """
 
     def __init__(
@@ -82,12 +88,13 @@ class ResultShards:
         environment: Mapping[str, Any] | None = None,
         annotations_sha256: str | None = None,
         truth_of: Callable[[int], GroundTruth] | None = None,
+        content_hash_of: Callable[[int], str] | None = None,
     ) -> None:
         self._values_folder, self.masks_folder = folder / "progress", folder / "masks"
         self._identity = json.loads(json.dumps({**identity, "save_masks": keep_masks}))
         self._environment = json.dumps(dict(environment or {}), sort_keys=True)
         self._annotations_sha256 = annotations_sha256
-        self._truth_of = truth_of
+        self._truth_of, self._content_hash_of = truth_of, content_hash_of
         self.keep_masks = keep_masks
         self._name = uuid.uuid4().hex
         """Of the files of what is pending, so that a flush that was interrupted is repeated into the same files."""
@@ -96,15 +103,15 @@ class ResultShards:
         self._flushed_at = time.monotonic()
         masks = sorted(self.masks_folder.glob("*.json"))  # before the values, which are written after them
         shards = sorted(self._values_folder.glob("*.npz"))
-        recorded_sha256 = self._check_identity(folder, bool(shards), masks)
+        self._check_identity(folder, bool(shards), masks)
         self.done: list[ImageResult] = []
         """Results of earlier runs, when this one began."""
         self.outdated: set[int] = set()
-        """Ids of images whose annotations have changed since."""
+        """Ids of images that have changed since, or whose annotations have."""
         self.earlier_environments: list[dict[str, Any]] = []
         """Environments of those runs, as far as they differ from this one's."""
-        for path in shards:
-            arrays = self._drop_outdated(path, _read(path), recorded_sha256, folder)
+        for path in tqdm(shards, "comparing images", unit="shard", delay=2, disable=None):
+            arrays = self._drop_outdated(path, _read(path), folder)
             results, environment_then = _results(arrays), _environment(arrays)
             self.done += results
             if results:
@@ -147,32 +154,19 @@ class ResultShards:
     def _identity_path(self) -> Path:
         return self._values_folder / "identity.json"
 
-    def _check_identity(self, folder: Path, has_shards: bool, masks: Sequence[Path]) -> str | None:
-        """Check the record of an earlier part; return the hash of all annotations that earlier versions kept there."""
+    def _check_identity(self, folder: Path, has_shards: bool, masks: Sequence[Path]) -> None:
+        """Check the record of an earlier part."""
         if not self._identity_path.is_file():
             if has_shards or (masks and self.keep_masks):
                 raise ValueError(
                     f"{folder} holds masks or results, but not progress/identity.json, which records of what. {WAY_OUT}"
                 )
-            return None
-        saved = read_identity(self._identity_path, WAY_OUT)
-        recorded_sha256 = saved.pop("annotations_sha256", None)
-        require_same_identity(saved, self._identity, folder, WAY_OUT)
-        return recorded_sha256
+            return
+        require_same_identity(read_identity(self._identity_path, WAY_OUT), self._identity, folder, WAY_OUT)
 
-    def _drop_outdated(
-        self, path: Path, arrays: dict[str, np.ndarray], recorded_sha256: str | None, folder: Path
-    ) -> dict[str, np.ndarray]:
-        """Return a shard without the images whose annotations have changed, and take them out of its files."""
-        then = str(arrays["annotations_sha256"]) if "annotations_sha256" in arrays else recorded_sha256
-        if then == (self._annotations_sha256 or "") or self._truth_of is None or not len(arrays["image_id"]):
-            return arrays
-        if "truth" not in arrays:  # of an earlier version, which kept no hash of each image's annotations
-            changed = {"annotations_sha256": then}, {"annotations_sha256": self._annotations_sha256}
-            require_same_identity(*changed, folder, WAY_OUT)
-            return arrays
-        pairs = zip(arrays["image_id"].tolist(), arrays["truth"].tolist(), strict=True)
-        same = np.array([truth_fingerprint(self._truth_of(image_id)) == truth for image_id, truth in pairs])
+    def _drop_outdated(self, path: Path, arrays: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
+        """Return a shard without images that have changed, or whose annotations have; take these out of its files."""
+        same = self._unchanged(arrays, folder)
         if same.all():
             return arrays
         outdated = set(arrays["image_id"][~same].tolist())
@@ -184,6 +178,23 @@ class ResultShards:
             _write(masks_path, lambda file: file.write(json.dumps(masks).encode()))
         _write_arrays(path, kept)
         return kept
+
+    def _unchanged(self, arrays: Mapping[str, np.ndarray], folder: Path) -> np.ndarray:
+        """Return which images of a shard are as they were, with the same annotations: (images,) bool."""
+        hash_of, truth_of = self._content_hash_of, self._truth_of
+        if (hash_of or truth_of) and not {"content_hash", "truth", "annotations_sha256"} <= arrays.keys():
+            raise ValueError(
+                f"{folder} holds results of an earlier version, which did not record their photos' hashes. {WAY_OUT}"
+            )
+        if truth_of and str(arrays["annotations_sha256"]) == (self._annotations_sha256 or ""):
+            truth_of = None
+        done = _results(arrays)
+        same = [
+            (hash_of is None or hash_of(image.image_id) == image.content_hash)
+            and (truth_of is None or truth_fingerprint(truth_of(image.image_id)) == image.truth)
+            for image in done
+        ]
+        return np.array(same, dtype=bool)
 
 
 def read_images(folder: Path) -> tuple[list[ImageResult], list[dict[str, Any]]]:
@@ -223,6 +234,7 @@ def _arrays(results: Sequence[ImageResult]) -> dict[str, np.ndarray]:
         **_time_arrays("cpu_ms/", [r.cpu_ms for r in results]),
         "num_prompts": np.array([r.num_prompts for r in results]),
         "truth": np.array([r.truth for r in results]),
+        "content_hash": np.array([r.content_hash for r in results]),
         "peak_mib": np.array([np.nan if r.peak_mib is None else r.peak_mib for r in results]),
         **{f"value/{name}": np.stack([r.values[name] for r in results]) for name in results[0].values},
     }
@@ -255,13 +267,17 @@ def _environment(arrays: Mapping[str, np.ndarray]) -> str:
 
 def _results(arrays: Mapping[str, np.ndarray]) -> list[ImageResult]:
     """Return the images of a file's arrays."""
-    truths = arrays["truth"].tolist() if "truth" in arrays else [""] * len(arrays["image_id"])
+    truths, content_hashes = (
+        arrays[name].tolist() if name in arrays else [""] * len(arrays["image_id"])
+        for name in ("truth", "content_hash")
+    )
     peaks = arrays["peak_mib"].tolist() if "peak_mib" in arrays else [np.nan] * len(truths)
     values, ms, cpu_ms = (
         {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
         for kind in ("value/", "ms/", "cpu_ms/")
     )
-    if any(len(array) != len(arrays["image_id"]) for array in (*values.values(), *ms.values(), *cpu_ms.values())):
+    of_images = (*values.values(), *ms.values(), *cpu_ms.values(), truths, content_hashes)
+    if any(len(array) != len(arrays["image_id"]) for array in of_images):
         raise ValueError("its arrays are of different numbers of images")
     return [
         ImageResult(
@@ -272,6 +288,7 @@ def _results(arrays: Mapping[str, np.ndarray]) -> list[ImageResult]:
             {stage: float(array[i]) for stage, array in cpu_ms.items() if not np.isnan(array[i])} or None,
             truths[i],
             None if np.isnan(peaks[i]) else peaks[i],
+            content_hashes[i],
         )
         for i, (image_id, num_prompts) in enumerate(zip(arrays["image_id"], arrays["num_prompts"], strict=True))
     ]

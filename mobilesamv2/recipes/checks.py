@@ -13,6 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mobilesamv2.backbone_weights import TIMM
 from mobilesamv2.data.base import ImageDataset
@@ -110,6 +112,35 @@ def check_shared_folder() -> None:
             "Several processes were started, and each would write into a folder named after its own time: name one for "
             "all, output_dir=FOLDER."
         )
+
+
+def require_folder_of(program: str, folder: Path) -> None:
+    """Check that a folder is not of a run of the other program, whose record of its settings this one would replace.
+
+    Args:
+        program: ``train`` or ``evaluate``.
+        folder: that it is to write into.
+
+    Raises:
+        ValueError: if it is.
+    """
+    runs = {"train": "a training", "evaluate": "an evaluation"}
+    owner = _owner_of(folder)
+    if owner in runs and owner != program:
+        raise ValueError(
+            f"{folder} holds {runs[owner]}, and {runs[program]} would replace its record of its settings: name another "
+            f"output_dir, {folder / program} for example."
+        )
+
+
+def _owner_of(folder: Path) -> str | None:
+    """Return the program whose run a folder holds, by what either writes when it begins, or the results."""
+    if (folder / "run.json").is_file():
+        return "train"
+    try:
+        return str(OmegaConf.select(OmegaConf.load(folder / ".hydra" / "hydra.yaml"), "hydra.job.config_name"))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):  # none, or damaged
+        return "evaluate" if (folder / "results.json").is_file() else None
 
 
 def _is_folder_named() -> bool:

@@ -40,6 +40,7 @@ def run(cfg: DictConfig) -> None:
     silence_warnings()
     folder, known = output_folder(cfg), environment(cfg.seed)
     recipe: Any = schema.find_recipe(cfg, "evaluate", "evaluate.py")
+    checks.require_folder_of("evaluate", folder)
     schema.require_settings(cfg, recipe.NEEDS, recipe.OPTIONS)
     require_protocol(cfg)
     checks.check_single_process_sweep(cfg)

@@ -165,16 +165,16 @@ def run_task(
         now,
         annotations_sha256=protocol["annotations_sha256"],
         truth_of=lambda image_id: dataset.ground_truth(index_of[image_id]),
+        # an image that is none of these is no result of this run
+        content_hash_of=lambda image_id: dataset.content_hash(index_of[image_id]) if image_id in index_of else "none",
     )
     if trainer.is_global_zero:
         write_hydra_record(cfg, output_folder(cfg))
     task = build(shards)
     done = [result.image_id for result in shards.done]
     data = EvaluationData(dataset, cfg.num_workers, done, cfg.batch_size)
-    if shards.done and trainer.is_global_zero:
-        print(f"{len(shards.done)} of {len(dataset)} images were done before; resuming with {len(data.remaining)}.")
-        if shards.outdated:
-            print(f"{len(shards.outdated)} of these had other annotations, which have changed since.")
+    if trainer.is_global_zero:
+        _print_progress(shards, len(dataset), len(data.remaining))
     try:
         trainer.test(task, datamodule=data, verbose=False)
     except BaseException:
@@ -194,8 +194,16 @@ def run_task(
     return task, run | {"peak_memory": {"mib": max(peaks), "of": measured} if peaks else None}
 
 
+def _print_progress(shards: ResultShards, total: int, remaining: int) -> None:
+    """Print how many images an earlier part has done, and why some are done again."""
+    if shards.done or shards.outdated:
+        print(f"{len(shards.done)} of {total} images were done before; resuming with {remaining}.")
+    if shards.outdated:
+        print(f"{len(shards.outdated)} of these were done before with another photo, or other annotations, of that id.")
+
+
 PATHS = ("annotations", "images", "boxes", "checkpoint", "backbone_checkpoint", "onnx_encoder")
-"""Two names of one file are one result; its hash counts."""
+"""Two names of one file are one result; its hash counts, and that of each image."""
 
 OF_ALL_IMAGES = (
     "annotations_sha256",
@@ -204,11 +212,11 @@ OF_ALL_IMAGES = (
     "annotations_without_mask",
 )
 """What a result records of the whole annotation file. The result of one image depends on its own annotations alone, of
-which ``ResultShards`` keeps a hash."""
+which ``ResultShards`` keeps a hash, as it does of the image."""
 
 
 def identity_of(protocol: dict[str, Any], run: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Return what the results of an image depend on beside its annotations, flat, so that a difference is named."""
+    """Return what results depend on beside the images and their annotations, flat, so that a difference is named."""
     parts = {"": protocol, **{f"{name}.": values for name, values in run.items() if isinstance(values, dict)}}
     identity = {f"{part}{key}": value for part, values in parts.items() for key, value in values.items()}
     if protocol["annotations_sha256"] is not None:

@@ -43,6 +43,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] | None = None) -> float | None
     silence_warnings()
     recipe: Any = schema.find_recipe(cfg, "build", "train.py")
     folder = output_folder(cfg)
+    checks.require_folder_of("train", folder)
     if not checks.is_sweep():
         cfg.output_dir = str(folder)  # named after the time by default, which would be another in each process
     schema.require_settings(cfg, recipe.NEEDS, recipe.OPTIONS)

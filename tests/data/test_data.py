@@ -1,18 +1,23 @@
 """Annotation and results files, sound and broken."""
 
 import gzip
+import importlib.util
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from support import ROOT
 
-from mobilesamv2.data.base import choose_images
+from mobilesamv2.data.base import ImageDataset, choose_images
 from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.lvis import LvisDataset
+from mobilesamv2.data.photos import PhotosDataset
 from mobilesamv2.data.results_files import read_results
+from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_lvis
 from mobilesamv2.masks import decode
@@ -234,3 +239,44 @@ def test_drawn_scenes_in_lvis_layout_read_back_the_same(tmp_path: Path) -> None:
     assert lvis.ann_to_mask(first).sum() == first["area"]
     x, y, width, height = map(int, first["bbox"])
     assert lvis.ann_to_mask(first)[y : y + height, x : x + width].sum() == first["area"]
+
+
+def test_a_content_hash_is_of_the_bytes_alone(write, tmp_path: Path) -> None:
+    """Not of the name, the time or the number of bytes of a file; and each data set has one."""
+
+    class Own(SyntheticDataset):
+        content_hash = ImageDataset.content_hash
+
+        def load_image(self, index: int) -> np.ndarray:
+            return np.asarray(Image.open(tmp_path / "photos" / "sa_5.jpg"))
+
+    spec = importlib.util.spec_from_file_location("example", ROOT / "examples" / "dataset" / "mask_folder.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    annotations, photo = write(content(images=[{"id": 5, "height": 8, "width": 10, "file_name": "sa_5.jpg"}])), {}
+    folder = tmp_path / "photos"
+
+    def hashes(value: int) -> list[str]:
+        Image.new("RGB", (10, 8), (value, 0, 0)).save(folder / "sa_5.jpg", "BMP")
+        photo[value] = (folder / "sa_5.jpg").read_bytes()
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            tar.add(folder / "sa_5.jpg", "sa_5.jpg")
+        sets = [CocoDataset(annotations, folder), LvisDataset(annotations, folder), PhotosDataset(folder)]
+        (tmp_path / "masks" / "5.png").write_bytes(
+            photo[value]
+        )  # the guide's data set, of images and masks of one name
+        guides = example.MaskFolder(tmp_path / "masks", tmp_path / "masks")
+        sets += [SA1BDataset(folder), SA1BDataset(tmp_path / "a.tar"), guides, Own(1)]
+        return [dataset.content_hash(0) for dataset in sets]
+
+    folder.mkdir()
+    (tmp_path / "masks").mkdir()
+    first, other = hashes(1), hashes(2)
+    assert len(photo[1]) == len(photo[2])
+    assert all(one != another for one, another in zip(first, other, strict=True))
+    assert len(set(first[:-1])) == 1
+    assert hashes(1) == first
+    scenes = [SyntheticDataset(2, seed=seed).content_hash(i) for seed in (0, 1) for i in (0, 1)]
+    assert len(set(scenes)) == 4

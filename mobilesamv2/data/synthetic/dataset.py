@@ -61,6 +61,11 @@ class SyntheticDataset(ImageDataset):
         return {"annotations": scenes, "annotations_sha256": None}
 
     @override
+    def content_hash(self, index: int) -> str:
+        """Return what a scene is rendered from, its settings and its number, without rendering it."""
+        return f"{index} of {self.provenance['annotations']}"
+
+    @override
     def load_image(self, index: int) -> np.ndarray:
         return self[index][0]
 
