@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from support import ROOT
 from support.runs import evaluate_here
 from support.small_lvis import write_small_lvis
@@ -21,7 +20,6 @@ from mobilesamv2.cli.main import main
 from mobilesamv2.recipes import benchmark, schema
 from mobilesamv2.recipes.benchmark_cells import Cell
 from mobilesamv2.recipes.sweep_cells import read_cells
-from mobilesamv2.recipes.sweeps import _number_of_jobs
 
 schema.register()
 
@@ -89,8 +87,6 @@ def test_a_list_of_cells_that_is_none_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "cells.json"
     path.write_text('[["a=1"], ["b=2", "c=3"]]')
     assert read_cells(path) == [["a=1"], ["b=2", "c=3"]]
-    config = OmegaConf.create({"hydra": {"callbacks": {"cells": {"file": str(path)}}}})
-    assert _number_of_jobs(config, tmp_path) == 2
     path.write_text('[["a=1", 2]]')
     with pytest.raises(ValueError, match="must be a list of lists of overrides"):
         read_cells(path)
