@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig
 from support import ROOT
 
 from mobilesamv2.recipes.build import output_folder
-from mobilesamv2.recipes.sweeps import run_job
+from mobilesamv2.recipes.sweeps import JobFailedError, JobFailure, run_job
 
 PROGRAM = """
 value: 1
@@ -93,9 +95,9 @@ def test_a_sweep_that_is_refused_changes_nothing(
 def test_a_sweep_that_can_not_be_composed_changes_nothing(small_sweep: Sweep, tmp_path: Path) -> None:
     assert small_sweep("value=1,2") == 0
     before = files_of(tmp_path / "sweep")
-    with pytest.raises(hydra.errors.ConfigCompositionException):
+    with pytest.raises(ConfigCompositionException):
         small_sweep("value=1,2", "valeu=3")
-    with pytest.raises(hydra.errors.HydraException):
+    with pytest.raises(HydraException):
         small_sweep("value=interval(1,2)")
     assert files_of(tmp_path / "sweep") == before
 
@@ -133,6 +135,12 @@ def test_a_search_that_is_run_again_requires_a_seed(small_sweep: Sweep) -> None:
     assert small_sweep(*given) == 0
     assert "Optuna's grid is in random order" in str(small_sweep(*SEARCH, "hydra/sweeper/sampler=grid", "value=1,2"))
     assert "objective=val/loss" in str(small_sweep(*given, "objective=null"))
+
+
+def test_why_a_job_failed_reaches_the_process_that_started_it() -> None:
+    failure = JobFailure("sweep/1", "It diverged.")
+    error = pickle.loads(pickle.dumps(JobFailedError(failure)))
+    assert (error.failure, str(error)) == (failure, "It diverged.")
 
 
 def test_a_search_without_a_result_ends_in_a_sentence(
