@@ -208,6 +208,8 @@ def _failure_of(number: int, error: Any) -> JobFailure:
 def _outlive_lost_jobs() -> None:
     """Have a job of submitit that ends without a word, killed for its memory for example, count as one that failed.
 
+    So does one of several processes, of which any failed.
+
     Hydra's launcher asks the jobs for their results in turn, and would end at the first that has none.
     """
     from submitit import Job
@@ -218,7 +220,7 @@ def _outlive_lost_jobs() -> None:
     def results_or_failure(self: Job[Any]) -> list[Any]:
         number = next(numbers)
         try:
-            return results(self)
+            return sorted(results(self), key=lambda process: process.status != JobStatus.FAILED)  # its first one counts
         except UncompletedJobError as error:
             sentence = f"{str(error).splitlines()[0].strip()}; its output is {self.paths.stderr}"
             failure = JobFailure(f"job {number}", sentence)

@@ -83,6 +83,13 @@ def test_a_cell_without_a_result_has_failed(tmp_path: Path, monkeypatch: pytest.
     assert failed["late p"].startswith("queued again Its log is ")
 
 
+def test_a_cell_that_a_launcher_was_refused_has_its_own_reason(tmp_path: Path) -> None:
+    log = tmp_path / "launcher.log"
+    lines = [f"  {tmp_path / name / 'p'}: {name} holds another run (seed was 0 and is 1)." for name in ("a", "b")]
+    log.write_text("\n".join(["2 of 3 jobs failed:", *lines]) + "\n")
+    assert benchmark._listed_reason(cell(tmp_path, "a"), 1, log) == "a holds another run (seed was 0 and is 1)."
+
+
 def test_a_list_of_cells_that_is_none_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "cells.json"
     path.write_text('[["a=1"], ["b=2", "c=3"]]')

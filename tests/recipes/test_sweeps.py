@@ -188,9 +188,12 @@ def test_a_sweep_goes_on_past_a_job_that_fails_and_resumes(tmp_path: Path) -> No
     again = sweep(tmp_path, "optimizer.lr=1e-3,5e-4,2e-3", "task.warmup_images=0", "trainer.log_every_n_steps=1")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("is done: val/loss is ") == 2
+    before = {path: content for path, content in files_of(tmp_path).items() if path.startswith(("0", "multirun"))}
     other = sweep(tmp_path, "optimizer.lr=3e-2,5e-4", "task.warmup_images=0", "trainer.log_every_n_steps=1")
     assert other.returncode == 1
     assert f"{tmp_path / '0'}: {tmp_path / '0'} holds another run (optimizer.lr was 0.001 and is 0.03)" in other.stderr
+    assert before.items() <= files_of(tmp_path).items()
+    assert not (tmp_path / "0" / "error.txt").exists()
 
 
 @pytest.mark.slow
