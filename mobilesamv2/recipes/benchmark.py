@@ -127,13 +127,22 @@ def _launch(
         process.wait()  # it has its own list of what failed
         for cell in waiting:
             error = cell.folder / ERROR_FILE
-            yield cell, error.read_text().strip() if error.is_file() else _reason(process.returncode, log)
+            yield cell, error.read_text().strip() if error.is_file() else _listed_reason(cell, process.returncode, log)
     finally:
         stop([process])
 
 
 def _log(cell: Cell, folder: Path) -> Path:
     return folder / "logs" / cell.model / f"{cell.protocol}.log"
+
+
+def _listed_reason(cell: Cell, code: int, log: Path) -> str:
+    """Return why a job of a launcher failed, by the list that a sweep ends with: one refused has no file of its own."""
+    begin = f"  {cell.folder}: "
+    for line in log.read_text(errors="replace").splitlines():
+        if line.startswith(begin):
+            return line.removeprefix(begin)
+    return _reason(code, log)
 
 
 def _reason(code: int, log: Path) -> str:

@@ -46,19 +46,38 @@ def describe_start(name: str, node: DictConfig) -> str:
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Return what else decides the numbers: versions, code, commit, seed; None for what can't be found out."""
+    """Return what else decides the numbers: versions, code, commit, seed; None for what can't be found out.
+
+    ``is_clean`` says whether the code is that of the commit, without changes and new files.
+    """
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in ("mobilesamv2", "torch", "timm", "ultralytics", "pycocotools", "numpy"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
+    return {"versions": versions, **_commit(Path(__file__)), "code_sha256": code_sha256(), "seed": seed}
+
+
+def _commit(module: Path) -> dict[str, Any]:
+    """Return the commit of the repository that tracks a module, and whether ``mobilesamv2/`` and ``conf/`` are clean.
+
+    A repository that merely contains the virtual environment does not track it.
+    """
+    if _git(module, "ls-files", "--error-unmatch", module.name) is None:
+        return {"commit": None, "is_clean": None}
+    changes = _git(module, "status", "--porcelain", "--", str(module.parents[1]), str(CONF))
+    return {"commit": _git(module, "rev-parse", "HEAD"), "is_clean": None if changes is None else not changes}
+
+
+def _git(module: Path, *arguments: str) -> str | None:
+    """Return what git prints in the folder of a module; None where it is not installed, or fails."""
+    command = ["git", "--no-optional-locks", "-C", str(module.parent), *arguments]
     try:
-        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
-        commit = ""
-    return {"versions": versions, "commit": commit or None, "code_sha256": code_sha256(), "seed": seed}
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 @cache

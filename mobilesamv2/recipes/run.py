@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def train(*overrides: str) -> Path:
         FileNotFoundError: if weights or data are missing.
         ValueError: if the settings can't be composed, or one makes no sense.
     """
-    cfg = _compose("train", overrides)
+    cfg = compose_run("train", overrides)
     with _errors_of_parts():
         train_program.run(cfg, overrides)
     return Path(cfg.output_dir)
@@ -45,7 +45,7 @@ def evaluate(*overrides: str) -> Path:
         FileNotFoundError: if weights or data are missing.
         ValueError: if the settings can't be composed, or one makes no sense.
     """
-    cfg = _compose("evaluate", overrides)
+    cfg = compose_run("evaluate", overrides)
     with _errors_of_parts():
         evaluate_program.run(cfg)
     return Path(cfg.output_dir)
@@ -61,15 +61,21 @@ def _errors_of_parts() -> Iterator[None]:
         raise cause from cause.__cause__  # from the error itself the two would name each other as their cause
 
 
-def _compose(program: str, overrides: tuple[str, ...]) -> DictConfig:
+def compose_run(program: str, overrides: Sequence[str], config_dir: Path | None = None) -> DictConfig:
     """Compose the configuration of one run.
+
+    Args:
+        program: ``train`` or ``evaluate``.
+        overrides: as on the command line.
+        config_dir: further configurations, those of ``--config-dir``.
 
     Raises:
         ValueError: if it can't be, or it is a sweep.
     """
+    more = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
     try:
         with initialize_config_dir(str(schema.CONF), version_base="1.3"):
-            cfg = compose(program, list(overrides), return_hydra_config=True)
+            cfg = compose(program, [*overrides, *more], return_hydra_config=True)
     except (CompactHydraException, OmegaConfBaseException) as error:
         raise ValueError(explanation(error, overrides)) from error
     if cfg.hydra.mode == RunMode.MULTIRUN:

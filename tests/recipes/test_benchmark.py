@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from support import ROOT
 from support.runs import evaluate_here
 from support.small_lvis import write_small_lvis
@@ -21,7 +20,6 @@ from mobilesamv2.cli.main import main
 from mobilesamv2.recipes import benchmark, schema
 from mobilesamv2.recipes.benchmark_cells import Cell
 from mobilesamv2.recipes.sweep_cells import read_cells
-from mobilesamv2.recipes.sweeps import _number_of_jobs
 
 schema.register()
 
@@ -85,12 +83,17 @@ def test_a_cell_without_a_result_has_failed(tmp_path: Path, monkeypatch: pytest.
     assert failed["late p"].startswith("queued again Its log is ")
 
 
+def test_a_cell_that_a_launcher_was_refused_has_its_own_reason(tmp_path: Path) -> None:
+    log = tmp_path / "launcher.log"
+    lines = [f"  {tmp_path / name / 'p'}: {name} holds another run (seed was 0 and is 1)." for name in ("a", "b")]
+    log.write_text("\n".join(["2 of 3 jobs failed:", *lines]) + "\n")
+    assert benchmark._listed_reason(cell(tmp_path, "a"), 1, log) == "a holds another run (seed was 0 and is 1)."
+
+
 def test_a_list_of_cells_that_is_none_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "cells.json"
     path.write_text('[["a=1"], ["b=2", "c=3"]]')
     assert read_cells(path) == [["a=1"], ["b=2", "c=3"]]
-    config = OmegaConf.create({"hydra": {"callbacks": {"cells": {"file": str(path)}}}})
-    assert _number_of_jobs(config, tmp_path) == 2
     path.write_text('[["a=1", 2]]')
     with pytest.raises(ValueError, match="must be a list of lists of overrides"):
         read_cells(path)

@@ -2,12 +2,161 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import hydra
 import pytest
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig
 from support import ROOT
+
+from mobilesamv2.recipes.build import output_folder
+from mobilesamv2.recipes.sweeps import JobFailedError, JobFailure, run_job
+
+PROGRAM = """
+value: 1
+objective: value
+output_dir: sweep
+hydra:
+  output_subdir: null
+  callbacks: {failed_jobs: {_target_: mobilesamv2.recipes.sweeps.NameFailedJobs}}
+  sweep: {dir: "${output_dir}", subdir: "${hydra.job.num}"}
+"""
+SEARCH = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1")
+
+
+def run(cfg: DictConfig) -> float:
+    """A run with the shape of the true ones: its folder records its value, and another one is refused."""
+    folder = output_folder(cfg)
+    record = folder / "run.json"
+    if record.is_file() and json.loads(record.read_text()) != cfg.value:
+        raise ValueError(f"{folder} holds another run")
+    (folder / ".hydra").mkdir(exist_ok=True)
+    (folder / ".hydra" / "overrides.yaml").unlink(missing_ok=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(f"[value={cfg.value}]")
+    record.write_text(json.dumps(cfg.value))
+    if cfg.value < 0:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    return cfg.value
+
+
+Sweep = Callable[..., int | str | None]
+
+
+@pytest.fixture
+def small_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """Runs a sweep of ``run`` in this process, and returns the status that it ends with."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "train.yaml").write_text(PROGRAM)
+    monkeypatch.chdir(tmp_path)
+
+    def sweep(*overrides: str) -> int | str | None:
+        program = hydra.main(config_path=str(tmp_path / "conf"), config_name="train", version_base="1.3")
+        monkeypatch.setattr(sys, "argv", ["train", "-m", *overrides])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        with monkeypatch.context() as patch:  # a process has one sweep, which changes these classes
+            for name, plugin in Plugins.instance().class_name_to_class.items():
+                for method in ("launch", "sweep"):
+                    if name.startswith("hydra") and hasattr(plugin, method):
+                        patch.setattr(plugin, method, getattr(plugin, method))
+            try:
+                program(lambda cfg: run_job(run, cfg))()
+            except SystemExit as error:
+                return error.code
+        return 0
+
+    return sweep
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All but logs."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_sweep_that_is_refused_changes_nothing(
+    small_sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert small_sweep("value=1,2") == 0
+    before = files_of(tmp_path / "sweep")
+    assert {"0/run.json", "multirun.yaml"} <= before.keys()
+    assert small_sweep("value=3,2") == 1
+    assert "\n1 of 2 jobs failed:\n  sweep/0: " in capsys.readouterr().err
+    assert files_of(tmp_path / "sweep") == before
+    assert small_sweep("value=1,2,4") == 0
+    assert "value=1,2,4" in (tmp_path / "sweep" / "multirun.yaml").read_text()
+
+
+def test_a_sweep_that_can_not_be_composed_changes_nothing(small_sweep: Sweep, tmp_path: Path) -> None:
+    assert small_sweep("value=1,2") == 0
+    before = files_of(tmp_path / "sweep")
+    with pytest.raises(ConfigCompositionException):
+        small_sweep("value=1,2", "valeu=3")
+    with pytest.raises(HydraException):
+        small_sweep("value=interval(1,2)")
+    assert files_of(tmp_path / "sweep") == before
+
+
+def test_failures_of_other_sweeps_do_not_count(small_sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "sweep" / "other").mkdir(parents=True)
+    (tmp_path / "sweep" / "other" / "error.txt").write_text("It failed.")
+    assert small_sweep("value=1,2") == 0
+
+
+def test_an_error_that_is_no_mistake_of_the_user_does_not_end_a_sweep(
+    small_sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert small_sweep("value=1,-1,2") == 1
+    error = "RuntimeError: CUDA error: an illegal memory access was encountered (traceback in "
+    printed = capsys.readouterr().err
+    assert f"\n1 of 3 jobs failed:\n  sweep/1: {error}" in printed
+    assert (tmp_path / "sweep" / "1" / "error.txt").read_text().startswith(error)
+    [log] = (tmp_path / "sweep" / "1").glob("*.log")
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert (tmp_path / "sweep" / "2" / "run.json").is_file()
+    assert not (tmp_path / "sweep" / "0" / "error.txt").exists()
+
+
+@pytest.mark.slow
+def test_a_search_that_is_run_again_requires_a_seed(small_sweep: Sweep) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    given = [*SEARCH, "value=interval(1.0,2.0)"]
+    assert small_sweep(*given, "output_dir=seedless") == 0
+    assert "hydra.sweeper.sampler.seed is null. Name another output_dir" in str(
+        small_sweep(*given, "output_dir=seedless")
+    )
+    given.append("hydra.sweeper.sampler.seed=0")
+    assert small_sweep(*given) == 0
+    assert small_sweep(*given) == 0
+    assert "Optuna's grid is in random order" in str(small_sweep(*SEARCH, "hydra/sweeper/sampler=grid", "value=1,2"))
+    assert "objective=val/loss" in str(small_sweep(*given, "objective=null"))
+
+
+def test_why_a_job_failed_reaches_the_process_that_started_it() -> None:
+    failure = JobFailure("sweep/1", "It diverged.")
+    error = pickle.loads(pickle.dumps(JobFailedError(failure)))
+    assert (error.failure, str(error)) == (failure, "It diverged.")
+
+
+def test_a_search_without_a_result_ends_in_a_sentence(
+    small_sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    given = [*SEARCH, "hydra.sweeper.sampler.seed=0", "value=interval(-2.0,-1.0)"]
+    assert small_sweep(*given, "hydra.sweeper.max_failure_rate=1.0") == 1
+    printed = capsys.readouterr().err
+    assert "\n3 of 3 jobs failed:\n  sweep/0: RuntimeError: CUDA error" in printed
+    assert printed.endswith("No trial has a value, so that the search has no result.\n")
+    assert small_sweep(*given, "output_dir=strict") == 1
+    printed = capsys.readouterr().err
+    assert "\n1 of 1 jobs failed:\n  strict/0: " in printed
+    assert printed.endswith("The search ended here, since hydra.sweeper.max_failure_rate is 0.0.\n")
+    assert not (tmp_path / "sweep" / "optimization_results.yaml").exists()
 
 
 def sweep(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -39,9 +188,12 @@ def test_a_sweep_goes_on_past_a_job_that_fails_and_resumes(tmp_path: Path) -> No
     again = sweep(tmp_path, "optimizer.lr=1e-3,5e-4,2e-3", "task.warmup_images=0", "trainer.log_every_n_steps=1")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("is done: val/loss is ") == 2
+    before = {path: content for path, content in files_of(tmp_path).items() if path.startswith(("0", "multirun"))}
     other = sweep(tmp_path, "optimizer.lr=3e-2,5e-4", "task.warmup_images=0", "trainer.log_every_n_steps=1")
     assert other.returncode == 1
     assert f"{tmp_path / '0'}: {tmp_path / '0'} holds another run (optimizer.lr was 0.001 and is 0.03)" in other.stderr
+    assert before.items() <= files_of(tmp_path).items()
+    assert not (tmp_path / "0" / "error.txt").exists()
 
 
 @pytest.mark.slow
