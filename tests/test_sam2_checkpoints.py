@@ -12,7 +12,7 @@ from support.random_weights import pass_filters, stir
 from mobilesamv2 import SegAny, build_sam
 from mobilesamv2.checkpoints import save_sam2
 from mobilesamv2.models.sam import Sam
-from mobilesamv2.recipes.training import write_sam
+from mobilesamv2.recipes.run_outputs import sam_writers, write_files
 
 MEMORY_OF_SAM2_1 = {
     *("memory_attention", "memory_encoder", "mask_downsample", "obj_ptr_proj", "obj_ptr_tpos_proj"),
@@ -96,10 +96,10 @@ def test_with_a_memory_the_file_is_the_official_one(official: Any, ours: Sam, re
 
 
 def test_a_run_writes_the_official_format_where_it_can(tmp_path: Path) -> None:
-    names = [path.name for path in write_sam(build_sam("sam2_mini"), tmp_path)]
+    names = [path.name for path in write_files(sam_writers(build_sam("sam2_mini")), tmp_path)]
     assert names == ["sam2_mini.safetensors", "sam2_mini_image.pt"]
     assert written(tmp_path / "sam2_mini_image.pt")["no_mem_embed"].shape == (1, 1, 64)
-    names = [path.name for path in write_sam(build_sam("sam2_mini", encoder="tiny_vit_mini"), tmp_path)]
+    names = [path.name for path in write_files(sam_writers(build_sam("sam2_mini", encoder="tiny_vit_mini")), tmp_path)]
     assert names == ["sam2_mini.safetensors"]
 
 

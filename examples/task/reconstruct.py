@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mobilesamv2.recipes.build import build_model
 from mobilesamv2.recipes.checks import Check, weight_checks
-from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
+from mobilesamv2.recipes.run_outputs import sam_writers
+from mobilesamv2.recipes.training import TrainingSetup, build_samples
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "model")
 READS = ("encoder",)
@@ -25,4 +24,4 @@ def build(cfg: DictConfig) -> TrainingSetup:
     """Build the model and the images that it reconstructs."""
     sam = build_model(cfg.model, cfg.encoder)
     task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
-    return TrainingSetup(task, build_samples(cfg, sam.image_size), partial(write_sam, sam))
+    return TrainingSetup(task, build_samples(cfg, sam.image_size), sam_writers(sam))

@@ -73,6 +73,20 @@ class ImageDataset(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
         pixels = self.load_image(index)
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
+    def fingerprint(self) -> dict[str, str | None]:
+        """Return hashes that tell ``annotations`` and ``images`` from others of the same ids, wherever the files lie.
+
+        No image is read: that of the images is of their signatures, a missing one's included.
+        """
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            try:
+                signature = self.signature(index)
+            except FileNotFoundError:
+                signature = "missing"
+            digest.update(f"{signature}\n".encode())
+        return {"annotations": self.provenance["annotations_sha256"], "images": digest.hexdigest()}
+
     def size_of(self, index: int) -> tuple[int, int]:
         """Return (H, W) of an image, pixels."""
         return self.ground_truth(index).size

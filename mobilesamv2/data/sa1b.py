@@ -39,6 +39,9 @@ IMAGE, ANNOTATIONS = 2, 4
 MAX_OPEN_TARS = 64
 """Open tars per process; systems allow about a thousand files."""
 
+FINGERPRINTED = 1000
+"""Images whose annotations ``fingerprint`` reads; reading those of all 11 million would take hours."""
+
 MAX_NAMED = 3
 """Broken annotations of an image that the log names."""
 
@@ -209,6 +212,21 @@ class SA1BDataset(ImageDataset):
         return hashlib.sha256(self._read(index, IMAGE)).hexdigest()
 
     @override
+    def fingerprint(self) -> dict[str, str | None]:
+        """Return hashes of the lengths of the images and of their annotations, with the content of some of these.
+
+        Those are ``FINGERPRINTED`` images, spread evenly: all images of a small data set.
+        """
+        lengths = self._table[:, [IMAGE + 1, ANNOTATIONS + 1]].astype("<i8")  # (images, 2), bytes
+        for index in np.flatnonzero(np.isin(self._table[:, 0], list(self._extracted))).tolist():
+            lengths[index] = [self._num_bytes(index, column) for column in (IMAGE, ANNOTATIONS)]
+        images, annotations = (hashlib.sha256(column.tobytes()) for column in lengths.T)
+        spread = np.linspace(0, len(self) - 1, min(len(self), FINGERPRINTED)).round().astype(int)
+        for index in spread[lengths[spread, 1] > 0].tolist():
+            annotations.update(self._read(index, ANNOTATIONS))
+        return {"annotations": annotations.hexdigest(), "images": images.hexdigest()}
+
+    @override
     def ground_truth(self, index: int) -> GroundTruth:
         """Return the masks of an image, without broken ones.
 
@@ -246,6 +264,14 @@ class SA1BDataset(ImageDataset):
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without open files, which a spawned worker can't inherit."""
         return self.__dict__ | {"_files": {}}
+
+    def _num_bytes(self, index: int, column: int) -> int:
+        """Return the length of an extracted image or its annotations; 0 without them."""
+        source, suffix, exists = self._table[index, [0, column, column + 1]].tolist()
+        try:
+            return self._extracted[source].num_bytes(f"sa_{self.image_ids[index]}", suffix) if exists else 0
+        except FileNotFoundError:
+            return 0
 
     def _read(self, index: int, column: int) -> bytes:
         """Read the bytes of an image or its annotations, from files that each process opens for itself."""

@@ -38,7 +38,7 @@ def build(cfg: DictConfig) -> TrainingSetup:
     return TrainingSetup(
         task,
         samples,
-        write_weights=None,
+        weights=None,
         cache=cache,
         callbacks=keep_pixels(cfg, samples),
         summary=lambda: "\n".join(

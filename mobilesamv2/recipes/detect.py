@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -37,12 +37,9 @@ def build(cfg: DictConfig) -> TrainingSetup:
         sampler = instantiate(cfg.prompt_sampler, detector=detector, _convert_="all")
         callbacks.append(MaskRecallAtEnd(build_model(cfg.model, cfg.encoder), sampler))
 
-    def write_weights(folder: Path) -> list[Path]:
-        written: ObjectDetector = task.detector
-        save_detector(written, folder / "detector.pt")
-        return [folder / "detector.pt"]
-
+    trained: ObjectDetector = task.detector
+    weights = {"detector.pt": partial(save_detector, trained)}
     needs_masks = cfg.task.masks or cfg.model is not None
     samples = build_samples(cfg, detector.image_size, needs_masks)
     measure = "mobilesamv2 evaluate task=evaluate_detector detector=yolov8n detector.checkpoint={file}"
-    return TrainingSetup(task, samples, write_weights, callbacks=callbacks, next_command=measure)
+    return TrainingSetup(task, samples, weights, callbacks=callbacks, next_command=measure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from hydra.utils import instantiate
@@ -11,8 +10,9 @@ from omegaconf import DictConfig
 from mobilesamv2.recipes.build import build_model, picture_callbacks
 from mobilesamv2.recipes.checks import Check, weight_checks
 from mobilesamv2.recipes.records import describe_start
+from mobilesamv2.recipes.run_outputs import sam_writers
 from mobilesamv2.recipes.teachers import build_teacher, keep_pixels, teacher_config
-from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
+from mobilesamv2.recipes.training import TrainingSetup, build_samples
 from mobilesamv2.tasks.sam2_from_sam import is_sam2_of_sam
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "model", "teacher")
@@ -44,7 +44,7 @@ def build(cfg: DictConfig) -> TrainingSetup:
     return TrainingSetup(
         task,
         samples,
-        partial(write_sam, student),
+        sam_writers(student),
         teacher.cache,
         [*picture_callbacks(cfg, student), *keep_pixels(cfg, samples)],
     )

@@ -10,7 +10,7 @@ import fnmatch
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,14 @@ RECORD = "run.json"
 STEP_SIZE = "images per step"
 """Key of the images of an optimizer step, over all processes."""
 
+ANNOTATIONS, SIGNATURES = "annotations (SHA-256)", "images (SHA-256 of their signatures)"
+"""Keys of ``ImageDataset.fingerprint``, which runs of earlier versions did not record."""
+
 WAY_OUT = "Resume with the settings of the folder, name another output_dir, or start over with resume=null."
 
 
 def run_identity(cfg: DictConfig, images: ImageDataset) -> dict[str, Any]:
-    """Return what the weights of a run depend on, flat: settings by name, the images, and the hashes of weight files.
+    """Return what the weights of a run depend on, flat: settings by name, hashes of images, annotations and weights.
 
     Args:
         cfg: the composed configuration.
@@ -63,6 +66,8 @@ def run_identity(cfg: DictConfig, images: ImageDataset) -> dict[str, Any]:
             identity[f"{key} (SHA-256)"] = TIMM if value == TIMM else sha256_of(files) if found else None
     ids = "\n".join(map(str, images.image_ids))
     identity["images (SHA-256 of their ids)"] = hashlib.sha256(ids.encode()).hexdigest()
+    fingerprint = images.fingerprint()
+    identity |= {ANNOTATIONS: fingerprint["annotations"], SIGNATURES: fingerprint["images"]}
     return json.loads(json.dumps(identity))
 
 
@@ -80,11 +85,12 @@ def run_id(folder: Path, resumed: bool) -> str:
 
 
 def check_resumed_run(folder: Path, identity: dict[str, Any], is_required: bool = True) -> None:
-    """Check that a folder with checkpoints is of this run.
+    """Check that a folder with checkpoints, or the result of a run, is of this run.
 
     Args:
         folder: of the run that is resumed.
-        identity: of the run that begins; ``STEP_SIZE`` is compared where it is known.
+        identity: of the run that begins; ``STEP_SIZE`` is compared where it is known, and the content of the data set
+            where the folder records it.
         is_required: a folder without a record is refused.
 
     Raises:
@@ -92,12 +98,23 @@ def check_resumed_run(folder: Path, identity: dict[str, Any], is_required: bool 
     """
     path = folder / RECORD
     if path.is_file():
-        saved = _read(path).get("identity", {})
+        saved = _identity(_read(path))
         if STEP_SIZE not in identity:
             saved.pop(STEP_SIZE, None)
-        require_same_identity(saved, identity, folder, WAY_OUT)
+        unknown = {ANNOTATIONS, SIGNATURES} - saved.keys()
+        compared = {key: value for key, value in identity.items() if key not in unknown}
+        require_same_identity(saved, compared, folder, WAY_OUT)
     elif is_required:
         raise ValueError(f"{folder} holds checkpoints, but not {RECORD}, which records of what. {WAY_OUT}")
+
+
+def print_uncompared(folder: Path) -> None:
+    """Print what a run that goes on can't be compared by, since an earlier version recorded the folder."""
+    path = folder / RECORD
+    saved = _identity(_read(path)) if path.is_file() else {}
+    unknown = [key for key in (ANNOTATIONS, SIGNATURES) if key not in saved]
+    if saved and unknown:
+        print(f"{path} is of an earlier version, without {' and '.join(unknown)}, which are not compared.")
 
 
 def write_run_record(
@@ -106,6 +123,7 @@ def write_run_record(
     run_id: str,
     identity: dict[str, Any],
     image_ids: Sequence[int | str],
+    weights: Iterable[str],
     resumed: bool,
 ) -> None:
     """Write ``run.json``, ``images.txt`` and Hydra's record of the configuration.
@@ -116,6 +134,7 @@ def write_run_record(
         run_id: of ``run_id``.
         identity: of the run.
         image_ids: of the data set, those of validation last.
+        weights: names of the weight files that the run will write.
         resumed: keep the environments of before, and print a change of length.
     """
     path = folder / RECORD
@@ -129,6 +148,7 @@ def write_run_record(
         is_now = ", ".join(f"{name} {value}" for name, value in length.items())
         print(f"The run had {was} and has {is_now}; the learning rate follows the schedule of the new length.")
     record = {"id": run_id, "identity": identity, "length": length, "environments": environments}
+    record["weights"] = sorted(weights)
     write_text_atomic(path, json.dumps(record, indent=2) + "\n")
     write_text_atomic(folder / "images.txt", "".join(f"{image_id}\n" for image_id in image_ids))
     write_hydra_record(cfg, folder)
@@ -138,24 +158,46 @@ def _read(path: Path) -> dict[str, Any]:
     return read_identity(path, WAY_OUT)
 
 
-def finished_objective(folder: Path, name: str | None, total_steps: int | None) -> float | None:
-    """Return the objective of a run that is done at this length; None for one that is not.
+def _identity(record: dict[str, Any]) -> dict[str, Any]:
+    identity = record.get("identity")
+    return dict(identity) if isinstance(identity, dict) else {}
 
-    Args:
-        folder: of the run.
-        name: of the metric that a search improves.
-        total_steps: optimizer steps of the run.
+
+def recorded_weights(folder: Path) -> list[str]:
+    """Return the names of the weight files that the run of a folder writes; none where that is not recorded."""
+    try:
+        names = read_identity(folder / RECORD, WAY_OUT).get("weights")
+    except ValueError:  # there is no record, or it is damaged
+        return []
+    return [Path(str(name)).name for name in names] if isinstance(names, list) else []
+
+
+def recorded_result(folder: Path) -> dict[str, Any] | None:
+    """Return what a folder records of a run that ended; None for one that did not.
+
+    Raises:
+        ValueError: if the record can't be read.
     """
     path = folder / RECORD
     result = _read(path).get("result") if path.is_file() else None
-    if result is None or name is None or result.get("steps") != total_steps:
-        return None
-    return result["metrics"].get(name)
+    if result is not None and not (isinstance(result, dict) and isinstance(result.get("metrics"), dict)):
+        raise ValueError(f"{path} can't be read (result must be an object with metrics, got {result!r}). {WAY_OUT}")
+    return result
 
 
-def write_result(folder: Path, steps: int, metrics: dict[str, float], best: dict[str, Any] | None) -> None:
-    """Add to ``run.json`` the steps of a run that ended, its last metrics, and its best validation if one is kept."""
-    record = _read(folder / RECORD) | {"result": {"steps": steps, "metrics": metrics, "best": best}}
+def is_done(result: dict[str, Any], total_steps: int | None) -> bool:
+    """Return whether a run that ended is done at a length; early stopping ends one before its last step.
+
+    Args:
+        result: of ``recorded_result``; one of an earlier version says only how many steps were done.
+        total_steps: optimizer steps of the run, as it is set now.
+    """
+    return total_steps == result.get("total_steps", result.get("steps"))
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Add to ``run.json`` how a run ended: ``steps``, ``total_steps``, ``metrics``, ``best`` and more."""
+    record = _read(folder / RECORD) | {"result": result}
     write_text_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 

@@ -39,6 +39,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] | None = None) -> float | None
     from mobilesamv2.recipes import checks, training
     from mobilesamv2.recipes.build import output_folder
     from mobilesamv2.recipes.folder_lock import locked
+    from mobilesamv2.recipes.run_outputs import checkpoint_to_resume
 
     silence_warnings()
     recipe: Any = schema.find_recipe(cfg, "build", "train.py")
@@ -55,7 +56,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] | None = None) -> float | None
     named = [] if cfg.resume in (None, "auto") else [lambda: checks.require_file(cfg.resume)]
     checks.require_all([*recipe.missing_files(cfg), *named, *checks.dataset_checks(cfg.dataset)])
     with locked(folder) if rank_zero_only.rank == 0 else nullcontext():  # pyright: ignore[reportFunctionMemberAccess]
-        resume: Path | None = training.checkpoint_to_resume(cfg, folder)
+        resume: Path | None = checkpoint_to_resume(cfg, folder)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         return training.run_training(cfg, recipe.build(cfg), folder, resume)
 

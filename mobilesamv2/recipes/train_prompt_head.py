@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -41,12 +41,8 @@ def build(cfg: DictConfig) -> TrainingSetup:
         sampler = instantiate(cfg.prompt_sampler, detector=head, _convert_="all")
         callbacks.append(MaskRecallAtEnd(sam, sampler))
 
-    def write_weights(folder: Path) -> list[Path]:
-        written = folder / prompt_head_file(sam.name)
-        save_prompt_head(task.head, written)
-        return [written]
-
+    weights = {prompt_head_file(sam.name): partial(save_prompt_head, task.head)}
     samples = build_samples(cfg, sam.image_size, needs_masks=cfg.prompt_sampler is not None, resizing=sam.resizing)
     try_it = f"mobilesamv2 segment IMAGE -o masks --model {sam.name} --sampler prompt_head --detector {{file}}"
     callbacks += keep_pixels(cfg, samples)
-    return TrainingSetup(task, samples, write_weights, teacher.cache, callbacks, next_command=try_it)
+    return TrainingSetup(task, samples, weights, teacher.cache, callbacks, next_command=try_it)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mobilesamv2.recipes.build import build_model, picture_callbacks
 from mobilesamv2.recipes.checks import Check, weight_checks
 from mobilesamv2.recipes.records import describe_start
-from mobilesamv2.recipes.training import TrainingSetup, build_samples, write_sam
+from mobilesamv2.recipes.run_outputs import sam_writers
+from mobilesamv2.recipes.training import TrainingSetup, build_samples
 
 NEEDS = ("dataset", "samples", "optimizer", "trainer", "model")
 READS = ("encoder",)
@@ -28,4 +27,4 @@ def build(cfg: DictConfig) -> TrainingSetup:
     sam = build_model(cfg.model, cfg.encoder)
     task = instantiate(cfg.task, sam=sam, optimizer=instantiate(cfg.optimizer), _convert_="all")
     samples = build_samples(cfg, sam.image_size, needs_masks=True, resizing=sam.resizing)
-    return TrainingSetup(task, samples, partial(write_sam, sam), callbacks=picture_callbacks(cfg, sam))
+    return TrainingSetup(task, samples, sam_writers(sam), callbacks=picture_callbacks(cfg, sam))

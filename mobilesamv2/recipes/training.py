@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -24,23 +23,28 @@ from mobilesamv2.callbacks.csv_log import trim_metrics
 from mobilesamv2.callbacks.divergence import StopOnDivergence
 from mobilesamv2.callbacks.length import RunLength
 from mobilesamv2.callbacks.requeue import SaveAndRequeue
-from mobilesamv2.callbacks.resumable import Resumable, require_resumable
+from mobilesamv2.callbacks.resumable import require_resumable
 from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
 from mobilesamv2.callbacks.throughput import ThroughputMonitor
-from mobilesamv2.callbacks.validation import KeepBest, LastMetrics, logged_value
-from mobilesamv2.checkpoints import save_mobile_sam, save_sam2, save_weights
+from mobilesamv2.callbacks.validation import Best, KeepBest, LastMetrics, logged_value
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
 from mobilesamv2.data.samples import EncoderSamples
-from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes import run_folder
 from mobilesamv2.recipes.build import cluster_plugins, loggers, own_callbacks, progress_bars
 from mobilesamv2.recipes.checks import output_dir_is_stable, require_objects
-from mobilesamv2.sam2_checkpoints import obstacle_to_sam2
-
-BEST = "best"
-"""Folder, in that of a run, of the weights of the best validation."""
+from mobilesamv2.recipes.run_outputs import (
+    BEST,
+    Writers,
+    has_weights,
+    keep_apart,
+    make_room,
+    make_room_for_more,
+    require_other_inputs,
+    starts_over,
+    write_files,
+)
 
 
 class TrainingSetup(NamedTuple):
@@ -49,18 +53,18 @@ class TrainingSetup(NamedTuple):
     Attributes:
         task: the LightningModule.
         samples: what it trains on.
-        write_weights: writes what was trained into a folder and returns the paths; None for a task that trains nothing
-            and predicts instead.
+        weights: what writes each file of what was trained, by the file's name; None for a task that trains nothing and
+            predicts instead.
         cache: of the teacher's embeddings.
         callbacks: beside those of every run.
         summary: returns what is printed at the end of a task that predicts.
-        next_command: what can be done with the first file of ``write_weights``, which takes the place of ``{file}``.
+        next_command: what can be done with the first of ``weights``, which takes the place of ``{file}``.
         part: number of this job and number of jobs, among which a task that predicts is divided.
     """
 
     task: pl.LightningModule
     samples: EncoderSamples
-    write_weights: Callable[[Path], list[Path]] | None
+    weights: Writers | None
     cache: EmbeddingCache | None = None
     callbacks: Sequence[Callback] = ()
     summary: Callable[[], str] | None = None
@@ -83,30 +87,45 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
         cfg.trainer.max_steps,
         setup.part,
     )
-    run_id = run_folder.run_id(folder, resumed=resume is not None)
-    trainer, identity = build_checked_trainer(cfg, setup, folder, run_id, resume)
+    names = tuple(setup.weights or ())
+    require_other_inputs(run_folder.flat_settings(cfg), folder, names)
+    result = None if resume is None and starts_over(cfg) else run_folder.recorded_result(folder)
+    goes_on = resume is not None and resume.is_relative_to(folder)
+    run_id = run_folder.run_id(folder, resumed=goes_on)
+    trainer, identity = build_checked_trainer(cfg, setup, folder, run_id, resume, result is not None)
     checkpoint = None
-    if resume is not None:
+    if resume is not None or result is not None:
         data.trainer = trainer  # which the length of an epoch depends on
-        steps = data.total_steps
-        checkpoint = require_resumable(resume, setup.task, steps)
-        objective = run_folder.finished_objective(folder, cfg.objective, steps)
-        if objective is not None:
-            print(f"{folder} is done: {cfg.objective} is {objective:.6g}")
-            return objective
+        is_done = result is not None and run_folder.is_done(result, data.total_steps)
+        if result is not None and is_done and has_weights(folder, names, result):
+            return objective_of_finished(cfg, setup, folder, result)
+        if resume is None:
+            raise ValueError(
+                f"{folder} holds a run that ended, of another length or without its weights now, and no checkpoint to "
+                "go on from. Name another output_dir, or start over with resume=null."
+            )
+        checkpoint = require_resumable(resume, setup.task, data.total_steps)
+        if result is not None and is_done and result.get("steps") == checkpoint.steps:
+            end_at(trainer, checkpoint.steps)  # its weights are gone, and are written again
 
     def begin() -> None:  # from here on the folder is this run's
         if not trainer.is_global_zero:
             return
-        prepare_folder(folder, resume, checkpoint)
+        if goes_on and checkpoint is not None:
+            print(f"resuming from {resume}; resume=null starts over")
+            run_folder.print_uncompared(folder)
+            make_room_for_more(folder, names)
+            trim_metrics(folder / "metrics.csv", checkpoint.steps, checkpoint.validates_first)
+        else:
+            make_room(folder, names, with_logs=resume is None)
         ids = setup.samples.images.image_ids
-        run_folder.write_run_record(cfg, folder, run_id, identity, ids, resumed=resume is not None)
+        run_folder.write_run_record(cfg, folder, run_id, identity, ids, names, resumed=goes_on)
         log_begin(trainer, setup.task, run_folder.flat_settings(cfg) | identity, folder)
 
     with nullcontext() if setup.cache is None else setup.cache:  # whatever ends the run, embeddings are kept
-        if setup.write_weights is not None:
+        if setup.weights is not None:
             seconds = fit(cfg, trainer, setup.task, data, resume, begin)
-            return finish(cfg, trainer, setup, folder, seconds) if trainer.is_global_zero else None
+            return finish(cfg, trainer, setup, folder, seconds, data.total_steps) if trainer.is_global_zero else None
         begin()
         trainer.predict(setup.task, datamodule=data, return_predictions=False)
     if setup.summary is not None:
@@ -115,21 +134,53 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
 
 
 def build_checked_trainer(
-    cfg: DictConfig, setup: TrainingSetup, folder: Path, run_id: str, resume: Path | None
+    cfg: DictConfig, setup: TrainingSetup, folder: Path, run_id: str, resume: Path | None, has_result: bool
 ) -> tuple[pl.Trainer, dict[str, Any]]:
-    """Build the trainer, and check that a run that resumes is the one of its folder; return its identity too.
+    """Build the trainer, and check that a run that resumes, or has ended, is the one of its folder.
+
+    Args:
+        cfg: the composed configuration.
+        setup: of the recipe.
+        folder: of the run.
+        run_id: of the run.
+        resume: the checkpoint that the run resumes from, if there is one.
+        has_result: whether the folder records that a run ended.
+
+    Returns:
+        The trainer, and the identity of the run.
 
     Raises:
         ValueError: if it is another one.
     """
     identity = run_folder.run_identity(cfg, setup.samples.images)
-    if resume is not None:  # before the trainer, which writes into the log
-        run_folder.check_resumed_run(resume.parent.parent, identity, is_required=resume.is_relative_to(folder))
+    recorded = {resume.parent.parent: resume.is_relative_to(folder)} if resume is not None else {}
+    if has_result:
+        recorded.setdefault(folder, False)
+    for other, is_required in recorded.items():  # before the trainer, which writes into the log
+        run_folder.check_resumed_run(other, identity, is_required)
     trainer = build_trainer(cfg, folder, run_id, setup.callbacks)
     identity[run_folder.STEP_SIZE] = cfg.batch_size * trainer.accumulate_grad_batches * trainer.world_size
-    if resume is not None:
-        run_folder.check_resumed_run(resume.parent.parent, identity, is_required=False)
+    for other in recorded:
+        run_folder.check_resumed_run(other, identity, is_required=False)
     return trainer, identity
+
+
+def objective_of_finished(
+    cfg: DictConfig, setup: TrainingSetup, folder: Path, result: Mapping[str, Any]
+) -> float | None:
+    """Print the summary of a run that has ended, from its record, and return the objective of a search."""
+    value = None if cfg.objective is None else logged_value("objective", cfg.objective, result["metrics"])
+    print(f"{folder} is done" + ("" if value is None else f": {cfg.objective} is {value:.6g}"))
+    run_folder.print_uncompared(folder)
+    print_summary(setup, folder, result)
+    return value
+
+
+def end_at(trainer: pl.Trainer, steps: int) -> None:
+    """Have a run end when it resumes at a step, as it did before."""
+    callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    [length] = [callback for callback in callbacks if isinstance(callback, RunLength)]
+    length.max_steps = steps
 
 
 def log_begin(trainer: pl.Trainer, task: pl.LightningModule, settings: dict[str, Any], folder: Path) -> None:
@@ -203,32 +254,50 @@ def fit(
     return time.monotonic() - start
 
 
-def finish(cfg: DictConfig, trainer: pl.Trainer, setup: TrainingSetup, folder: Path, seconds: float) -> float | None:
+def finish(
+    cfg: DictConfig, trainer: pl.Trainer, setup: TrainingSetup, folder: Path, seconds: float, total_steps: int | None
+) -> float | None:
     """Write the weights, the last and the best; print a summary; and return the objective of a search."""
-    assert setup.write_weights is not None
+    assert setup.weights is not None
     check_finite(setup.task, folder)
     callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     [last] = [callback for callback in callbacks if isinstance(callback, LastMetrics)]
     metrics = last.latest(trainer)
-    shown = {name: metrics[name] for name in trainer.progress_bar_metrics if name.startswith("val/")}
-    written = setup.write_weights(folder)
-    print_summary(trainer.global_step, seconds, shown, written)
-    print(f"next: {setup.next_command.format(file=written[0])}")
+    shown = [name for name in trainer.progress_bar_metrics if name.startswith("val/")]
+    result: dict[str, Any] = {"steps": trainer.global_step, "total_steps": total_steps, "seconds": round(seconds)}
+    result |= {"metrics": metrics, "shown": shown or [name for name in metrics if name.startswith("val/")]}
+    write_files(setup.weights, folder)
     best = None
     for keeping in callbacks:
         if isinstance(keeping, KeepBest) and (best := keeping.read_best()):
             keeping.load_into(setup.task)
-            where = setup.write_weights(folder / BEST)[0]
-            print(f"best: {best.metric} {best.value:.4g} in epoch {best.epoch}, at step {best.step}: {where}")
-    run_folder.write_result(folder, trainer.global_step, metrics, best._asdict() if best else None)
+            write_files(setup.weights, folder / BEST)
+    result["best"] = best._asdict() if best else None
+    run_folder.write_result(folder, result)
+    print_summary(setup, folder, result)
     return None if cfg.objective is None else logged_value("objective", cfg.objective, metrics)
 
 
-def print_summary(steps: int, seconds: float, shown: Mapping[str, float], written: Sequence[Path]) -> None:
-    """Print the last validation and what was written."""
-    figures = "".join(f", {name} {value:.4g}" for name, value in shown.items())
-    print(f"\n{steps} steps, {timedelta(seconds=round(seconds))}{figures}")
+def print_summary(setup: TrainingSetup, folder: Path, result: Mapping[str, Any]) -> None:
+    """Print the last validation, where the weights are, and what can be done with them.
+
+    Args:
+        setup: of the recipe.
+        folder: of the run.
+        result: what the folder records of its end; an earlier version recorded neither its time nor what to show.
+    """
+    written = [folder / name for name in setup.weights or ()]
+    metrics = result["metrics"]
+    shown = result.get("shown", [name for name in metrics if name.startswith("val/")])
+    time_taken = f", {timedelta(seconds=result['seconds'])}" if "seconds" in result else ""
+    figures = "".join(f", {name} {metrics[name]:.4g}" for name in shown if name in metrics)
+    print(f"\n{result['steps']} steps{time_taken}{figures}")
     print(f"written: {', '.join(map(str, written))}")
+    print(f"next: {setup.next_command.format(file=written[0])}")
+    if result.get("best"):
+        best = Best(**result["best"])
+        where = folder / BEST / written[0].name
+        print(f"best: {best.metric} {best.value:.4g} in epoch {best.epoch}, at step {best.step}: {where}")
 
 
 UNSUPPORTED = {
@@ -274,7 +343,7 @@ def build_trainer(cfg: DictConfig, folder: Path, run_id: str, more: Sequence[Cal
         ThroughputMonitor(),
         *progress_bars(cfg.trainer),
         *more,
-        *own_callbacks(cfg.trainer),
+        *keep_apart(own_callbacks(cfg.trainer), folder),
         SaveAndRequeue(checkpoints / "stopped.ckpt", cfg.requeue and output_dir_is_stable()),
     ]
     plugins = [AtomicCheckpointIO(), *([SyncBatchNorms()] if cfg.trainer.sync_batchnorm else []), *cluster_plugins()]
@@ -309,27 +378,6 @@ def build_samples(cfg: DictConfig, image_size: int, needs_masks: bool = False, *
     return instantiate(cfg.samples, images=images, image_size=image_size, **frame, _convert_="all")
 
 
-def checkpoint_to_resume(cfg: DictConfig, folder: Path) -> Path | None:
-    """Return the checkpoint to resume: the newest of this run's folder, or else the one that ``resume`` names."""
-    if cfg.resume is None and not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        return None
-    found = max((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
-    if found:
-        print(f"resuming from {found}; resume=null starts over")
-        return found
-    return None if cfg.resume in (None, "auto") else Path(cfg.resume)
-
-
-def prepare_folder(folder: Path, resume: Path | None, checkpoint: Resumable | None) -> None:
-    """Keep the checkpoints and log of an earlier run from one that starts in its folder, or trim the log to resume."""
-    if resume is None or checkpoint is None or not resume.is_relative_to(folder):
-        for name in ("checkpoints", BEST, "metrics.csv"):
-            if (folder / name).exists():
-                (folder / name).rename(folder / f"{name}.{time.time_ns()}")
-    else:
-        trim_metrics(folder / "metrics.csv", checkpoint.steps, checkpoint.validates_first)
-
-
 def check_finite(task: pl.LightningModule, folder: Path) -> None:
     """Check that a run has not diverged, before its weights are written.
 
@@ -341,22 +389,3 @@ def check_finite(task: pl.LightningModule, folder: Path) -> None:
             "The run diverged: its weights are NaN or infinite, and none are written. Lower optimizer.lr and start "
             f"over with resume=null; checkpoints are in {folder}."
         )
-
-
-def write_sam(sam: Sam, folder: Path) -> list[Path]:
-    """Write a SAM in the formats that other tools read: safetensors and, where it has that shape, ``mobile_sam.pt``.
-
-    A SAM 2 with a Hiera is also written in the official format, without a memory.
-
-    Raises:
-        OSError: if a file can't be written.
-    """
-    written = [folder / f"{sam.name}.safetensors".replace("/", "_")]
-    save_weights(sam, written[0])
-    if (sam.name, sam.encoder_name) == ("mobile_sam", "tiny_vit_5m"):
-        written.append(folder / "mobile_sam.pt")
-        save_mobile_sam(sam, written[1])
-    if obstacle_to_sam2(sam) is None:
-        written.append(folder / f"{sam.name}_image.pt")
-        save_sam2(sam, written[1])
-    return written

@@ -72,6 +72,46 @@ def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path, capsys: pytest
         train(*given, "trainer.max_epochs=3", "seed=3")
 
 
+def write_squares(folder: Path, x: int, noise: int = 0) -> list[str]:
+    """Six images with a square at ``x`` each, as settings."""
+    (folder / "images").mkdir(parents=True)
+    images = [{"id": i, "file_name": f"{i}.png", "height": 64, "width": 96} for i in range(1, 7)]
+    square = [[x, 12, x + 20, 12, x + 20, 32, x, 32]]
+    annotations = [
+        {"id": i, "image_id": i, "category_id": 1, "area": 400, "bbox": [x, 12, 20, 20], "segmentation": square}
+        for i in range(1, 7)
+    ]
+    for i in range(1, 7):
+        pixels = np.random.default_rng(i).integers(0, 60 + noise, (64, 96, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
+    (folder / "file.json").write_text(json.dumps(content))
+    return [f"dataset.annotations={folder / 'file.json'}", f"dataset.images={folder / 'images'}"]
+
+
+@pytest.mark.slow
+def test_other_annotations_or_photos_of_the_same_ids_are_another_run(tmp_path: Path) -> None:
+    data = {name: write_squares(tmp_path / name, x) for name, x in (("a", 10), ("moved", 50))}
+    data["noise"] = write_squares(tmp_path / "noise", 10, noise=190)
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "a").rename(tmp_path / "copies" / "a")
+    elsewhere = [setting.replace(f"{tmp_path}/a", f"{tmp_path}/copies/a") for setting in data["a"]]
+    given = ["experiment=finetune_decoder_tinyvit", "model=mini", "dataset=coco", "validation_images=2"]
+    given += ["task.warmup_images=0", f"output_dir={tmp_path / 'run'}"]
+    train(*given, *elsewhere, "trainer.max_epochs=1")
+    before = contents(tmp_path / "run")
+    for name, said in (
+        ("moved", r"annotations \(SHA-256\) was"),
+        ("noise", r"images \(SHA-256 of their signatures\) w"),
+    ):
+        with pytest.raises(SystemExit, match=rf"holds another run \({said}"):
+            train(*given, *data[name], "trainer.max_epochs=2")
+        assert contents(tmp_path / "run") == before
+    (tmp_path / "copies" / "a").rename(tmp_path / "a")
+    train(*given, *data["a"], "dataset.bad_annotations=leave_out", "trainer.max_epochs=2")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["result"]["steps"] == 4
+
+
 def test_a_run_that_diverges_stops_at_once_and_keeps_its_last_sound_checkpoint(tmp_path: Path) -> None:
     given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off", f"output_dir={tmp_path}"]
     train(*given, "trainer.max_epochs=1", "task.warmup_images=0")

@@ -239,6 +239,7 @@ def test_a_finished_run_is_the_same_when_it_is_run_again(tmp_path: Path) -> None
     given += ["ema=0.5", "trainer.max_epochs=1", "trainer.log_every_n_steps=1"]
     train(*given)
     first = load_file(tmp_path / "mini.safetensors"), (tmp_path / "metrics.csv").read_text()
+    (tmp_path / "mini.safetensors").unlink()  # otherwise it returns at once
     train(*given)
     assert all(torch.equal(value, first[0][key]) for key, value in load_file(tmp_path / "mini.safetensors").items())
     assert (tmp_path / "metrics.csv").read_text() == first[1]
@@ -247,7 +248,7 @@ def test_a_finished_run_is_the_same_when_it_is_run_again(tmp_path: Path) -> None
     assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(6))
     train(*given, "resume=null")
     assert (tmp_path / "metrics.csv").read_text().count("\n") == first[1].count("\n")
-    assert len(list(tmp_path.glob("checkpoints.*"))) == len(list(tmp_path.glob("metrics.csv.*"))) == 1
+    assert len(list(tmp_path.glob("earlier.*/checkpoints"))) == len(list(tmp_path.glob("earlier.*/metrics.csv"))) == 1
 
 
 def test_the_log_says_how_fast_it_was(tmp_path: Path) -> None:

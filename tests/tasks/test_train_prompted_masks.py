@@ -11,7 +11,7 @@ from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.samples import PromptSamples, to_model_inputs
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.models.low_rank import LowRankUpdate, merge_low_rank
-from mobilesamv2.recipes.training import write_sam
+from mobilesamv2.recipes.run_outputs import sam_writers, write_files
 from mobilesamv2.structures import PointLabel
 from mobilesamv2.tasks.train_prompted_masks import TrainPromptedMasks
 
@@ -35,7 +35,7 @@ def test_low_rank_updates_are_trained_and_merged(tmp_path: Path, name: str) -> N
     assert all(update.up.any() for update in updates)  # each one learns, those whose weight the decoder reads too
     sam.eval()
     images, box = torch.randn(1, 3, 256, 256), torch.tensor([[20.0, 30.0, 200.0, 210.0]])
-    [path] = write_sam(sam, tmp_path)
+    [path] = write_files(sam_writers(sam), tmp_path)
     loaded = load_sam(path)
     with torch.no_grad():
         embeddings = [model.image_encoder(images) for model in (sam, loaded)]
