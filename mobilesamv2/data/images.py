@@ -26,7 +26,14 @@ from mobilesamv2.data.deep_images import (
     take_lower_bytes,
     uses_its_range,
 )
-from mobilesamv2.data.orientation import DECODER_ERRORS, AnnotatedSize, Upright, check_upright, turned
+from mobilesamv2.data.orientation import (
+    DECODER_ERRORS,
+    AnnotatedSize,
+    Upright,
+    check_upright,
+    exif_orientation,
+    turned,
+)
 from mobilesamv2.data.pixel_values import ValueRange, check_value_range, to_rgb
 
 logger = logging.getLogger(__name__)
@@ -42,6 +49,16 @@ CAMERA_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2
 
 MAX_DECODED_PIXELS = 178_956_970
 """Pixels of the largest image that is decoded by default: Pillow's limit, as small files can expand to gigabytes."""
+
+
+COPIED_FORMATS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "MPO": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+}
+"""Pillow's name of a format -> its suffixes that ultralytics and OpenCV know, of what they read as Pillow does."""
 
 
 class TooManyPixelsError(ValueError):
@@ -208,6 +225,25 @@ def read_rgb(
         # ultralytics, once imported, makes Pillow look for a HEIF decoder where it knows no format
         reason = error.__context__ if isinstance(error, ImportError) else error
         raise ValueError(f"{name} can't be decoded: {reason}") from error
+
+
+def suffix_to_copy(file: Path | IO[bytes], suffix: str) -> str | None:
+    """Return the suffix under which other programs read a file as this one does; None where it has to be written anew.
+
+    They keep the upper 8 of more bits, turn images by their EXIF orientation, and do not know each format.
+
+    Args:
+        file: an image, which is not decoded as far as its format has all this in the header.
+        suffix: its own, which is returned if it is one of its format's.
+    """
+    try:
+        with _open(file, "", None) as image:
+            suffixes = COPIED_FORMATS.get(image.format or "")
+            if suffixes is None or image.mode == "CMYK" or is_deep(image) or exif_orientation(image) != 1:
+                return None
+            return suffix if suffix.lower() in suffixes else suffixes[0]
+    except (*DECODER_ERRORS, ImportError):
+        return None
 
 
 _OPENING = threading.Lock()

@@ -111,11 +111,6 @@ def _is_to_be_turned(
     return annotated is None or annotated == upright_size
 
 
-def is_turned_when_shown(file: Path | IO[bytes]) -> bool:
-    """Return whether a file has an EXIF orientation, by which viewers turn it; not if it can't be opened."""
-    return _orientation_of(file) != 1
-
-
 def mismatch_note(file: Path | IO[bytes], upright: Upright) -> str:
     """Return a sentence, after a blank, on the EXIF orientation of a file whose size is not the annotated one."""
     orientation = _orientation_of(file)
