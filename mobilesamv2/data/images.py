@@ -40,12 +40,14 @@ logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k",
-    ".ppm", ".pgm", ".heic", ".heif",
+    ".jpx", ".jpf", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".heic", ".heif",
 )  # fmt: skip
 """Suffixes of the files that count as images of a folder, as far as Pillow can decode them here."""
 
-CAMERA_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2")
-"""Suffixes of raw images of cameras, which are not read."""
+UNREAD_SUFFIXES = (
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".jxl", ".dcm", ".exr", ".psd",
+)  # fmt: skip
+"""Suffixes of images that are not read: raw ones of cameras, JPEG XL, DICOM, OpenEXR and Photoshop's."""
 
 MAX_DECODED_PIXELS = 178_956_970
 """Pixels of the largest image that is decoded by default: Pillow's limit, as small files can expand to gigabytes."""
@@ -128,7 +130,7 @@ def choose_image_files(files: Iterable[Path]) -> list[Path]:
 
 def unread_note(files: Iterable[Path]) -> str:
     """Return a sentence that counts images in formats that are not read here; nothing if there are none."""
-    unread = {*IMAGE_SUFFIXES, *CAMERA_SUFFIXES} - set(readable_suffixes())
+    unread = {*IMAGE_SUFFIXES, *UNREAD_SUFFIXES} - set(readable_suffixes())
     counts = Counter(suffix for f in files if (suffix := f.suffix.lower()) in unread and not is_sidecar(f))
     if not counts:
         return ""
@@ -147,7 +149,8 @@ def readable_suffixes() -> tuple[str, ...]:
     except ImportError:
         pass
     known = Image.registered_extensions()
-    return tuple(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in Image.OPEN)
+    formats = {*Image.OPEN, "MPO"}  # which is opened as a JPEG
+    return tuple(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in formats)
 
 
 def check_decoding(upright: Upright, value_range: ValueRange | None, max_pixels: int) -> None:

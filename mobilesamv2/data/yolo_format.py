@@ -37,9 +37,9 @@ def write_yolo(
 ) -> WriteCounts:
     """Write ``images/SPLIT`` and ``labels/SPLIT``: one text file per image, one line per object, all of class 0.
 
-    JPEG, PNG, BMP and WebP of 8 bits are copied as they are stored. Others, such as images of more bits, TIFFs and those
-    that EXIF turns, become PNGs of 8 bits in the frame of their annotations, since ultralytics would read them otherwise
-    or pass them over.
+    JPEG, PNG, BMP and WebP of 8 bits are copied as they are stored. Others, such as images of more bits, TIFFs and
+    those that EXIF turns, become PNGs of 8 bits in the frame of their annotations, since ultralytics would read them
+    otherwise or pass them over.
 
     Args:
         dataset: the images.
