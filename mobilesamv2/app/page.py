@@ -22,6 +22,7 @@ from mobilesamv2.app.everything_tab import EverythingTab
 from mobilesamv2.app.page_folder import PageFolder, UploadLimit
 from mobilesamv2.app.session import (
     MAX_DECODED_PIXELS,
+    MAX_DEEP_PIXELS,
     MAX_SIDE,
     NO_PHOTO,
     Photo,
@@ -198,8 +199,8 @@ def _add_photos(folder: Path) -> tuple[gr.UploadButton, gr.Dataset]:
         layout="gallery",
         elem_id="examples",
     )
-    megapixels = MAX_DECODED_PIXELS // 1_000_000
-    limits = f"Photos of at most {megapixels} megapixels and {MAX_UPLOAD}"
+    megapixels, deep = MAX_DECODED_PIXELS // 1_000_000, MAX_DEEP_PIXELS // 1_000_000
+    limits = f"Photos of at most {megapixels} megapixels ({deep} of more than 8 bits per colour) and {MAX_UPLOAD}"
     gr.Markdown(f"{limits}; those larger than {MAX_SIDE} pixels are shown smaller.", elem_classes="quiet")
     return upload, examples
 

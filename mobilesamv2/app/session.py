@@ -26,6 +26,9 @@ MAX_DECODED_PIXELS = 50_000_000
 """Pixels of a photo that the page decodes, a few seconds' work; a file of half a megabyte may expand to far more, and
 all visitors would wait for it."""
 
+MAX_DEEP_PIXELS = 25_000_000
+"""Pixels of a photo of more than 8 bits per value that the page decodes; they take two to three times as long."""
+
 MAX_POINTS = 100
 """Points of one prompt; the time of the decoder grows with them."""
 
@@ -183,16 +186,16 @@ def open_photo(path: str | Path, value_range: ValueRange | None = None) -> Photo
     """Load a photo, turned as its EXIF orientation says and resized for the page if it is larger than MAX_SIDE.
 
     Raises:
-        ValueError: if it can't be decoded, or has more than ``MAX_DECODED_PIXELS``; the message names no path, since a
-            visitor reads it.
+        ValueError: if it can't be decoded, or has more than ``MAX_DECODED_PIXELS`` or, of more than 8 bits,
+            ``MAX_DEEP_PIXELS``; the message names no path, since a visitor reads it.
     """
     try:
         values = _read(Path(path), value_range)
     except TooManyPixelsError as error:
-        limit = MAX_DECODED_PIXELS // 1_000_000
+        limit, deep = MAX_DECODED_PIXELS // 1_000_000, MAX_DEEP_PIXELS // 1_000_000
         raise ValueError(
-            f"This photo has more than {limit} megapixels, the most that this page decodes: resize it first, or use "
-            "`mobilesamv2 segment`."
+            f"This photo has more than {limit} megapixels, the most that this page decodes ({deep} of more than 8 bits "
+            "per colour): resize it first, or use `mobilesamv2 segment`."
         ) from error
     except (ValueError, OSError) as error:
         formats = ", ".join(suffix.removeprefix(".") for suffix in readable_suffixes())
@@ -205,7 +208,7 @@ def open_photo(path: str | Path, value_range: ValueRange | None = None) -> Photo
 def _read(path: Path, value_range: ValueRange | None) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"There is no photo {path}.")
-    return read_rgb(path, "This photo", "always", value_range, MAX_DECODED_PIXELS)
+    return read_rgb(path, "This photo", "always", value_range, MAX_DECODED_PIXELS, max_deep_pixels=MAX_DEEP_PIXELS)
 
 
 def read_interactions(sent: Any, size: tuple[int, int]) -> Interactions:

@@ -115,6 +115,12 @@ def add_value_range(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--value-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=value_help)
 
 
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """Add ``--max-pixels``."""
+    pixels_help = "pixels of the largest image that is decoded (default: 178,956,970)"
+    parser.add_argument("--max-pixels", type=int, help=pixels_help)
+
+
 def available_device(name: str | None) -> str:
     """Return the device of ``--device``, or the default one.
 

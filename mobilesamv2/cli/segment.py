@@ -17,6 +17,7 @@ from mobilesamv2.cli.options import (
     add_detector,
     add_device,
     add_download,
+    add_max_pixels,
     add_value_range,
     add_weights,
     available_device,
@@ -95,8 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_detector(parser)
     add_device(parser)
     add_value_range(parser)
-    pixels_help = "pixels of the largest image that is decoded (default: 178,956,970)"
-    parser.add_argument("--max-pixels", type=int, help=pixels_help)
+    add_max_pixels(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from mobilesamv2.cli.options import add_max_pixels, add_value_range
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=float, help="at most N images, or below 1 that share of them")
     val_help = "number of images, the last ones, for validation (default: %(default)s)"
     parser.add_argument("--val", type=int, default=0, help=val_help)
+    add_value_range(parser)
+    upright_help = "turn images as their EXIF orientation says: as dataset.upright (default: %(default)s)"
+    parser.add_argument("--upright", choices=("auto", "always", "never"), default="auto", help=upright_help)
+    add_max_pixels(parser)
     parser.add_argument("--boxes", action="store_true", help="boxes instead of outlines, for yolo detect")
 
 
@@ -31,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from mobilesamv2.data.coco import CocoDataset
+    from mobilesamv2.data.images import MAX_DECODED_PIXELS
     from mobilesamv2.data.sa1b import SA1BDataset
     from mobilesamv2.data.yolo_format import write_data_yaml, write_yolo
 
@@ -38,10 +46,15 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--annotations FILE and --images FOLDER must be given together.")
     if args.tars and args.bad_annotations != "error":
         raise ValueError("--bad-annotations must come with --annotations; one of SA-1B costs itself alone.")
+    decoding: dict[str, Any] = {
+        "upright": args.upright,
+        "value_range": args.value_range,
+        "max_pixels": MAX_DECODED_PIXELS if args.max_pixels is None else args.max_pixels,
+    }
     dataset = (
-        SA1BDataset(args.tars, args.limit)
+        SA1BDataset(args.tars, args.limit, **decoding)
         if args.tars
-        else CocoDataset(args.annotations, args.images, args.limit, bad_annotations=args.bad_annotations)
+        else CocoDataset(args.annotations, args.images, args.limit, bad_annotations=args.bad_annotations, **decoding)
     )
     if not args.boxes:
         dataset.require_masks()

@@ -14,9 +14,16 @@ from typing_extensions import override
 from mobilesamv2.data.base import ImageDataset, choose_images
 from mobilesamv2.data.coco_annotations import CocoAnnotations, evaluator_content, pack_polygons
 from mobilesamv2.data.coco_images import CocoImages, find_file, paths_of
-from mobilesamv2.data.images import MAX_DECODED_PIXELS, check_decoding, decoding_record, file_signature, read_rgb
+from mobilesamv2.data.images import (
+    MAX_DECODED_PIXELS,
+    check_decoding,
+    decoding_record,
+    file_signature,
+    read_rgb,
+    suffix_to_copy,
+)
 from mobilesamv2.data.json_files import read_json, shown, whole_number
-from mobilesamv2.data.orientation import Upright, is_turned_when_shown, mismatch_note
+from mobilesamv2.data.orientation import Upright, mismatch_note
 from mobilesamv2.data.pixel_values import ValueRange
 from mobilesamv2.files import sha256_of
 from mobilesamv2.masks import areas
@@ -157,14 +164,17 @@ class CocoDataset(ImageDataset):
 
     @override
     def stored_image(self, index: int) -> tuple[str, bytes]:
-        """Return the suffix and the content of an image's file; a PNG, in the annotations' frame, where EXIF turns it.
+        """Return the suffix and the content of an image's file, or a PNG of what ``load_image`` returns.
+
+        It is a PNG where other programs would read the file in another way; see ``suffix_to_copy``.
 
         Raises:
             FileNotFoundError: if the image is missing.
-            ValueError: if EXIF turns it and it can't be decoded.
+            ValueError: if it is written anew and can't be decoded.
         """
         path = self._find(index)
-        return super().stored_image(index) if is_turned_when_shown(path) else (path.suffix, path.read_bytes())
+        suffix = suffix_to_copy(path, path.suffix)
+        return super().stored_image(index) if suffix is None else (suffix, path.read_bytes())
 
     @override
     def signature(self, index: int) -> str:

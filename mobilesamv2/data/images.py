@@ -5,8 +5,6 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import re
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,28 +16,51 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from mobilesamv2.data.orientation import DECODER_ERRORS, AnnotatedSize, Upright, check_upright, turned
+from mobilesamv2.data.deep_images import (
+    DEEP_MODES,
+    has_lower_bytes,
+    has_upper_bytes,
+    is_deep,
+    is_deep_ppm,
+    ppm_values,
+    take_lower_bytes,
+    uses_its_range,
+)
+from mobilesamv2.data.orientation import (
+    DECODER_ERRORS,
+    AnnotatedSize,
+    Upright,
+    check_upright,
+    exif_orientation,
+    turned,
+)
 from mobilesamv2.data.pixel_values import ValueRange, check_value_range, to_rgb
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k",
-    ".ppm", ".pgm", ".heic", ".heif",
+    ".jpx", ".jpf", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".heic", ".heif",
 )  # fmt: skip
 """Suffixes of the files that count as images of a folder, as far as Pillow can decode them here."""
 
-CAMERA_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2")
-"""Suffixes of raw images of cameras, which are not read."""
+UNREAD_SUFFIXES = (
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".jxl", ".dcm", ".exr", ".psd",
+)  # fmt: skip
+"""Suffixes of images that are not read: raw ones of cameras, JPEG XL, DICOM, OpenEXR and Photoshop's."""
 
 MAX_DECODED_PIXELS = 178_956_970
 """Pixels of the largest image that is decoded by default: Pillow's limit, as small files can expand to gigabytes."""
 
-DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
-"""Pillow's modes of more than 8 bits, which its own conversion would clip at 255."""
 
-DARK = 64
-"""An image of 16 bits per colour whose upper 8 bits are below this does not use its range."""
+COPIED_FORMATS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "MPO": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+}
+"""Pillow's name of a format -> its suffixes that ultralytics and OpenCV know, of what they read as Pillow does."""
 
 
 class TooManyPixelsError(ValueError):
@@ -109,7 +130,7 @@ def choose_image_files(files: Iterable[Path]) -> list[Path]:
 
 def unread_note(files: Iterable[Path]) -> str:
     """Return a sentence that counts images in formats that are not read here; nothing if there are none."""
-    unread = {*IMAGE_SUFFIXES, *CAMERA_SUFFIXES} - set(readable_suffixes())
+    unread = {*IMAGE_SUFFIXES, *UNREAD_SUFFIXES} - set(readable_suffixes())
     counts = Counter(suffix for f in files if (suffix := f.suffix.lower()) in unread and not is_sidecar(f))
     if not counts:
         return ""
@@ -128,7 +149,8 @@ def readable_suffixes() -> tuple[str, ...]:
     except ImportError:
         pass
     known = Image.registered_extensions()
-    return tuple(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in Image.OPEN)
+    formats = {*Image.OPEN, "MPO"}  # which is opened as a JPEG
+    return tuple(suffix for suffix in IMAGE_SUFFIXES if known.get(suffix) in formats)
 
 
 def check_decoding(upright: Upright, value_range: ValueRange | None, max_pixels: int) -> None:
@@ -162,6 +184,7 @@ def read_rgb(
     value_range: ValueRange | None = None,
     max_pixels: int = MAX_DECODED_PIXELS,
     annotated_size: AnnotatedSize | None = None,
+    max_deep_pixels: int | None = None,
 ) -> np.ndarray:
     """Load an image of any mode as RGB uint8 (H, W, 3); alpha is dropped, the first frame of an animation is used.
 
@@ -172,26 +195,33 @@ def read_rgb(
         value_range: the values that become 0 and 255 where it has more than 8 bits; None is the rule of ``to_rgb``.
         max_pixels: an image of more is refused.
         annotated_size: of the image, which ``upright="auto"`` goes by.
+        max_deep_pixels: an image of more than 8 bits per value is refused if it has more; None is ``max_pixels``.
 
     Raises:
-        TooManyPixelsError: if it has more pixels than ``max_pixels``; a ValueError.
+        TooManyPixelsError: if it has more pixels than are allowed; a ValueError.
         ValueError: if it can't be decoded, or an argument is invalid.
     """
     check_decoding(upright, value_range, max_pixels)
     name = str(file) if name is None else name
     readable_suffixes()  # registers what is installed
     try:
-        with _open(file, name, max_pixels) as image:
-            packed = [tile[3] for tile in getattr(image, "tile", ())]
-            image.load()
+        with _open(file, name, max_pixels, max_deep_pixels) as image:
+            if is_deep_ppm(image):  # which has no EXIF data
+                return to_rgb(ppm_values(image), value_range, name)
+            is_halved, has_lower = has_upper_bytes(image), has_lower_bytes(image)
             oriented = turned(image, name, upright, annotated_size)
             if oriented.mode in DEEP_MODES:
                 return to_rgb(np.asarray(oriented), value_range, name)
-            rgb = np.asarray(oriented.convert("RGB"))
-        if not _has_16_bits_per_colour(packed) or (value_range is None and np.percentile(rgb, 99.9) >= DARK):
-            return rgb
-        upper, lower = rgb, _lower_bytes(file, name, upright, max_pixels, annotated_size)
-        return to_rgb(upper.astype(np.uint16) * 256 + lower, value_range, name)
+            rgb = _as_rgb(oriented)
+            if not is_halved or (value_range is None and uses_its_range(rgb)):
+                return np.asarray(rgb)
+        upper = np.asarray(rgb)
+        del image, oriented, rgb  # before it is decoded again, for its memory
+        lower = _lower_bytes(file, name, upright, annotated_size) if has_lower else np.zeros_like(upper)
+        values = upper[:, :, : lower.shape[2]].astype(np.uint16)
+        values <<= 8
+        values |= lower
+        return to_rgb(values, value_range, name)
     except TooManyPixelsError:
         raise
     except (*DECODER_ERRORS, ImportError, Image.DecompressionBombError) as error:
@@ -200,13 +230,34 @@ def read_rgb(
         raise ValueError(f"{name} can't be decoded: {reason}") from error
 
 
+def suffix_to_copy(file: Path | IO[bytes], suffix: str) -> str | None:
+    """Return the suffix under which other programs read a file as this one does; None where it has to be written anew.
+
+    They keep the upper 8 of more bits, turn images by their EXIF orientation, and do not know each format.
+
+    Args:
+        file: an image, which is not decoded as far as its format has all this in the header.
+        suffix: its own, which is returned if it is one of its format's.
+    """
+    try:
+        with _open(file, "", None) as image:
+            suffixes = COPIED_FORMATS.get(image.format or "")
+            if suffixes is None or image.mode == "CMYK" or is_deep(image) or exif_orientation(image) != 1:
+                return None
+            return suffix if suffix.lower() in suffixes else suffixes[0]
+    except (*DECODER_ERRORS, ImportError):
+        return None
+
+
 _OPENING = threading.Lock()
 """Held while Pillow's own limit, which is global, is lifted."""
 
 
 @contextmanager
-def _open(file: str | Path | IO[bytes], name: str, max_pixels: int) -> Iterator[Image.Image]:
-    """Open an image of at most ``max_pixels`` pixels; it is decoded later."""
+def _open(
+    file: str | Path | IO[bytes], name: str, max_pixels: int | None, max_deep_pixels: int | None = None
+) -> Iterator[Image.Image]:
+    """Open an image of at most so many pixels, None for any number; it is decoded later."""
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -214,7 +265,9 @@ def _open(file: str | Path | IO[bytes], name: str, max_pixels: int) -> Iterator[
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with opened as image:
-        if image.width * image.height > max_pixels:
+        if max_deep_pixels is not None and is_deep(image):
+            max_pixels = max_deep_pixels
+        if max_pixels is not None and image.width * image.height > max_pixels:
             raise TooManyPixelsError(
                 f"{name} can't be decoded: it has {image.width} x {image.height} pixels, more than max_pixels="
                 f"{max_pixels} allows (dataset.max_pixels=N, --max-pixels N)."
@@ -222,29 +275,15 @@ def _open(file: str | Path | IO[bytes], name: str, max_pixels: int) -> Iterator[
         yield image
 
 
-def _has_16_bits_per_colour(packed: Sequence[object]) -> bool:
-    """Return whether Pillow would drop the lower of two bytes of each colour, from its decoders' arguments."""
-    return bool(packed) and all(re.fullmatch(r"(RGB|RGBA|RGBX|LA);16[BLN]", _packing(args)) for args in packed)
-
-
-def _packing(args: object) -> str:
-    """Return how a decoder's pixels are packed, of its arguments: Pillow's raw mode."""
-    first = args[0] if isinstance(args, tuple) and args else args
-    return first if isinstance(first, str) else ""
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Return an image as RGB, itself if it is, since a copy of a large one costs as much again."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _lower_bytes(
-    file: str | Path | IO[bytes], name: str, upright: Upright, max_pixels: int, annotated_size: AnnotatedSize | None
+    file: str | Path | IO[bytes], name: str, upright: Upright, annotated_size: AnnotatedSize | None
 ) -> np.ndarray:
-    """Decode the lower bytes (H, W, 3) of an image of 16 bits per colour, which Pillow drops: in swapped byte order."""
-    swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-    if not isinstance(file, str | Path):
-        file.seek(0)
-    with _open(file, name, max_pixels) as image:
-        for i, tile in enumerate(image.tile):  # pyright: ignore[reportAttributeAccessIssue]
-            packing = _packing(tile[3])
-            packing = packing[:-1] + swapped[packing[-1]]
-            args = (packing, *tile[3][1:]) if isinstance(tile[3], tuple) else packing
-            image.tile[i] = type(tile)(*tile[:3], args)  # pyright: ignore[reportAttributeAccessIssue]
-        image.load()
-        return np.asarray(turned(image, name, upright, annotated_size).convert("RGB"))
+    """Decode the lower bytes (H, W, 1 or 3) of an image of 16 bits per colour, which Pillow drops."""
+    with _open(file, name, None) as image:
+        channels = take_lower_bytes(image)
+        return np.asarray(_as_rgb(turned(image, name, upright, annotated_size)))[:, :, channels]

@@ -21,10 +21,11 @@ from mobilesamv2.data.images import (
     file_signature,
     read_rgb,
     readable_suffixes,
+    suffix_to_copy,
     unread_note,
     walk_files,
 )
-from mobilesamv2.data.orientation import Upright, is_turned_when_shown
+from mobilesamv2.data.orientation import Upright
 from mobilesamv2.data.pixel_values import ValueRange
 from mobilesamv2.files import sha256_of
 from mobilesamv2.ranges import Count, NonNegativeInt, Positive
@@ -114,9 +115,13 @@ class PhotosDataset(ImageDataset):
 
     @override
     def stored_image(self, index: int) -> tuple[str, bytes]:
-        """Return the suffix and the content of an image's file; an upright PNG where EXIF turns it."""
+        """Return the suffix and the content of an image's file, or a PNG of what ``load_image`` returns.
+
+        It is a PNG where other programs would read the file in another way; see ``suffix_to_copy``.
+        """
         path = self.folder / self._names[index]
-        return super().stored_image(index) if is_turned_when_shown(path) else (path.suffix, path.read_bytes())
+        suffix = suffix_to_copy(path, path.suffix)
+        return super().stored_image(index) if suffix is None else (suffix, path.read_bytes())
 
     @override
     def signature(self, index: int) -> str:

@@ -20,6 +20,9 @@ PERCENTILES = (0.1, 99.9)
 MAX_SAMPLED = 2**22
 """Values that percentiles are computed from; of more, rows and columns are skipped evenly."""
 
+CONVERTED_AT_ONCE = 2**18
+"""Values that are converted at once, so that their temporary copies stay small, whatever the size of the image."""
+
 MAX_8_BITS, MAX_16_BITS = 255, 65535
 
 _warn_of_stretching = WarnOnce(logger)
@@ -76,11 +79,33 @@ def to_rgb(values: np.ndarray, value_range: ValueRange | None = None, name: str 
     colour = values[:, :, :3]
     if colour.dtype == bool:
         colour = colour.astype(np.uint8) * MAX_8_BITS
-    if colour.dtype != np.uint8:
-        low, high = value_range or _range_of(colour, name)
-        clipped = np.nan_to_num(colour.astype(np.float64), nan=low).clip(low, high)
-        colour = ((clipped - low) * (MAX_8_BITS / (high - low))).round().astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
+    if colour.dtype == np.uint8:
+        return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
+    return _stretched(colour, *(value_range or _range_of(colour, name)))
+
+
+def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return values (H, W, 1 or 3) as RGB uint8 (H, W, 3), of which ``low`` is 0 and ``high`` 255."""
+    height, width, channels = values.shape
+    rgb = np.empty((height, width, 3), np.uint8)
+    table = None
+    if values.dtype.kind in "ui" and values.dtype.itemsize == 2:  # looked up, several times as fast
+        table = _scaled(np.arange(2**16, dtype=np.uint16).view(values.dtype.newbyteorder("=")), low, high)
+    pixels, converted = values.reshape(-1, channels), rgb.reshape(-1, 3)
+    step = CONVERTED_AT_ONCE // channels
+    for start in range(0, len(pixels), step):
+        part = pixels[start : start + step]
+        if table is None:
+            converted[start : start + step] = _scaled(part, low, high)
+        else:
+            converted[start : start + step] = table[part.astype(part.dtype.newbyteorder("="), copy=False).view("u2")]
+    return rgb
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return values of any shape as uint8, of which ``low`` is 0 and ``high`` 255; NaN is 0."""
+    clipped = np.nan_to_num(values.astype(np.float64), nan=low).clip(low, high)
+    return ((clipped - low) * (MAX_8_BITS / (high - low))).round().astype(np.uint8)
 
 
 def _range_of(values: np.ndarray, name: str) -> ValueRange:

@@ -18,9 +18,16 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from mobilesamv2.data.base import ImageDataset, choose_images
-from mobilesamv2.data.images import MAX_DECODED_PIXELS, check_decoding, decoding_record, file_signature, read_rgb
+from mobilesamv2.data.images import (
+    MAX_DECODED_PIXELS,
+    check_decoding,
+    decoding_record,
+    file_signature,
+    read_rgb,
+    suffix_to_copy,
+)
 from mobilesamv2.data.json_files import is_finite_number
-from mobilesamv2.data.orientation import Upright, is_turned_when_shown, mismatch_note
+from mobilesamv2.data.orientation import Upright, mismatch_note
 from mobilesamv2.data.pixel_values import ValueRange
 from mobilesamv2.data.sa1b_files import ExtractedFolder, find_sources, index_extracted
 from mobilesamv2.data.tar_index import cached_index
@@ -192,13 +199,16 @@ class SA1BDataset(ImageDataset):
 
     @override
     def stored_image(self, index: int) -> tuple[str, bytes]:
-        """Return the suffix and the content of an image's file; a PNG, in the annotations' frame, where EXIF turns it.
+        """Return the suffix and the content of an image's file, or a PNG of what ``load_image`` returns.
+
+        It is a PNG where other programs would read the file in another way; see ``suffix_to_copy``.
 
         Raises:
-            ValueError: if EXIF turns it and it can't be decoded.
+            ValueError: if it is written anew and can't be decoded.
         """
         content = self._read(index, IMAGE)
-        return super().stored_image(index) if is_turned_when_shown(io.BytesIO(content)) else (".jpg", content)
+        suffix = suffix_to_copy(io.BytesIO(content), ".jpg")
+        return super().stored_image(index) if suffix is None else (suffix, content)
 
     @override
     def signature(self, index: int) -> str:

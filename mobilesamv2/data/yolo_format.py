@@ -37,7 +37,9 @@ def write_yolo(
 ) -> WriteCounts:
     """Write ``images/SPLIT`` and ``labels/SPLIT``: one text file per image, one line per object, all of class 0.
 
-    Images are copied as they are stored, without being decoded.
+    JPEG, PNG, BMP and WebP of 8 bits are copied as they are stored. Others, such as images of more bits, TIFFs and
+    those that EXIF turns, become PNGs of 8 bits in the frame of their annotations, since ultralytics would read them
+    otherwise or pass them over.
 
     Args:
         dataset: the images.
@@ -48,6 +50,7 @@ def write_yolo(
 
     Raises:
         OSError: if a file can't be written.
+        ValueError: if an image that has to be written anew can't be decoded.
     """
     images, labels = folder / "images" / split, folder / "labels" / split
     for directory in (images, labels):

@@ -129,6 +129,9 @@ def test_photos_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         patch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("the photo was decoded"))
         with pytest.raises(ValueError, match=r"This photo has more than 50 megapixels, the most that this page decode"):
             open_photo(tmp_path / "vast.png")
+        Image.new("I;16", (5001, 5001)).save(tmp_path / "deep.png")
+        with pytest.raises(ValueError, match=r"\(25 of more than 8 bits per colour\)"):
+            open_photo(tmp_path / "deep.png")
     (tmp_path / "broken.jpg").write_bytes(b"not a photo")
     for path in (tmp_path / "broken.jpg", tmp_path / "missing.jpg", tmp_path):
         with pytest.raises(ValueError, match=r"This photo can't be decoded\. Supported formats: ") as caught:

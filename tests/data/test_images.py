@@ -15,14 +15,16 @@ from mobilesamv2.data.images import TooManyPixelsError, find_images, read_rgb, w
 
 def test_formats_of_cameras_phones_and_browsers_are_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image = Image.new("RGB", (8, 6), "red")
-    for suffix in (".jfif", ".gif", ".jp2", ".JPG", ".avif"):
+    for suffix in (".jfif", ".gif", ".jp2", ".JPG", ".avif", ".jpx", ".jpf", ".mpo", ".pnm", ".tga"):
         image.save(tmp_path / f"a{suffix}")
-    for name in ("._a.JPG", "b.heic", "c.CR2", "d.nef", "notes.txt"):
+    for name in ("._a.JPG", "b.heic", "c.CR2", "d.nef", "e.jxl", "f.dcm", "g.exr", "notes.txt"):
         (tmp_path / name).write_bytes(bytes(9))
     found = find_images([tmp_path])
-    assert [path.name for path in found] == ["a.JPG", "a.avif", "a.gif", "a.jfif", "a.jp2"]
+    readable = ["JPG", "avif", "gif", "jfif", "jp2", "jpf", "jpx", "mpo", "pnm", "tga"]
+    assert [path.name for path in found] == [f"a.{suffix}" for suffix in readable]
     assert all(read_rgb(path)[0, 0, 0] > 240 for path in found)
-    assert "Passed over, in formats that are not read here: 1 .cr2, 1 .heic, 1 .nef." in caplog.text
+    passed_over = "1 .cr2, 1 .dcm, 1 .exr, 1 .heic, 1 .jxl, 1 .nef."
+    assert f"Passed over, in formats that are not read here: {passed_over}" in caplog.text
     assert "pip install pillow-heif" in caplog.text
     assert find_images([f"{tmp_path}/*a.JPG"]) == [tmp_path / "a.JPG"]
     (tmp_path / "raw").mkdir()

@@ -13,6 +13,7 @@ from mobilesamv2 import masks
 from mobilesamv2.cli.main import main
 from mobilesamv2.data import orientation
 from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.images import read_rgb
 from mobilesamv2.data.photos import PhotosDataset
 from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.yolo_format import write_yolo
@@ -140,3 +141,53 @@ def test_data_for_yolo_are_in_the_frame_of_the_annotations(tmp_path: Path) -> No
         with Image.open(written) as image:
             assert 0x0112 not in image.getexif()
             assert abs(np.asarray(image)[40, 25, 0].astype(int) - corner) < 10
+
+
+TIFFS: dict[str, Any] = {"raw": {}, "lzw": {"compression": "tiff_lzw"}}
+
+
+@pytest.mark.parametrize("packed", TIFFS)
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_tiffs_are_read_as_they_are_stored_too(tmp_path: Path, tag: int, packed: str) -> None:
+    """Pillow turns them when it loads them, so that the stored frame has to be made again."""
+    pixels = np.random.default_rng(tag).integers(0, 255, (5, 7, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    path = tmp_path / "p.tif"
+    Image.fromarray(pixels).save(path, exif=exif, **TIFFS[packed])
+    with Image.open(path) as image:
+        turned = np.asarray(image)
+    assert (turned.shape == (7, 5, 3)) == (tag >= 5)
+    assert (read_rgb(path, upright="never") == pixels).all()
+    assert (read_rgb(path, upright="always") == turned).all()
+    if tag >= 5:
+        assert (read_rgb(path, upright="auto", annotated_size=lambda: (5, 7)) == pixels).all()
+        assert (read_rgb(path, upright="auto", annotated_size=lambda: (7, 5)) == turned).all()
+
+
+def tiff_data_set(folder: Path, size: tuple[int, int], upright: Any = "auto") -> CocoDataset:
+    """A TIFF with the EXIF orientation 6, stored in and annotated with a size (H, W)."""
+    dataset = data_set(folder, (size[1], size[0]), 6, upright, annotate=size)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(folder / "p.jpg") as image:
+        image.save(folder / "p.tif", exif=exif)
+    content = (folder / "a.json").read_text().replace("p.jpg", "p.tif")
+    (folder / "a.json").write_text(content)
+    return CocoDataset(folder / "a.json", folder, upright=dataset.upright)
+
+
+def test_annotations_of_tiffs_as_stored_or_turned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for upright, shape in (("auto", (100, 150)), ("never", (100, 150)), ("always", None)):
+        dataset = tiff_data_set(tmp_path, (100, 150), upright)
+        if shape is not None:
+            assert dataset.load_image(0).shape[:2] == shape
+            continue
+        with pytest.raises(
+            ValueError, match=r"got \(150, 100\)\. Its EXIF orientation is 6, and dataset.upright is al"
+        ):
+            dataset.load_image(0)
+    assert not caplog.text
+    square = tiff_data_set(tmp_path, (100, 100)).load_image(0)
+    assert "its annotated size fits both ways" in caplog.text
+    assert (square != tiff_data_set(tmp_path, (100, 100), "never").load_image(0)).any()

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,20 @@ def test_one_range_for_all_images() -> None:
     for wrong in mistakes:
         with pytest.raises(ValueError, match="value_range must be two numbers, the lower one first"):
             to_rgb(eight, wrong)
+
+
+@pytest.mark.parametrize("dtype", [">u2", np.int16, np.int32, np.float32])
+@pytest.mark.parametrize("shape", [(600, 500, 4), (3, 200_000, 1), (200_000, 2, 1)])
+def test_large_images_take_little_memory(dtype: Any, shape: tuple[int, ...]) -> None:
+    """They are converted in parts; ten times the memory of the values was taken before."""
+    values = np.random.default_rng(0).integers(0, 4096, shape).astype(dtype)
+    expected = np.round(np.clip(values[..., :3].astype(float) / 4000, 0, 1) * 255)
+    tracemalloc.start()
+    image = to_rgb(values, (0, 4000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (image == expected).all()
+    assert peak < image.nbytes + 12 * 2**20
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

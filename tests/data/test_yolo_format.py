@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mobilesamv2.cli.main import main
+from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_lvis, write_sa1b_tar
@@ -97,6 +100,64 @@ def test_from_cocos_layout(tmp_path: Path) -> None:
     main(["yolo-data", str(tmp_path / "out"), "--annotations", str(annotations), "--images", str(tmp_path)])
     assert len(list((tmp_path / "out" / "images" / "train").iterdir())) == 2
     assert "val: images/train" in (tmp_path / "out" / "data.yaml").read_text()
+
+
+def save_of_every_kind(folder: Path) -> list[str]:
+    """Write images (60, 80) of 12 bits, floats, other formats and other names; return their names."""
+    colour = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    deep = np.linspace(0, 4095, 4800).reshape(60, 80)
+    image = Image.fromarray(colour)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name in ("a.jpeg", "b.jfif", "c.gif", "d.ppm", "e.bmp", "f.png", "g.tif", "h.jp2"):
+        image.save(folder / name)
+    image.save(folder / "i.png", "JPEG")
+    image.convert("CMYK").save(folder / "j.jpg")
+    image.save(folder / "k.tif", exif=exif)
+    Image.fromarray(deep.astype(np.uint16)).save(folder / "l.png")
+    Image.fromarray((deep / 4095).astype(np.float32)).save(folder / "m.tif")
+    cv2.imwrite(str(folder / "n.png"), np.stack([deep] * 3, -1).astype(np.uint16))
+    return sorted(path.name for path in folder.iterdir())
+
+
+def coco_of(names: list[str]) -> dict[str, Any]:
+    box = [10, 20, 40, 20, 40, 50, 10, 50]
+    return {
+        "images": [{"id": i, "file_name": name, "height": 60, "width": 80} for i, name in enumerate(names)],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "area": 900, "segmentation": [box]} for i in range(len(names))
+        ],
+        "categories": [{"id": 1, "name": "o"}],
+    }
+
+
+def test_ultralytics_reads_the_pixels_that_are_read_here(tmp_path: Path) -> None:
+    """12 bits were 0 to 15 there, and floats and some formats no image."""
+    folder, out = tmp_path / "in", tmp_path / "yolo"
+    folder.mkdir()
+    names = save_of_every_kind(folder)
+    (tmp_path / "a.json").write_text(json.dumps(coco_of(names)))
+    given = ["--annotations", str(tmp_path / "a.json"), "--images", str(folder)]
+    main(["yolo-data", str(out), *given])
+    files = {int(path.stem): path for path in (out / "images" / "train").iterdir()}
+    copied = {
+        names[i]: path.suffix for i, path in files.items() if path.read_bytes() == (folder / names[i]).read_bytes()
+    }
+    assert copied == {"a.jpeg": ".jpeg", "b.jfif": ".jpg", "e.bmp": ".bmp", "f.png": ".png", "i.png": ".jpg"}
+    labels = read(out, "train", "segment")
+    assert [int(Path(label["im_file"]).stem) for label in labels] == list(range(len(names)))
+    dataset = CocoDataset(tmp_path / "a.json", folder)
+    imread = ultralytics_module("utils.patches").imread
+    for i, path in files.items():
+        seen = np.broadcast_to(imread(str(path))[:, :, ::-1], (60, 80, 3)).astype(int)
+        difference = np.abs(seen - dataset.load_image(i))
+        assert difference.max() <= (3 if names[i] in ("a.jpeg", "b.jfif", "i.png") else 0), names[i]  # of JPEG decoders
+    main(["yolo-data", str(out), *given, "--value-range", "0", "8190", "--upright", "never"])
+    again = {names[i]: np.asarray(Image.open(path)) for i, path in files.items()}
+    assert again["l.png"].max() == 128
+    assert (again["k.tif"] == again["g.tif"]).all()
+    with pytest.raises(SystemExit, match=r"c\.gif can't be decoded: it has 80 x 60 pixels, more than max_pixels=4799"):
+        main(["yolo-data", str(out), *given, "--max-pixels", "4799"])
 
 
 def test_what_makes_no_sense_is_refused(tar: Path, tmp_path: Path) -> None:
