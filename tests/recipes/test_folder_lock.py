@@ -86,7 +86,9 @@ def test_two_processes_of_one_slurm_job_do_not_write_into_one_folder(
         pass
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "5", '{"host": "elsewhere"}', '{"host": 1, "pid": -1, "since": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", "5", '{"host": "elsewhere"}', '{"host": 1, "pid": -1, "since": 1}']
+)
 def test_a_damaged_lock_is_of_a_process_that_died_while_it_wrote(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,18 +99,28 @@ def test_a_damaged_lock_is_of_a_process_that_died_while_it_wrote(
     assert list(tmp_path.iterdir()) == []
 
 
+def leave_a_claim(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process leaves that is killed while it takes over a stale lock."""
+
+    def killed(*_: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(folder_lock, "_start_time", lambda pid: "2")
+        with pytest.raises(InterruptedError):
+            locked(folder).__enter__()
+    assert len(list(folder.iterdir())) == 2
+
+
 @pytest.mark.parametrize("judged", [LOCK, "claim"])
 def test_a_lock_that_another_process_took_over_meanwhile_is_left_alone(
     judged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two judge one lock to be stale; the slow one removes it only after the other has taken it over."""
     write_lock(tmp_path, started="1")
-    if judged == "claim":  # of a process that was killed while it took the lock over
-        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-            patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(InterruptedError))
-            patch.setattr(folder_lock, "_start_time", lambda pid: "2")
-            _ = locked(tmp_path).__enter__()
-        assert len(list(tmp_path.iterdir())) == 2
+    if judged == "claim":
+        leave_a_claim(tmp_path, monkeypatch)
     is_stale, judging, other_holds = folder_lock._is_stale, threading.Event(), threading.Event()
     held: list[str] = []
     refused: list[str] = []
