@@ -88,7 +88,6 @@ def test_weights_that_are_not_finite_are_in_no_checkpoint(tmp_path: Path) -> Non
     assert steps_of(tmp_path / "damaged.ckpt") is None
 
 
-@pytest.mark.slow
 def test_weights_that_a_first_step_ruins_are_kept_nowhere(tmp_path: Path) -> None:
     given = ["dataset.limit=8", "dataset.size=[64,64]", "validation_images=2", "teacher.cache=off"]
     given += ["trainer.max_epochs=2", "+trainer.limit_train_batches=1", "optimizer.lr=1e30", "task.warmup_images=0"]

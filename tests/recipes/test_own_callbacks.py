@@ -57,7 +57,7 @@ def test_a_mistake_in_a_callback_is_a_sentence(given: str, message: str, tmp_pat
     assert not (tmp_path / "run.json").exists()
 
 
-@pytest.mark.parametrize("name", ["EarlyStopping", pytest.param("ModelCheckpoint", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["EarlyStopping", "ModelCheckpoint"])
 def test_a_metric_that_no_task_logs_is_named_with_those_that_it_does(name: str, tmp_path: Path) -> None:
     given = ["dataset.limit=4", "dataset.size=[64,64]", "validation_images=2", "teacher.cache=off"]
     callback = f"{{_target_: pytorch_lightning.callbacks.{name}, monitor: val/los}}"
