@@ -30,7 +30,8 @@ class SaveAndRequeue(Callback):
 
     submitit has Slurm send SIGUSR2 before a job's time is over or it is preempted; submitit's own handler, which
     requeues, is called after the save. Without submitit, ``scontrol requeue`` is called. A job that was cancelled, or
-    received Ctrl-C, is not requeued. A second Ctrl-C ends the program at once.
+    received Ctrl-C, is not requeued. A second Ctrl-C ends the program at once. In the validation before the first step
+    there is nothing to save, and it ends after that.
 
     It is to be the last callback, so that the step's row of the log is complete. An epoch without validation ends
     before its last step counts, and a run ends by itself after its last step.
@@ -47,12 +48,21 @@ class SaveAndRequeue(Callback):
         self._previous_handlers: dict[int, Handler] = {}
 
     @override
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._install_handlers(trainer)
+
+    @override
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._any_rank_signalled(trainer):
+            self._end(trainer, "no step is done yet, and nothing to save; the same command starts again")
+
+    @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._install_handlers()  # not earlier: before, there is nothing to save
+        self._install_handlers(trainer)
 
     @override
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._install_handlers()
+        self._install_handlers(trainer)
 
     @override
     def on_train_batch_end(
@@ -92,7 +102,7 @@ class SaveAndRequeue(Callback):
 
     @override
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._install_handlers()
+        self._install_handlers(trainer)
 
     @override
     def on_test_batch_end(
@@ -108,10 +118,18 @@ class SaveAndRequeue(Callback):
             kept = pl_module.flush_results()  # pyright: ignore[reportCallIssue]
             self._end(trainer, f"the results of {kept} images are kept; the same output_dir resumes there")
 
-    def _install_handlers(self) -> None:
-        """Replace Lightning's handlers; at the end Lightning restores those from before its own."""
+    def _install_handlers(self, trainer: pl.Trainer) -> None:
+        """Replace Lightning's handlers, with which the program would end at once with status 0.
+
+        What those have noted already is taken over. At the end Lightning restores the handlers from before its own.
+        """
         for number in SIGNALS:
-            self._previous_handlers[number] = signal.signal(number, self._record)
+            previous = signal.signal(number, self._record)
+            if previous != self._record:  # else they were installed for the validation before the first step
+                self._previous_handlers[number] = previous
+        if trainer.received_sigterm:
+            trainer._signal_connector.received_sigterm = False
+            self._received = self._received or signal.SIGTERM
 
     def _record(self, number: int, frame: Any) -> None:
         if number == self._received == signal.SIGINT:

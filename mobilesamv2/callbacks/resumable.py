@@ -65,6 +65,15 @@ def require_resumable(path: Path, task: pl.LightningModule, max_steps: int | Non
     return Resumable(steps, validation.get("started", 0) > validation.get("processed", 0))
 
 
+def steps_of(path: Path) -> int | None:
+    """Return the optimizer steps that a checkpoint has; None for a file that can't be read or does not say."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return int(checkpoint["global_step"])
+    except Exception:  # a damaged file raises any of a dozen types
+        return None
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Return the checkpoint of a training run, read without executing anything in it."""
     try:

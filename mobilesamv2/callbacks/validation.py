@@ -132,7 +132,7 @@ class KeepBest(Callback):
         torch_save_atomic({"state_dict": weights, "best": self.best._asdict()}, self.path)
 
     def _is_better(self, value: float) -> bool:
-        if math.isnan(value):
+        if not math.isfinite(value):
             return False
         return self.best is None or (value < self.best.value if self.mode == "min" else value > self.best.value)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
@@ -77,12 +78,30 @@ def own_callbacks(trainer: DictConfig) -> list[Callback]:
     """Build the callbacks of a user, ``+trainer.callbacks=[{_target_: ...}]``, which come beside ours.
 
     Raises:
-        ValueError: if ``trainer`` has loggers or plugins, which would replace ours.
+        ValueError: if one can't be built, or is no callback; or if ``trainer`` has loggers or plugins, which would
+            replace ours.
     """
     for key in ("logger", "plugins"):
         if key in trainer:
             raise ValueError(f"trainer.{key} would replace what this program needs: logger=NAME, one of conf/logger.")
-    return [instantiate(node, _convert_="all") for node in trainer.get("callbacks") or ()]
+    nodes = trainer.get("callbacks") or ()
+    return [_build_callback(node, i) for i, node in enumerate([nodes] if isinstance(nodes, DictConfig) else nodes)]
+
+
+def _build_callback(node: DictConfig, index: int) -> Callback:
+    """Build one callback, whose arguments have been checked by name and type."""
+    try:
+        built = instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if error.__cause__ is None or isinstance(error.__cause__, ImportError):
+            raise
+        raise ValueError(f"trainer.callbacks[{index}], {node.get('_target_')}: {error.__cause__}") from error
+    if not isinstance(built, Callback):
+        raise ValueError(
+            f"trainer.callbacks[{index}] must be a callback of Lightning, {{_target_: MODULE.CLASS, ...}}, got "
+            f"{node.get('_target_', node)}."
+        )
+    return built
 
 
 def build_model(node: DictConfig, encoder: str | None) -> Sam:

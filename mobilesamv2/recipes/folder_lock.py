@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -22,24 +23,17 @@ HEARTBEAT_S, STALE_S = 60.0, 300.0
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock; of several processes of a run only the first one calls this.
 
-    A lock is stale, and taken over, if its process is gone, if it is of the same job of Slurm, which was requeued, or
-    if it is of another machine and shows no sign of life. File locks of the system would not do: many network file
-    systems lack them.
+    A lock is stale, and taken over, if its process on this machine is gone, or if it is of another machine and shows no
+    sign of life, or is of the same job of Slurm before that was requeued. One that can't be read is of a process that
+    died while it wrote. File locks of the system would not do: many network file systems lack them.
 
     Raises:
         ValueError: if another process holds it.
         OSError: if the folder can't be written to.
     """
-    path, owner = folder / LOCK, _owner()
+    path, content = folder / LOCK, json.dumps(_owner()).encode()
     folder.mkdir(parents=True, exist_ok=True)
-    while not _create(path, owner):
-        holder = _read(path)
-        if holder is not None and not _is_stale(path, holder):
-            raise ValueError(
-                f"Process {holder['pid']} on {holder['host']} writes into {folder} since {holder['since']}. Name "
-                f"another output_dir, or wait; if that process is gone, delete {path}."
-            )
-        path.unlink(missing_ok=True)
+    _acquire(path, content, folder)
     _remove_stale_parts(folder)
     ended = threading.Event()
     threading.Thread(target=_show_life, args=(path, ended), daemon=True).start()
@@ -47,8 +41,33 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        if _read(path) == owner:
+        if _read(path) == content:
             path.unlink(missing_ok=True)
+
+
+def _acquire(path: Path, content: bytes, folder: Path) -> None:
+    """Create a lock, or replace a stale one.
+
+    Between the verdict on a stale lock and its removal another process may take it over, and the lock that is removed
+    would be a living one. So only that process replaces a stale lock which holds a second one, named after its content,
+    and only while it still has that content. The second lock becomes the first by being renamed.
+    """
+    while not _create(path, content):
+        stale = _read(path)
+        if stale is None:
+            continue
+        holder = _parse(stale)
+        if holder is not None and not _is_stale(path, holder):
+            raise ValueError(
+                f"Process {holder['pid']} on {holder['host']} writes into {folder} since {holder['since']}. Name "
+                f"another output_dir, or wait; if that process is gone, delete {path}."
+            )
+        claim = path.with_name(f"{LOCK}-{hashlib.sha256(path.name.encode() + stale).hexdigest()[:16]}.partial")
+        _acquire(claim, content, folder)
+        if _read(path) == stale:
+            claim.replace(path)
+            return
+        claim.unlink(missing_ok=True)
 
 
 def _remove_stale_parts(folder: Path) -> None:
@@ -67,42 +86,61 @@ def _owner() -> dict[str, Any]:
         "pid": os.getpid(),
         "started": _start_time(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
+        "restarts": _restarts(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 
 
-def _create(path: Path, owner: dict[str, Any]) -> bool:
-    """Create the lock with its owner in it; return whether there was none."""
+def _restarts() -> str:
+    """Return how often Slurm has requeued this job."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0")
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Create a lock with its owner in it; return whether there was none."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(owner, file)
-    return True
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    return _read(path) == content  # not where it took so long that another process took the empty lock for stale
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return the owner of a lock; None if it is gone, or was not written in time by a process that died."""
+def _read(path: Path) -> bytes | None:
+    """Return the content of a lock, once it is readable or its owner has had time to write it; None if it is gone."""
+    content = None
     for _ in range(20):
         try:
-            return dict(json.loads(path.read_bytes()))
+            content = path.read_bytes()
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):  # its owner is writing it
-            time.sleep(0.05)
-    return None
+        if _parse(content) is not None:
+            break
+        time.sleep(0.05)  # its owner is writing it
+    return content
+
+
+def _parse(content: bytes) -> dict[str, Any] | None:
+    """Return the owner that a lock names; None for one that names none."""
+    try:
+        owner = json.loads(content)
+        pid, texts = owner["pid"], (owner["host"], owner["since"])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    is_owner = type(pid) is int and 0 < pid < 1 << 31 and all(isinstance(text, str) for text in texts)
+    return owner if is_owner else None
 
 
 def _is_stale(path: Path, holder: dict[str, Any]) -> bool:
-    if holder.get("job") and holder["job"] == os.environ.get("SLURM_JOB_ID"):
+    if holder["host"] == socket.gethostname():  # a job of Slurm can have several processes, so its id says nothing here
+        return _start_time(holder["pid"]) != holder.get("started") or not _is_alive(holder["pid"])
+    if holder.get("job") and holder["job"] == os.environ.get("SLURM_JOB_ID") and holder.get("restarts") != _restarts():
+        return True  # Slurm ends all processes of a job before it starts it again
+    try:
+        return time.time() - path.stat().st_mtime > STALE_S
+    except FileNotFoundError:
         return True
-    if holder.get("host") != socket.gethostname():
-        try:
-            return time.time() - path.stat().st_mtime > STALE_S
-        except FileNotFoundError:
-            return True
-    return _start_time(int(holder["pid"])) != holder.get("started") or not _is_alive(int(holder["pid"]))
 
 
 def _is_alive(pid: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_object
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from mobilesamv2.model_zoo import find_weights
 from mobilesamv2.names import did_you_mean
@@ -197,7 +197,10 @@ def require_settings(cfg: DictConfig, groups: Sequence[str], options: Mapping[st
 
 
 def _check_node(name: str, node: Any, options: Mapping[str, Any]) -> None:
-    """Check a group or a node in one."""
+    """Check a group, or a node or list in one."""
+    if isinstance(node, ListConfig):
+        for i in range(len(node)):
+            _check_node(f"{name}[{i}]", node._get_node(i), {})
     if not isinstance(node, DictConfig):
         return
     hints = _hints(get_object(node["_target_"])) | dict(options) if "_target_" in node else {}

@@ -22,6 +22,7 @@ from mobilesamv2.callbacks.checkpoint import EMA, AtomicCheckpointIO, StepAligne
 from mobilesamv2.callbacks.csv_log import trim_metrics
 from mobilesamv2.callbacks.divergence import StopOnDivergence
 from mobilesamv2.callbacks.length import RunLength
+from mobilesamv2.callbacks.monitors import explain_monitors
 from mobilesamv2.callbacks.requeue import SaveAndRequeue
 from mobilesamv2.callbacks.resumable import require_resumable
 from mobilesamv2.callbacks.sync_batchnorm import SyncBatchNorms
@@ -242,7 +243,8 @@ def fit(
     trainer.callbacks.insert(0, restored)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         # A checkpoint holds tensors and plain values alone, so that nothing in it is executed.
-        trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+        with explain_monitors(trainer):
+            trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

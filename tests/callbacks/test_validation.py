@@ -93,8 +93,8 @@ def test_a_kill_at_any_moment_of_a_checkpoint_leaves_the_rows_of_its_steps(
 
 @pytest.mark.slow
 def test_the_best_validation_keeps_the_weights_that_were_validated(tmp_path: Path) -> None:
-    """By hand: with scores 3, 1, 1, nan, 2 the second validation is the best, and its weights are the average's."""
-    scores = iter([3.0, 1.0, 1.0, float("nan"), 2.0])
+    """By hand: with scores 3, 1, -inf, nan, 1 the second validation is the best, and its weights are the average's."""
+    scores = iter([3.0, 1.0, -float("inf"), float("nan"), 1.0])
 
     class Scores(pl.Callback):
         weights: dict[str, torch.Tensor]

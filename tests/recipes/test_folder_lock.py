@@ -68,12 +68,87 @@ def test_stale_locks_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with locked(tmp_path):
         pass
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    write_lock(tmp_path, host="elsewhere", job="12")  # the same job, requeued
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    write_lock(tmp_path, host="elsewhere", restarts="0")  # the same job, before it was requeued
     with locked(tmp_path):
         pass
-    (tmp_path / LOCK).write_text("")  # of a process that died while it wrote
-    with locked(tmp_path):
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_of_one_slurm_job_do_not_write_into_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    with locked(tmp_path), pytest.raises(ValueError, match=f"^Process {os.getpid()} on"), locked(tmp_path):
         pass
+    write_lock(tmp_path, host="elsewhere")  # another node of the job
+    with pytest.raises(ValueError, match="on elsewhere writes into"), locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", "5", '{"host": "elsewhere"}', '{"host": 1, "pid": -1, "since": 1}']
+)
+def test_a_damaged_lock_is_of_a_process_that_died_while_it_wrote(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_lock.time, "sleep", lambda seconds: None)
+    (tmp_path / LOCK).write_text(content)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def leave_a_claim(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process leaves that is killed while it takes over a stale lock."""
+
+    def killed(*_: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(folder_lock, "_start_time", lambda pid: "2")
+        with pytest.raises(InterruptedError):
+            locked(folder).__enter__()
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("judged", [LOCK, "claim"])
+def test_a_lock_that_another_process_took_over_meanwhile_is_left_alone(
+    judged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two judge one lock to be stale; the slow one removes it only after the other has taken it over."""
+    write_lock(tmp_path, started="1")
+    if judged == "claim":
+        leave_a_claim(tmp_path, monkeypatch)
+    is_stale, judging, other_holds = folder_lock._is_stale, threading.Event(), threading.Event()
+    held: list[str] = []
+    refused: list[str] = []
+
+    def slowly(path: Path, holder: dict[str, object]) -> bool:
+        verdict = is_stale(path, holder)
+        if threading.current_thread().name == "slow" and verdict and (path.name == LOCK) == (judged == LOCK):
+            judging.set()
+            assert other_holds.wait(10)
+        return verdict
+
+    def run_slowly() -> None:
+        try:
+            with locked(tmp_path):
+                held.append("slow")
+        except ValueError as error:
+            refused.append(str(error))
+
+    monkeypatch.setattr(folder_lock, "_is_stale", slowly)
+    slow = threading.Thread(target=run_slowly, name="slow")
+    slow.start()
+    assert judging.wait(10)
+    with locked(tmp_path):
+        other_holds.set()
+        slow.join()
+        assert held == []
+        assert f"Process {os.getpid()} on" in refused[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parts_of_files_that_a_kill_left_are_removed(tmp_path: Path) -> None:

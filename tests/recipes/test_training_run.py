@@ -189,6 +189,46 @@ def test_a_signal_to_all_processes_of_a_job_leaves_the_workers_to_the_first(tmp_
     assert torch.load(tmp_path / "stopped.ckpt", weights_only=True)["global_step"] == 2
 
 
+@pytest.mark.parametrize("moment", ["before", "amid", "after"])
+def test_a_signal_before_the_first_step_ends_the_run_with_its_status(
+    moment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just before the validation that precedes it, amid that, or just after it: the status is no success."""
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(requeue, "_scontrol", lambda *args: asked.append(args) or "JobState=RUNNING")
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    told: list[str] = []
+
+    class TellsAt(pl.Callback):
+        def on_sanity_check_start(self, *args: object) -> None:
+            self._tell("before")
+
+        def on_validation_batch_start(self, *args: object) -> None:
+            self._tell("amid")
+
+        def on_train_start(self, *args: object) -> None:
+            self._tell("after")
+
+        def _tell(self, here: str) -> None:
+            if here == moment and not told:
+                told.append(here)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    earlier = signal.getsignal(signal.SIGTERM)
+    task, data = distilling()
+    callbacks = [TellsAt(), requeue.SaveAndRequeue(tmp_path / "stopped.ckpt")]
+    with pytest.raises(SystemExit) as stopped:
+        trainer(tmp_path, callbacks=callbacks, max_epochs=2, plugins=[LightningEnvironment()]).fit(
+            task, datamodule=data
+        )
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert ("requeue", "9") in asked
+    assert signal.getsignal(signal.SIGTERM) == earlier
+    has_step = moment == "after"
+    assert ("SIGTERM: no step is done yet" in capsys.readouterr().out) != has_step
+    assert (tmp_path / "stopped.ckpt").exists() == has_step
+
+
 @pytest.mark.parametrize(
     ("number", "state", "requeued"),
     [
