@@ -17,6 +17,9 @@ from mobilesamv2.structures import RLE
 
 _MASK_KEYS, _BOX_KEYS = ("image_id", "segmentation", "score"), ("image_id", "category_id", "bbox", "score")
 
+MERGED_FILE = "masks.json"
+"""Name of the file in which ``segment`` merges those of its images."""
+
 Scored = tuple[list[RLE], list[float]]
 """Masks of an image and their scores, in the order of the file."""
 
@@ -40,7 +43,7 @@ def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = N
 
     Args:
         path: a JSON list of ``{"image_id", "category_id", "bbox", "score"}``, boxes in COCO's xywh, or such a list
-            under the key ``annotations``.
+            under the key ``annotations``; ``images`` and ``image`` of the file count as in ``read_results``.
         dataset: the images.
         max_boxes: keep at most N boxes per image, those with the highest scores; None keeps all.
 
@@ -52,7 +55,8 @@ def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = N
         raise ValueError(f"max_boxes must be at least 1, or null for all boxes, got {max_boxes}.")
     path, chosen = Path(path), set(dataset.image_ids)
     boxes_by_image: dict[int, Boxes] = {}
-    for image_id, entries in _by_image(path, dataset, _BOX_KEYS, refuse_others=False).items():
+    by_image = _by_image(path, read_json(path), dataset, _BOX_KEYS, refuse_others=False)
+    for image_id, entries in by_image.items():
         if image_id not in chosen:
             continue
         entries.sort(key=lambda numbered: -numbered[1]["score"])
@@ -90,7 +94,8 @@ def read_results(
     Args:
         path: a JSON list of ``{"image_id", "segmentation", "score"}``, RLE or polygons, or such a list under the key
             ``annotations``, as ``mobilesamv2 segment`` writes it; or a folder of such files, each image's masks in one
-            of them. Where the file lists ``images`` of its own, their file names count, not their ids.
+            of them. Where a file lists ``images`` of its own, or is of one ``image``, their file names count, not the
+            ids. Files of one image beside a ``masks.json``, which holds them all, are passed over.
         dataset: the images of the results.
         ignore_others: skip results on other images, instead of refusing them.
 
@@ -103,10 +108,15 @@ def read_results(
     files = json_files_of(path)
     if not files:
         raise FileNotFoundError(f"There is no JSON file in the folder {path}.")
+    is_merged = len(files) > 1 and path / MERGED_FILE in files
     indices = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
     seen_in: dict[int, Path] = {}
     for file in files:
-        for image_id, entries in _by_image(file, dataset, _MASK_KEYS, refuse_others=not ignore_others).items():
+        content = read_json(file)
+        if is_merged and _is_of_one_image(content):
+            continue
+        by_image = _by_image(file, content, dataset, _MASK_KEYS, refuse_others=not ignore_others)
+        for image_id, entries in by_image.items():
             if image_id not in indices:
                 continue
             if image_id in seen_in:
@@ -122,9 +132,11 @@ Entries = list[tuple[int, dict[str, Any]]]
 """Entries of a results file with their numbers."""
 
 
-def _by_image(path: Path, dataset: ImageDataset, keys: tuple[str, ...], refuse_others: bool) -> dict[int, Entries]:
+def _by_image(
+    path: Path, content: Any, dataset: ImageDataset, keys: tuple[str, ...], refuse_others: bool
+) -> dict[int, Entries]:
     """Return the entries of a file by image; unless ``refuse_others``, on images outside the data set too."""
-    entries, ids = _entries(path, dataset)
+    entries, ids = _entries(path, content, dataset)
     chosen = set(dataset.image_ids) if refuse_others else None
     by_image: dict[int, Entries] = {}
     for i, entry in enumerate(entries):
@@ -151,14 +163,22 @@ def _by_image(path: Path, dataset: ImageDataset, keys: tuple[str, ...], refuse_o
     return by_image
 
 
-def _entries(path: Path, dataset: ImageDataset) -> tuple[list[Any], dict[int, int] | None]:
+def _is_of_one_image(content: Any) -> bool:
+    """Return whether a file has SA-1B's layout, with one ``image``, as ``segment`` writes it for each of its images."""
+    return isinstance(content, dict) and "image" in content and content.get("images") is None
+
+
+def _entries(path: Path, content: Any, dataset: ImageDataset) -> tuple[list[Any], dict[int, int] | None]:
     """Return the entries of a file, and the data set's image ids by the file's, where it lists images of its own."""
-    content = read_json(path)
     entries = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         kind = "an object without a list 'annotations'" if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} is not a COCO results file: it must contain a list, got {kind}.")
     images = content.get("images") if isinstance(content, dict) else None
+    if _is_of_one_image(content):
+        image = content["image"]
+        images = [{**image, "id": 1} if isinstance(image, dict) else image]
+        entries = [{**entry, "image_id": 1} if isinstance(entry, dict) else entry for entry in entries]
     return entries, None if images is None else _ids_by_name(path, images, dataset)
 
 

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from mobilesamv2.cli.segment import segment_images
 from mobilesamv2.data.base import choose_images
 from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.lvis import LvisDataset
-from mobilesamv2.data.results_files import read_results
+from mobilesamv2.data.results_files import read_boxes, read_results
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_lvis
-from mobilesamv2.masks import decode
+from mobilesamv2.masks import decode, to_rles
+from mobilesamv2.structures import Masks, Prompts
 
 SQUARE = [[2.0, 2.0, 6.0, 2.0, 6.0, 6.0, 2.0, 6.0]]
 
@@ -175,6 +178,35 @@ def test_results_with_images_of_their_own_are_matched_by_file_name(write, tmp_pa
     results.write_text(json.dumps({"annotations": entries, "images": own}))
     with pytest.raises(ValueError, match=r'got the text "a\.jpg", the name of 2'):
         list(read_results(results, CocoDataset(write(content(images=listed)))))
+
+
+def test_the_folder_and_each_file_that_segment_writes_are_results(write, tmp_path: Path) -> None:
+    """A file of one image numbers it 1, which the data set may have for another image."""
+    listed = [{"id": i, "height": 8, "width": 10, "file_name": f"{name}.png"} for i, name in ((1, "x"), (2, "z"))]
+    dataset = CocoDataset(write(content(images=listed, annotations=[])))
+    photos, output = tmp_path / "photos", tmp_path / "masks"
+    photos.mkdir()
+    for record in listed:
+        Image.new("RGB", (10, 8)).save(photos / record["file_name"])
+    found = Masks(
+        size=(8, 10),
+        rles=to_rles([SQUARE], (8, 10), str),
+        boxes_xyxy=torch.tensor([[2.0, 2, 5, 5]]),
+        predicted_iou=torch.ones(1),
+        stability_score=torch.ones(1),
+        scores=torch.full((1,), 0.25),
+        prompts=Prompts(boxes_xyxy=torch.tensor([[2.0, 2, 5, 5]])),
+        prompt_index=torch.zeros(1, dtype=torch.int64),
+    )
+    segment_images(sorted(photos.iterdir()), lambda image: found, output, {})
+    assert sorted(path.name for path in output.glob("*.json")) == ["masks.json", "x.json", "z.json"]
+    assert {i: scores for i, (_, scores) in read_results(output, dataset)} == {0: [0.25], 1: [0.25]}
+    assert {i: scores for i, (_, scores) in read_results(output / "z.json", dataset)} == {1: [0.25]}
+    assert set(read_boxes(output / "z.json", dataset)) == {2}
+    (output / "masks.json").unlink()
+    assert sorted(i for i, _ in read_results(output, dataset)) == [0, 1]
+    with pytest.raises(ValueError, match=r"number 0 of .*z\.json must be on an image of .* that is evaluated"):
+        list(read_results(output / "z.json", CocoDataset(write(content(images=listed[:1], annotations=[])))))
 
 
 @pytest.mark.parametrize(
