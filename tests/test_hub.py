@@ -4,6 +4,7 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import HfApi, constants
 from huggingface_hub.hf_api import ModelInfo
@@ -103,7 +104,7 @@ def test_a_terminal_is_asked(requests: list[str], monkeypatch: pytest.MonkeyPatc
 
 
 def test_segment_does_not_download_when_told_not_to(
-    requests: list[str], tmp_path: Path, photo: object, monkeypatch: pytest.MonkeyPatch
+    requests: list[str], tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import Image
 
