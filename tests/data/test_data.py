@@ -133,6 +133,7 @@ RESULT = {"image_id": 5, "category_id": 1, "segmentation": SQUARE, "score": 0.5}
         ([RESULT | {"image_id": 6}], "image 6"),
         ([RESULT | {"score": float("nan")}], "number 0 .*image 5.* NaN"),
         ([RESULT | {"score": None}], "number 0 .*image 5"),
+        ([RESULT | {"segmentation": {"size": [8, 10], "counts": ["0", "80"]}}], "must be whole numbers, got '0'"),
         ([RESULT | {"segmentation": {"size": [9, 9], "counts": "0"}}], r"number 0 .*image 5.*\[9, 9\]"),
     ],
 )
