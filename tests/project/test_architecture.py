@@ -40,7 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "sam_hq_checkpoints": (),
     "efficient_sam_checkpoints": (),
     "encoder_checkpoints": (),
-    "transformers_checkpoints": (*BASE, "key_tables", "models"),
+    "transformers_checkpoints": (*BASE, "key_tables", "models", "data"),
     "checkpoint_layouts": (*BASE, *FORMATS),
     "masks": ("structures", "rle_validation"),
     "rle_encoder": ("structures", "transforms", "masks"),
