@@ -282,9 +282,8 @@ def build_sam(
     spec = _spec(name)
     encoder_name = encoder or spec.encoder
     side = spec.image_size if image_size is None else image_size
-    if side < 32 or side % 32 or side > MAX_IMAGE_SIZE:
-        must = f"at most {MAX_IMAGE_SIZE}" if side > MAX_IMAGE_SIZE else "a positive multiple of 32"
-        raise ValueError(f"image_size must be {must} pixels, got {side}.")
+    if side % 32 or not 32 <= side <= MAX_IMAGE_SIZE:
+        raise ValueError(f"image_size must be a multiple of 32 pixels from 32 to {MAX_IMAGE_SIZE}, got {side}.")
     image_encoder = build_encoder(encoder_name, side, spec.embed_dim, spec.family)
     sam = spec.family(
         image_encoder,
