@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.coco_images import comparable_name
 from mobilesamv2.data.json_files import is_finite_number, json_files_of, read_json, shown, whole_number
 from mobilesamv2.masks import to_rles
 from mobilesamv2.structures import RLE
@@ -186,8 +187,8 @@ def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, in
     """Return the data set's image ids by those of a results file, which numbers its images itself, by file names."""
     by_name: dict[str, list[tuple[str, int]]] = {}
     for index, image_id in enumerate(dataset.image_ids):
-        name = (dataset.file_name(index) or "").replace("\\", "/")
-        by_name.setdefault(name.rpartition("/")[2], []).append((f"/{name}", image_id))
+        name = f"/{dataset.file_name(index) or ''}"
+        by_name.setdefault(comparable_name(name).rpartition("/")[2], []).append((name, image_id))
     if set(by_name) <= {""}:
         raise ValueError(
             f"{path} lists images of its own, and the data set has no file names to find them by: write its "
@@ -200,10 +201,9 @@ def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, in
         name = image.get("file_name") if isinstance(image, dict) else None
         if number is None or not isinstance(name, str):
             raise ValueError(f"{path} must have an integer id and a file_name for each image, got {shown(image)}.")
-        name = "/" + name.replace("\\", "/")
-        same_name = by_name.get(name.rpartition("/")[2], [])
-        in_folder = [(known, image_id) for known, image_id in same_name if name.endswith(known)]
-        alike = in_folder if len(same_name) > 1 else same_name
+        name = f"/{name}"
+        same_name = by_name.get(comparable_name(name).rpartition("/")[2], [])
+        alike = same_name if len(same_name) == 1 else _in_the_same_folder(name, same_name)
         if len(alike) == 1:
             if alike[0][1] in named:
                 got = f"two that {alike[0][0][1:]} may be: keep the folders in their names"
@@ -214,6 +214,14 @@ def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, in
             got = f"{shown(name[1:])}, the name of {len(same_name)}"
             raise ValueError(f"{path} must name each image by a path that one image of the data set has, got {got}.")
     return ids
+
+
+def _in_the_same_folder(name: str, known: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Return those of some images that a path may be of; of several that differ in a suffix's case, the very one."""
+    comparable = comparable_name(name)
+    alike = [image for image in known if comparable.endswith(comparable_name(image[0]))]
+    exact = [image for image in alike if name.replace("\\", "/").endswith(image[0].replace("\\", "/"))]
+    return exact if len(exact) == 1 else alike
 
 
 def _scored(path: Path, image_id: int, entries: list[tuple[int, dict[str, Any]]], size: tuple[int, int]) -> Scored:

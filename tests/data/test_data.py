@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import tracemalloc
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from PIL import Image
 from mobilesamv2.cli.segment import segment_images
 from mobilesamv2.data.base import choose_images
 from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.json_files import read_json
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.results_files import read_boxes, read_results
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
@@ -222,6 +226,56 @@ def test_file_names_of_other_systems_and_folders(write, tmp_path: Path, name: st
     assert dataset.load_image(0).shape == (8, 10, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("a.jpg", "a.Jpg"),
+        ("a.Jpg", "a.JPG"),
+        ("caf\u00e9.jpg", "cafe\u0301.jpg"),
+        ("cafe\u0301/e\u0301.png", "caf\u00e9/\u00e9.PNG"),
+        ("photos/a.jpg", "a.jpg"),
+    ],
+)
+def test_names_of_other_systems_are_found(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, there: str
+) -> None:
+    """Suffixes in any case, accents as a Mac writes them, and the name of a folder that is given as ``.``."""
+    folder = tmp_path / "photos"
+    (folder / there).parent.mkdir(parents=True)
+    Image.new("RGB", (10, 8)).save(folder / there)
+    annotations = write(content(images=[{"id": 5, "height": 8, "width": 10, "file_name": name}]))
+    monkeypatch.chdir(folder)
+    assert CocoDataset(annotations, Path()).load_image(0).shape == (8, 10, 3)
+
+
+def test_a_name_that_is_null_is_absent(write, tmp_path: Path) -> None:
+    image = {"id": 5, "height": 8, "width": 10, "file_name": None, "coco_url": "http://x/val2017/a.jpg"}
+    (tmp_path / "val2017").mkdir()
+    Image.new("RGB", (10, 8)).save(tmp_path / "val2017" / "a.jpg")
+    assert LvisDataset(write(content(images=[image])), tmp_path).load_image(0).shape == (8, 10, 3)
+    image = content()["images"][0] | {"coco_url": None}
+    assert CocoDataset(write(content(images=[image]))).file_name(0) == "a.png"
+    for value in (0, False, []):
+        with pytest.raises(ValueError, match="must have a string as file_name"):
+            CocoDataset(write(content(images=[image | {"file_name": value}])))
+
+
+def test_results_name_images_in_any_case_of_the_suffix_and_as_a_mac_writes_accents(write, tmp_path: Path) -> None:
+    names = ["x/a.png", "x/caf\u00e9.jpg", "x/b.jpg", "x/b.JPG"]
+    listed = [{"id": i, "height": 8, "width": 10, "file_name": name} for i, name in enumerate(names, 1)]
+    dataset = CocoDataset(write(content(images=listed, annotations=[])))
+    results = tmp_path / "results.json"
+    own = [{"id": 10, "file_name": "a.PNG"}, {"id": 11, "file_name": "x/cafe\u0301.JPG"}]
+    own += [{"id": 12, "file_name": "x/b.jpg"}, {"id": 13, "file_name": "x/b.JPG"}]
+    entries = [RESULT | {"image_id": 10 + i, "score": i, "bbox": [0, 0, 1, 1]} for i in range(4)]
+    results.write_text(json.dumps({"annotations": entries, "images": own}))
+    assert {index: scores for index, (_, scores) in read_results(results, dataset)} == {i: [i] for i in range(4)}
+    assert set(read_boxes(results, dataset)) == {1, 2, 3, 4}
+    results.write_text(json.dumps({"annotations": entries, "images": [*own[:2], {"id": 12, "file_name": "b.Jpg"}]}))
+    with pytest.raises(ValueError, match=r'the text "b\.Jpg", the name of 2'):
+        list(read_results(results, dataset))
+
+
 def test_annotations_may_be_compressed(tmp_path: Path) -> None:
     file = tmp_path / "file.json.gz"
     file.write_bytes(gzip.compress(json.dumps(content()).encode()))
@@ -229,6 +283,29 @@ def test_annotations_may_be_compressed(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"file\.json\.gz is not valid JSON: it is compressed by gzip, and broken"):
         CocoDataset(file)
+
+
+def test_annotations_that_expand_beyond_all_measure_are_refused_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "file.json.gz"
+    spaces = zlib.compressobj(wbits=31)
+    blocks = [spaces.compress(b" " * 2**20) for _ in range(70)]  # of MiB
+    file.write_bytes(b"".join([*blocks, spaces.compress(b"{}"), spaces.flush()]))
+    assert file.stat().st_size < 200_000
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"file\.json\.gz must expand to at most 67,108,864 bytes.* unpack it: gunzip"):
+        read_json(file)
+    assert tracemalloc.get_traced_memory()[1] < 2**27
+    tracemalloc.stop()
+    file.write_bytes(gzip.compress(b" " * 2**24 + b"[3]"))
+    assert read_json(file) == [3]
+
+
+def test_a_zip_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    """As LVIS publishes its annotations."""
+    with zipfile.ZipFile(tmp_path / "lvis_v1_val.json.zip", "w") as archive:
+        archive.writestr("lvis_v1_val.json", "{}")
+    with pytest.raises(ValueError, match=r"lvis_v1_val\.json\.zip is not valid JSON: it is a zip archive\. Unpack it"):
+        LvisDataset(tmp_path / "lvis_v1_val.json.zip")
 
 
 def test_images_are_chosen_by_count_seed_and_list(tmp_path: Path) -> None:
