@@ -19,11 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mobilesamv2.checkpoint_layouts import PARTS, first_few, split_parts
+from mobilesamv2.data.json_files import shown, whole_number
 from mobilesamv2.encoder_checkpoints import to_mobile_sam
 from mobilesamv2.files import atomic_write, check_archive, torch_save_atomic, write_text_atomic
 from mobilesamv2.model_zoo import require_weights
 from mobilesamv2.models.low_rank import merge_low_rank
-from mobilesamv2.models.sam import Sam
+from mobilesamv2.models.sam import MAX_IMAGE_SIZE, Sam
 from mobilesamv2.sam2_checkpoints import memory_of, to_sam2
 from mobilesamv2.structures import SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transformers_checkpoints import (
@@ -87,6 +88,8 @@ def load_weights(sam: Sam, path: str | Path, prefix: str | None = None) -> tuple
 def load_module(module: nn.Module, path: Path) -> None:
     """Load a weight file strictly into a module that the file holds the whole of and nothing beside.
 
+    A module on the meta device takes memory, on the CPU, once the shapes fit.
+
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: as ``load_weights``.
@@ -96,6 +99,8 @@ def load_module(module: nn.Module, path: Path) -> None:
     if mismatches := _mismatches(type(module).__name__, ours, theirs):
         raise ValueError(f"{path} does not fit its own settings: {'; '.join(mismatches)}.")
     _check_finite(path, ours, theirs)
+    if any(value.is_meta for value in ours.values()):
+        module.to_empty(device="cpu")
     module.load_state_dict(theirs)
 
 
@@ -106,22 +111,26 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file has no such metadata.
+        ValueError: if the file has no such metadata, or its image size is none that a model can have.
     """
     path = Path(path)
     require_weights(path)
     try:
         content = _model_record(path)
-        return {
-            "name": str(content["name"]),
-            "encoder": str(content["encoder"]),
-            "image_size": int(content["image_size"]) if "image_size" in content else None,
-        }
-    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        record = {"name": str(content["name"]), "encoder": str(content["encoder"])}
+        side = content.get("image_size")
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} must be a safetensors file written by mobilesamv2, got one without its metadata. "
             "For any other file, pass the model's name: build_sam(name, checkpoint=path)."
         ) from error
+    image_size = whole_number(side)
+    if side is not None and (image_size is None or image_size % 32 or not 32 <= image_size <= MAX_IMAGE_SIZE):
+        raise ValueError(
+            f"The metadata of {path} are broken: image_size must be a multiple of 32 from 32 to {MAX_IMAGE_SIZE}, got "
+            f"{shown(side)}."
+        )
+    return record | {"image_size": image_size}
 
 
 def read_thresholds(path: str | Path) -> Thresholds | None:

@@ -88,9 +88,9 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
             rle_size = [height, width]  # of whole floats, too
         rle = dict(segmentation) | {"size": rle_size}
         if isinstance(rle["counts"], list):
-            runs = np.asarray(rle["counts"], dtype=np.int64)
-            valid = (runs >= 0).all() and runs.sum() == rle_size[0] * rle_size[1]
-            rle = coco_mask.frPyObjects(rle, *rle_size) if valid else rle
+            runs, pixels = _run_lengths(rle["counts"]), rle_size[0] * rle_size[1]
+            valid = ((runs >= 0) & (runs <= pixels)).all() and runs.sum() == pixels
+            rle = coco_mask.frPyObjects(rle | {"counts": runs}, *rle_size) if valid else rle
         elif isinstance(rle["counts"], str | bytes):
             valid = counts_are_valid([rle["counts"]], rle_size[0] * rle_size[1])
         else:
@@ -103,6 +103,22 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
     if rle_size != [height, width]:
         raise ValueError(f"an RLE must have its image's size {[height, width]} (height, width), got size {rle_size}")
     return _with_text_counts(rle)
+
+
+def _run_lengths(counts: list[Any]) -> np.ndarray:
+    """Return the counts of an uncompressed RLE as int64; NumPy would cut fractions, and read text and booleans."""
+    kinds = set(map(type, counts))
+    other = next((kind for kind in kinds if kind is bool or not issubclass(kind, int | float | np.number)), None)
+    if other is not None:
+        got = next(count for count in counts if type(count) is other)
+        raise ValueError(f"the run lengths of an RLE must be whole numbers, got {repr(got)[:60]}")
+    if all(issubclass(kind, int | np.integer) for kind in kinds):
+        return np.asarray(counts, dtype=np.int64)
+    runs = np.asarray(counts, dtype=np.float64)
+    strange = runs[~(runs == np.floor(runs)) | ~(np.abs(runs) < 2**53)]
+    if strange.size:
+        raise ValueError(f"the run lengths of an RLE must be whole numbers, got {strange[0]}")
+    return runs.astype(np.int64)
 
 
 def polygon_pieces(polygons: Sequence[Any]) -> list[np.ndarray]:

@@ -311,11 +311,12 @@ def require_weights(path: str | Path) -> None:
     """Check that a weight file exists.
 
     Raises:
-        FileNotFoundError: if it does not; the message says where a file of this name is published, if one is.
+        FileNotFoundError: if it does not; the message says where a file of this name is published, if one is, and what
+            works without a network.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no weight file {path}.{_published_hint(path)}")
+        raise FileNotFoundError(f"There is no weight file {path}.{_published_hint(path)}{_offline_hint(path.name)}")
 
 
 def _published_hint(path: Path) -> str:

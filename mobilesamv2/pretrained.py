@@ -7,14 +7,12 @@ from pathlib import Path
 
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.files import write_text_atomic
+from mobilesamv2.hub import HUB_FILE, find_on_hub, is_repository
 from mobilesamv2.model_card import CARD_FILE, Paths, model_card
 from mobilesamv2.model_zoo import MODEL_FILES, PACKAGE_WEIGHTS, find_or_download, require_weights, shipped_models
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.names import did_you_mean
 from mobilesamv2.registry import build_sam, list_models, load_sam
-
-HUB_FILE = "model.safetensors"
-"""Name of a model's file in a folder or in a repository of the Hugging Face Hub."""
 
 MINIATURE_SIDE = 256
 """Pixels; models of an input of this side and less are too small for photographs."""
@@ -22,6 +20,8 @@ MINIATURE_SIDE = 256
 
 def load_pretrained(name: str | Path, weights: str | Path = "weights", download: bool | None = None) -> Sam:
     """Build a model with its weights, in eval mode on the CPU; published weights that are missing are downloaded.
+
+    What is downloaded is printed before, with its size and licence.
 
     Args:
         name: a model whose weights ship with the package (``mini_conv``); a model with published weights
@@ -33,7 +33,8 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights", download:
             ``MOBILESAMV2_WEIGHTS`` or, if that is not set, in ``mobilesamv2/weights`` of the user's cache folder.
         download: whether a published file that no folder has is downloaded, into ``weights`` if that folder exists,
             else into the second one. None downloads it, unless the environment has ``MOBILESAMV2_DOWNLOAD=0``,
-            ``HF_HUB_OFFLINE=1`` or ``CI=true``; ``MOBILESAMV2_DOWNLOAD=1`` overrides the last two.
+            ``HF_HUB_OFFLINE=1`` or ``CI=true``; ``MOBILESAMV2_DOWNLOAD=1`` overrides the last two. So is a repository
+            of the Hub that its client's cache lacks, into that cache.
 
     Raises:
         FileNotFoundError: if a file does not exist and is not downloaded; the message says where it is published.
@@ -58,8 +59,8 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights", download:
         return _load_published_file(path)
     if path.is_dir():
         return load_sam(path / HUB_FILE)
-    if name.count("/") == 1 and not name.startswith("timm/") and not path.parent.is_dir():
-        return load_sam(_from_hub(name))
+    if is_repository(name):
+        return load_sam(find_on_hub(name, download))
     known = list_models(pretrained=True)
     near = "" if name in list_models() else did_you_mean(name, known)
     hint = f" For your own weights: load_sam(file), or build_sam('{name}', file)." if name in list_models() else ""
@@ -93,12 +94,12 @@ def load_model(
     if len(checkpoint) != 1:
         raise ValueError(f"--model must name the model of {len(checkpoint)} weight files, got none.")
     path = Path(checkpoint[0])
-    require_weights(path)
     return load_sam(path) if path.suffix == ".safetensors" else _load_published_file(path)
 
 
 def _load_published_file(path: Path) -> Sam:
     """Load the model that is published as a single file of this name."""
+    require_weights(path)
     for name, files in MODEL_FILES.items():
         if files == (path.name,):
             return build_sam(name, path, allow_partial=False)
@@ -194,19 +195,3 @@ def _write_pretrained(
     save_weights(sam, folder / HUB_FILE)
     write_text_atomic(folder / CARD_FILE, card)
     return folder / HUB_FILE
-
-
-def _from_hub(repo_id: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repo_id, HUB_FILE))
-    except LocalEntryNotFoundError as error:
-        raise ConnectionError(
-            f"{repo_id} is not in the local Hugging Face cache, and the Hub can't be reached."
-        ) from error
-    except (EntryNotFoundError, RepositoryNotFoundError) as error:
-        raise ConnectionError(
-            f"The Hugging Face Hub has no {HUB_FILE} in {repo_id}, or no repository of that name that you may read."
-        ) from error

@@ -18,7 +18,7 @@ from mobilesamv2.files import atomic_write
 from mobilesamv2.model_zoo import PROMPT_HEAD_ENDING, require_weights
 from mobilesamv2.models.object_detector import ObjectDetector, build_detector
 from mobilesamv2.models.prompt_head import PromptHead
-from mobilesamv2.models.sam import Sam
+from mobilesamv2.models.sam import MAX_IMAGE_SIZE, Sam
 from mobilesamv2.ranges import Count
 from mobilesamv2.segany import SegAny
 
@@ -121,8 +121,11 @@ def load_prompt_head(path: str | Path) -> PromptHead:
             raise ValueError(f"one of {', '.join(SETTINGS)} has another type")
         if not all(type(n) is int and n > 0 for n in settings["level_channels"]) or not settings["level_channels"]:
             raise ValueError(f"level_channels are {settings['level_channels']}")
-        head = PromptHead(**settings)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
+        if not 0 < settings["image_size"] <= MAX_IMAGE_SIZE:
+            raise ValueError(f"image_size is {settings['image_size']}")
+        with torch.device("meta"):  # settings that do not fit the weights take no memory
+            head = PromptHead(**settings)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{path} must be a prompt head, a safetensors file that task=train_prompt_head wrote: {error}."
         ) from error

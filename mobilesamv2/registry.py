@@ -20,7 +20,7 @@ from mobilesamv2.models.image_encoder import ImageEncoder, efficientvit_sam, sam
 from mobilesamv2.models.pyramid import sam2_hiera, timm_pyramid
 from mobilesamv2.models.registration import HOW_TO_REGISTER, Family, registered_encoders
 from mobilesamv2.models.repvit_sam import edge_sam, repvit_sam
-from mobilesamv2.models.sam import Sam
+from mobilesamv2.models.sam import MAX_IMAGE_SIZE, Sam
 from mobilesamv2.models.sam2 import Sam2
 from mobilesamv2.models.sam_hq import SamHq, sam_hq_tiny_vit, sam_hq_vit
 from mobilesamv2.models.sam_variants import EdgeSam, EfficientViTSam, TinySam
@@ -275,15 +275,15 @@ def build_sam(
 
     Raises:
         ValueError: if a name is unknown, the list of files is empty, a file does not fit (see ``load_weights``), or
-            the image size is no multiple of 32.
+            the image size is no multiple of 32, or above ``MAX_IMAGE_SIZE``.
         FileNotFoundError: if a weight file does not exist.
         ConnectionError: if timm's weights of the backbone can't be downloaded.
     """
     spec = _spec(name)
     encoder_name = encoder or spec.encoder
     side = spec.image_size if image_size is None else image_size
-    if side < 32 or side % 32:
-        raise ValueError(f"image_size must be a positive multiple of 32 pixels, got {side}.")
+    if side % 32 or not 32 <= side <= MAX_IMAGE_SIZE:
+        raise ValueError(f"image_size must be a multiple of 32 pixels from 32 to {MAX_IMAGE_SIZE}, got {side}.")
     image_encoder = build_encoder(encoder_name, side, spec.embed_dim, spec.family)
     sam = spec.family(
         image_encoder,

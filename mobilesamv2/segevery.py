@@ -95,7 +95,7 @@ class SegEvery:
             Thresholds that it leaves open are the model's own, ``sam.thresholds``.
 
     Raises:
-        TypeError: if ``sam`` is not a model.
+        TypeError: if ``sam`` is not a model, or ``sampler`` is none.
 
     Example:
         >>> segevery = SegEvery.from_pretrained("mini_conv", Grid(points_per_side=16))
@@ -108,6 +108,9 @@ class SegEvery:
     def __init__(self, sam: Sam, sampler: PromptSampler | None = None) -> None:
         self.segany = SegAny(sam)
         sampler = Grid() if sampler is None else sampler
+        if isinstance(sampler, type) or not hasattr(sampler, "rounds"):
+            got = f"the class {sampler.__name__}" if isinstance(sampler, type) else type(sampler).__name__
+            raise TypeError(f"sampler must be a prompt sampler of mobilesamv2.prompts, Grid() for example, got {got}.")
         self.sampler = sampler.for_model(sam.thresholds) if isinstance(sampler, AdaptsToModel) else sampler
         self.timer = StageTimer(sam.device)
         self._current_crop = (0, 0, 0, 0)
@@ -157,12 +160,12 @@ class SegEvery:
         with its share of the encoder's time.
 
         Args:
-            images: RGB uint8 (H, W, 3) each, of any sizes.
+            images: RGB uint8 (H, W, 3) each, of any sizes; an array (B, H, W, 3) too.
 
         Raises:
             ValueError: if an image is not a uint8 array of shape (H, W, 3).
         """
-        if not images:
+        if len(images) == 0:  # an array (B, H, W, 3) has no truth value
             return
         self.timer.device = self.segany.sam.device
         self.timer.start_image()

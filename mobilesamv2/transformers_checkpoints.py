@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mobilesamv2.data.json_files import is_finite_number, read_json, shown
 from mobilesamv2.key_tables import KeyTable
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.structures import EMBEDDING_STRIDE
@@ -100,26 +101,67 @@ def identify_transformers(path: Path) -> str | None:
 
 
 def check_config(sam: Sam, folder: Path) -> None:
-    """Check that a folder's ``config.json``, if it has one, states what a model computes beyond its weights' shapes.
+    """Check that a folder's settings, where it has them, are what a model computes beyond its weights' shapes.
 
     Raises:
-        ValueError: if a setting in it differs from the model's, or it is no JSON.
+        ValueError: if a setting in ``config.json``, or the normalisation in ``preprocessor_config.json``, differs from
+            the model's, or one of the files holds no JSON object.
     """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        return
-    try:
-        stated = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON, as transformers writes it: {error}") from error
-    for part, ours in transformers_config(sam).items():
-        theirs = stated.get(part) if isinstance(stated, dict) else None
-        if not isinstance(ours, dict) or not isinstance(theirs, dict):
+    if (path := folder / CONFIG_FILE).is_file():
+        _check_model_settings(sam, path)
+    for name in (PROCESSOR_FILE, "processor_config.json"):
+        if (path := folder / name).is_file():
+            _check_normalisation(sam, path)
+
+
+def _check_model_settings(sam: Sam, path: Path) -> None:
+    stated, expected = _read_settings(path), transformers_config(sam)
+    model_type = stated.get("model_type", expected["model_type"])
+    if model_type != expected["model_type"]:
+        raise ValueError(f"{path} must have the model_type {expected['model_type']}, got {shown(model_type)}.")
+    for part, ours in expected.items():
+        theirs = stated.get(part)
+        if not isinstance(ours, dict) or theirs is None:
             continue
+        if not isinstance(theirs, dict):
+            raise ValueError(f"{path} must have an object as {part}, got {shown(theirs)}.")
         for key, value in ours.items():
-            # a norm's epsilon: transformers has 1e-6 in the mask decoder, where the SAM that it converts has 1e-5
-            if key != "layer_norm_eps" and theirs.get(key, value) not in (value, None):
-                raise ValueError(f"{path} has {part}.{key} {theirs[key]}, but {sam.name} has {value}.")
+            # early versions of transformers leave the model_type of parts empty; a norm's epsilon: transformers has
+            # 1e-6 in the mask decoder, where the SAM that it converts has 1e-5
+            if key != "layer_norm_eps" and theirs.get(key, value) not in (value, None, ""):
+                raise ValueError(f"{path} has {part}.{key} {shown(theirs[key])}, but {sam.name} has {value}.")
+
+
+def _check_normalisation(sam: Sam, path: Path) -> None:
+    """Compare mean and deviation of the pixels with the model's, which are for values from 0 to 255."""
+    stated = _read_settings(path)
+    nested = stated.get("image_processor")  # where the file is of the processor of images and prompts
+    stated = nested if isinstance(nested, dict) else stated
+    factor = stated.get("rescale_factor")
+    scale = 1 / 255 if factor is None else factor
+    for key, pixels in (("image_mean", sam.pixel_mean), ("image_std", sam.pixel_std)):
+        theirs, ours = stated.get(key), pixels.flatten().tolist()
+        if theirs is None:
+            continue
+        is_sound = isinstance(theirs, list) and len(theirs) == len(ours)
+        is_sound = is_sound and all(map(is_finite_number, [*theirs, scale])) and scale > 0
+        if not is_sound or not np.allclose(np.divide(theirs, scale), ours, rtol=1e-3):
+            expected = ", ".join(f"{value / 255:.3f}" for value in ours)
+            raise ValueError(
+                f"{path} must have the {key} {expected} of values from 0 to 1, which {sam.name} normalises by, got "
+                f"{shown(theirs)}."
+            )
+    for key in ("do_rescale", "do_normalize"):
+        if stated.get(key) is False:
+            raise ValueError(f"{path} must not have {key} false: {sam.name} normalises its pixels.")
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in a file of transformers."""
+    stated = read_json(path)
+    if not isinstance(stated, dict):
+        raise ValueError(f"{path} must hold a JSON object, as transformers writes it, got {shown(stated)}.")
+    return stated
 
 
 def rename_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:

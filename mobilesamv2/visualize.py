@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from mobilesamv2.masks import areas, boxes_from_rles, decode, encode
+from mobilesamv2.masks import areas, boxes_from_rles, decode, encode, to_rles
 from mobilesamv2.structures import RLE, Masks
 from mobilesamv2.transforms import check_image
 
@@ -23,7 +23,14 @@ _MARGIN = 8
 
 def overlay(
     image: np.ndarray,
-    masks: Masks | Sequence[RLE] | Sequence[np.ndarray] | np.ndarray | torch.Tensor,
+    masks: Masks
+    | RLE
+    | Sequence[RLE]
+    | Sequence[np.ndarray]
+    | tuple[Any, ...]
+    | np.ndarray
+    | torch.Tensor
+    | Image.Image,
     alpha: float = 0.5,
     objects: Sequence[int] | None = None,
 ) -> np.ndarray:
@@ -31,8 +38,9 @@ def overlay(
 
     Args:
         image: RGB uint8 (H, W, 3).
-        masks: the result of ``SegEvery`` or ``SegAny``: D masks at (H, W), as ``Masks``, RLEs, or bool (D, H, W),
-            (H, W) for one mask, or (N, M, H, W), as an array, a tensor or a list.
+        masks: the result of ``SegEvery`` or ``SegAny``: D masks at (H, W), as ``Masks``, RLEs, results in COCO's
+            layout, a ``Prediction``, or bool (D, H, W), (H, W) for one mask, or (N, M, H, W), as an array, a tensor, a
+            list or an image of Pillow.
         alpha: opacity of the colour.
         objects: number of the object that each mask is of, which decides its colour, so that overlays can be compared;
             without numbers each mask has a colour of its own.
@@ -69,21 +77,25 @@ def overlay(
 def _as_rles(masks: Any, size: tuple[int, int]) -> list[RLE]:
     """Return masks of any form that ``overlay`` takes as RLEs of an image's size."""
     if isinstance(masks, Masks):
-        rles = masks.rles
-    elif isinstance(masks, np.ndarray | torch.Tensor) or any(not isinstance(mask, dict) for mask in masks):
+        if masks.size != size:
+            raise ValueError(f"masks must have the image's size {list(size)} (height, width), got {list(masks.size)}.")
+        return masks.rles
+    if isinstance(masks, tuple) and hasattr(masks, "_fields"):
+        masks = getattr(masks, "masks", masks)
+    if isinstance(masks, dict):
+        masks = [masks]
+    if isinstance(masks, list | tuple) and all(isinstance(mask, dict) for mask in masks):
+        return to_rles([mask.get("segmentation", mask) for mask in masks], size, lambda i: f"Mask number {i}")
+    try:
         pixels = masks.cpu().numpy() if isinstance(masks, torch.Tensor) else np.asarray(masks)
-        if pixels.dtype.kind not in "bui" or pixels.shape[-2:] != size or not 2 <= pixels.ndim <= 4:
-            raise ValueError(
-                f"masks must be bool (D, {size[0]}, {size[1]}), as the image, got {pixels.dtype} {pixels.shape}. "
-                "Logits become masks by logits > 0."
-            )
-        rles = encode(torch.from_numpy(pixels.reshape(-1, *size) != 0).transpose(1, 2))
-    else:
-        rles = list(masks)
-    other = [rle["size"] for rle in rles if tuple(rle["size"]) != size]
-    if other:
-        raise ValueError(f"masks must have the image's size {list(size)} (height, width), got {list(other[0])}.")
-    return rles
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a GPU in a list
+        raise ValueError(f"masks must be masks of the image, all of its size, got {type(masks).__name__}.") from error
+    if pixels.dtype.kind not in "bui" or pixels.shape[-2:] != size or not 2 <= pixels.ndim <= 4:
+        raise ValueError(
+            f"masks must be bool (D, {size[0]}, {size[1]}), as the image, got {pixels.dtype} {pixels.shape}. "
+            "Logits become masks by logits > 0."
+        )
+    return encode(torch.from_numpy(pixels.reshape(-1, *size) != 0).transpose(1, 2))
 
 
 def _colour(number: int) -> np.ndarray:

@@ -137,3 +137,20 @@ def test_many_rles_are_checked_as_one_by_one() -> None:
     assert masks.to_rles(mixed, (11, 13), str) == [masks.to_rle(one, (11, 13)) for one in mixed]
     with pytest.raises(ValueError, match=r"size \[13, 11\]"):
         masks.to_rles([*sound, {"size": [13, 11], "counts": sound[0]["counts"]}], (11, 13), str)
+
+
+def test_counts_of_an_uncompressed_rle_are_whole_numbers() -> None:
+    expected = masks.to_rle({"size": [20, 30], "counts": [100, 50, 450]}, (20, 30))
+    for counts in ([100.0, 50, 450.0], [np.int64(100), 50, np.float32(450)]):
+        assert masks.to_rle({"size": [20, 30], "counts": counts}, (20, 30)) == expected
+    for counts, got in (
+        ([100.7, 50.6, 450.9], r"got 100\.7"),
+        (["100", "50", "450"], "got '100'"),
+        ([True, 599], "got True"),
+        ([1, None], "got None"),
+        ([float("inf"), 1], "got inf"),
+    ):
+        with pytest.raises(ValueError, match=f"run lengths of an RLE must be whole numbers, {got}"):
+            masks.to_rle({"size": [20, 30], "counts": counts}, (20, 30))
+    with pytest.raises(ValueError, match="must be non-negative and add up to its size"):  # modulo 2**64 they do
+        masks.to_rle({"size": [20, 30], "counts": [2**62] * 4 + [600]}, (20, 30))

@@ -243,6 +243,19 @@ def test_a_name_is_no_model() -> None:
             kind("mini_conv")
 
 
+def test_a_name_or_a_class_is_no_sampler(sam: Sam) -> None:
+    for sampler, got in (("grid", "str"), (Grid, "the class Grid"), (0, "int")):
+        with pytest.raises(TypeError, match=rf"sampler must be a prompt sampler .*, Grid\(\) for example, got {got}"):
+            SegEvery(sam, sampler)  # pyright: ignore[reportArgumentType]
+
+
+def test_an_array_of_images_is_a_batch(sam: Sam, photo: np.ndarray) -> None:
+    segevery = SegEvery(sam, GridProposals(points_per_side=2))
+    found = list(segevery.generate_batch(np.stack([photo, photo[::-1]])))  # pyright: ignore[reportArgumentType]
+    assert [masks.rles for masks in found] == [segevery(image).rles for image in (photo, photo[::-1])]
+    assert list(segevery.generate_batch(np.zeros((0, 8, 8, 3), np.uint8))) == []  # pyright: ignore[reportArgumentType]
+
+
 def test_one_mask_input_serves_all_boxes(sam: Sam, photo: np.ndarray) -> None:
     segany, boxes = SegAny(sam), [[0, 0, 50, 40], [20, 20, 120, 80]]
     segany.set_image(photo)

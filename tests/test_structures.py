@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mobilesamv2.masks import boxes_from_rles, encode
+from mobilesamv2.segany import Prediction
 from mobilesamv2.structures import Masks, Prompts
 from mobilesamv2.visualize import overlay
 
@@ -101,3 +103,24 @@ def test_overlay_takes_what_segmenting_returns(masks: Masks, pixels: np.ndarray)
         overlay(np.zeros((10, 13, 3), np.uint8), masks)
     with pytest.raises(ValueError, match="An image must be"):
         overlay(image / 255, masks)
+
+
+def test_overlay_takes_results_predictions_and_pictures(masks: Masks, pixels: np.ndarray) -> None:
+    image = np.full((*SIZE, 3), 100, dtype=np.uint8)
+    drawn, one = overlay(image, masks), overlay(image, masks[:1])
+    runs = np.diff(np.flatnonzero(np.diff(pixels[0].T.ravel(), prepend=2, append=2)))
+    counts = [0, *runs.tolist()] if pixels[0][0, 0] else runs.tolist()
+    prediction = Prediction(pixels[None], np.zeros((1, len(pixels))), np.zeros((1, len(pixels), 4, 4)))
+    assert (overlay(image, masks.to_coco(1)) == drawn).all()
+    assert (overlay(image, prediction) == drawn).all()
+    for same in (masks.rles[0], [{"size": list(SIZE), "counts": counts}], Image.fromarray(pixels[0])):
+        assert (overlay(image, same) == one).all()
+    for wrong, message in (
+        (None, "masks must be bool"),
+        ("masks", "masks must be bool"),
+        ([pixels[0], pixels[0][:3]], "masks must be masks of the image"),
+        ([{"counts": "0"}], "Mask number 0: a segmentation must be polygons or an RLE with size"),
+        ([masks.rles[0], {"size": [3, 3], "counts": [9]}], "Mask number 1: an RLE must have its image's size"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            overlay(image, wrong)  # pyright: ignore[reportArgumentType]

@@ -128,6 +128,44 @@ def test_only_a_sam_vit_is_written_for_transformers(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "[" * 100_000, r"config\.json is not valid JSON: "),
+        ("config.json", "[]", r"config\.json must hold a JSON object, as transformers writes it, got \[\]"),
+        ("config.json", "null", r"config\.json must hold a JSON object, .* got null"),
+        ("config.json", {"model_type": "sam2"}, r'config\.json must have the model_type sam, got the text "sam2"'),
+        ("config.json", {"vision_config": []}, r"config\.json must have an object as vision_config, got \[\]"),
+        ("preprocessor_config.json", "3", r"preprocessor_config\.json must hold a JSON object, .* got 3"),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}, r"image_mean 0\.485, 0\.456, .* got \[0\.5"),
+        ("preprocessor_config.json", {"image_std": [1, 1]}, r"must have the image_std 0\.229, .* got \[1, 1\]"),
+        ("preprocessor_config.json", {"image_mean": "0.5"}, "must have the image_mean .* got the text"),
+        ("preprocessor_config.json", {"do_normalize": False}, "must not have do_normalize false"),
+        ("processor_config.json", {"image_processor": {"image_std": [0.5] * 3}}, "must have the image_std"),
+    ],
+)
+def test_settings_that_are_none_or_of_another_model_are_refused(
+    folder: Path, name: str, content: Any, message: str
+) -> None:
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+        {"image_mean": [123.675, 116.28, 103.53], "rescale_factor": 1},
+        {"image_mean": None, "do_normalize": True, "rescale_factor": 0.00392156862745098},
+    ],
+)
+def test_the_normalisation_of_sam_loads(folder: Path, settings: dict[str, Any]) -> None:
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": "sam", "vision_config": {"model_type": ""}}))
+    assert load_pretrained(folder).name == "sam_vit_mini"
+
+
 def test_other_settings_sizes_and_positions_are_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["num_attention_heads"] = 6

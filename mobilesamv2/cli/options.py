@@ -62,18 +62,24 @@ def may_download(model: str, weights: Path, download: bool | None) -> bool:
 
     Raises:
         ValueError: if ``MOBILESAMV2_DOWNLOAD`` is neither 0 nor 1.
+        ConnectionError: if it is a repository of the Hub, and the Hub can't say what is in it.
     """
+    from mobilesamv2.hub import HUB_FILE, cached_file, is_repository, published_on_hub
     from mobilesamv2.model_zoo import download_folder, download_setting, missing_downloads
 
     chosen = download_setting() if download is None else download
     if chosen is not None:
         return chosen
-    missing = missing_downloads(model, weights)
-    if not missing or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    on_hub = is_repository(model)
+    missing = {} if on_hub else missing_downloads(model, weights)
+    if not (missing or (on_hub and cached_file(model) is None)) or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
+    if on_hub:
+        missing = {f"{HUB_FILE} of {model}": published_on_hub(model)}
     for name, published in missing.items():
         print(f"There is no {name} yet: {published}.", file=sys.stderr)
-    print(f"Download into {download_folder(weights)}? [Y/n] ", end="", file=sys.stderr, flush=True)
+    folder = "the cache of the Hugging Face Hub" if on_hub else download_folder(weights)
+    print(f"Download into {folder}? [Y/n] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()  # empty at the end of the input, which is no consent
     return bool(answer) and answer.strip().lower() in ("", "y", "yes")
 

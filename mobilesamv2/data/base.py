@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from mobilesamv2.structures import GroundTruth
+
+WHOLE_FLOAT = re.compile(r"-?\d+\.0*")
+"""An id as pandas writes it where a column has gaps: ``7.0``."""
 
 
 class ImageDataset(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
@@ -170,6 +174,7 @@ def _listed_indices(image_ids: Sequence[int], image_names: Sequence[str], path: 
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be a text file with one image id per line, got {error}.") from error
     names = [line.strip() for line in lines if line.strip()]
+    names = [name if name in index_by_name or not WHOLE_FLOAT.fullmatch(name) else name.split(".")[0] for name in names]
     for number, name in enumerate(names, start=1):
         if name not in index_by_name:
             raise ValueError(f"Line {number} of {path} must be the id of an image of the data set, got '{name}'.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,8 +38,8 @@ class CocoImages:
             sizes.append((height, width))
         self.ids = list(index_by_id)
         self._sizes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
-        self._names = PackedTexts([record.get("file_name", "") for record in records])
-        self._urls = PackedTexts([record.get("coco_url", "") for record in records])
+        self._names = PackedTexts([record.get("file_name") or "" for record in records])
+        self._urls = PackedTexts([record.get("coco_url") or "" for record in records])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,10 +58,19 @@ class CocoImages:
         return self._urls[index]
 
 
+def comparable_name(file_name: str) -> str:
+    """Return a file's name as it is the same on all systems: with slashes, composed accents and a small suffix."""
+    name = unicodedata.normalize("NFC", file_name.replace("\\", "/"))
+    folder, slash, last = name.rpartition("/")
+    stem, dot, suffix = last.rpartition(".")
+    return f"{folder}{slash}{stem}{dot}{suffix.lower()}"
+
+
 def paths_of(file_name: str, folder: Path) -> list[Path]:
     """Return where a file of this name may lie, the likeliest path first.
 
-    A name of Windows has back-slashes, and a name may begin with the folder itself: ``train/1.jpg`` in ``data/train``.
+    A name of Windows has back-slashes, a name may begin with the folder itself, ``train/1.jpg`` in ``data/train``, and
+    a Mac may have written its accents as letters of their own.
     """
     if not file_name:
         return []
@@ -68,10 +78,13 @@ def paths_of(file_name: str, folder: Path) -> list[Path]:
     if "\\" in file_name:
         names.append(file_name.replace("\\", "/"))
     parts = PurePosixPath(names[-1]).parts
-    if folder.name in parts[:-1]:
-        last = max(i for i, part in enumerate(parts[:-1]) if part == folder.name)
-        names.append("/".join(parts[last + 1 :]))
-    return [folder / name for name in names]
+    folder_names = {folder.name, folder.resolve().name} if len(parts) > 1 else set()
+    inside = [i for i, part in enumerate(parts[:-1]) if part in folder_names]
+    if inside:
+        names.append("/".join(parts[inside[-1] + 1 :]))
+    if not file_name.isascii():
+        names += [unicodedata.normalize(form, name) for form in ("NFC", "NFD") for name in names]
+    return [folder / name for name in dict.fromkeys(names)]
 
 
 def find_file(paths: Sequence[Path]) -> Path | None:
@@ -80,7 +93,7 @@ def find_file(paths: Sequence[Path]) -> Path | None:
         if path.is_file():
             return path
     for path in paths:
-        for suffix in (path.suffix.lower(), path.suffix.upper()):
+        for suffix in (path.suffix.lower(), path.suffix.upper(), path.suffix.title()):
             other = path.with_name(path.stem + suffix) if path.name else path
             if other.is_file():
                 return other
@@ -100,8 +113,8 @@ def _checked_numbers(record: Any, name: str) -> tuple[int, int, int]:
             raise ValueError(f"{name} must have a {kind} as {key}, got {shown(record.get(key))}.{way_out}")
         numbers.append(number)
     for key in ("file_name", "coco_url"):
-        if not isinstance(record.get(key, ""), str):
-            raise ValueError(f"{name} must have a string as {key}, got {record[key]}.")
+        if not isinstance(record.get(key), str | None):
+            raise ValueError(f"{name} must have a string as {key}, got {shown(record[key])}.")
     image_id, height, width = numbers
     if height * width > MAX_PIXELS:
         size = f"{height} x {width}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 import zlib
@@ -12,6 +13,18 @@ from typing import Any
 
 GZIP_MAGIC = b"\x1f\x8b"
 """First bytes of a gzip file, whatever its name."""
+
+ZIP_MAGIC = b"PK\x03\x04"
+"""First bytes of a zip archive."""
+
+MAX_EXPANSION = 100
+"""Bytes of content per byte of a gzip file: annotations have 3 to 20, a file that is made to fill the memory 1,000."""
+
+ANY_EXPANSION_BYTES = 2**26
+"""Bytes of content that a gzip file may always have."""
+
+BLOCK_BYTES = 2**20
+"""Bytes that are decompressed at a time."""
 
 MAX_SHOWN = 60
 """Characters of a value in an error message."""
@@ -51,19 +64,42 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not JSON.
+        ValueError: if it is not JSON, or is compressed as no annotations are.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    content = path.read_bytes()
+    content: bytes | bytearray = path.read_bytes()
+    if content.startswith(ZIP_MAGIC):
+        raise ValueError(f"{path} is not valid JSON: it is a zip archive. Unpack it: unzip {path}")
     try:
         if content.startswith(GZIP_MAGIC):
-            content = gzip.decompress(content)
+            content = _decompressed(content, path)
         return json.loads(content, object_hook=object_hook)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not valid JSON: it is compressed by gzip, and broken ({error}).") from error
+    except _TooLargeError:
+        raise
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+class _TooLargeError(ValueError):
+    """A gzip file that expands beyond all measure."""
+
+
+def _decompressed(content: bytes, path: Path) -> bytearray:
+    """Return the content of a gzip file, read in blocks, so that one that expands too much takes no memory."""
+    limit = max(ANY_EXPANSION_BYTES, MAX_EXPANSION * len(content))
+    expanded = bytearray()
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        while block := file.read(BLOCK_BYTES):
+            expanded += block
+            if len(expanded) > limit:
+                raise _TooLargeError(
+                    f"{path} must expand to at most {limit:,} bytes, {MAX_EXPANSION} times its size, got more. If it "
+                    f"is sound all the same, unpack it: gunzip {path}"
+                )
+    return expanded
 
 
 def json_files_of(path: Path) -> list[Path]:

@@ -11,11 +11,15 @@ from torch import Tensor
 
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.coco_images import comparable_name
 from mobilesamv2.data.json_files import is_finite_number, json_files_of, read_json, shown, whole_number
 from mobilesamv2.masks import to_rles
 from mobilesamv2.structures import RLE
 
 _MASK_KEYS, _BOX_KEYS = ("image_id", "segmentation", "score"), ("image_id", "category_id", "bbox", "score")
+
+MERGED_FILE = "masks.json"
+"""Name of the file in which ``segment`` merges those of its images."""
 
 Scored = tuple[list[RLE], list[float]]
 """Masks of an image and their scores, in the order of the file."""
@@ -40,7 +44,7 @@ def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = N
 
     Args:
         path: a JSON list of ``{"image_id", "category_id", "bbox", "score"}``, boxes in COCO's xywh, or such a list
-            under the key ``annotations``.
+            under the key ``annotations``; ``images`` and ``image`` of the file count as in ``read_results``.
         dataset: the images.
         max_boxes: keep at most N boxes per image, those with the highest scores; None keeps all.
 
@@ -52,7 +56,8 @@ def read_boxes(path: str | Path, dataset: CocoDataset, max_boxes: int | None = N
         raise ValueError(f"max_boxes must be at least 1, or null for all boxes, got {max_boxes}.")
     path, chosen = Path(path), set(dataset.image_ids)
     boxes_by_image: dict[int, Boxes] = {}
-    for image_id, entries in _by_image(path, dataset, _BOX_KEYS, refuse_others=False).items():
+    by_image = _by_image(path, read_json(path), dataset, _BOX_KEYS, refuse_others=False)
+    for image_id, entries in by_image.items():
         if image_id not in chosen:
             continue
         entries.sort(key=lambda numbered: -numbered[1]["score"])
@@ -90,7 +95,8 @@ def read_results(
     Args:
         path: a JSON list of ``{"image_id", "segmentation", "score"}``, RLE or polygons, or such a list under the key
             ``annotations``, as ``mobilesamv2 segment`` writes it; or a folder of such files, each image's masks in one
-            of them. Where the file lists ``images`` of its own, their file names count, not their ids.
+            of them. Where a file lists ``images`` of its own, or is of one ``image``, their file names count, not the
+            ids. Files of one image beside a ``masks.json``, which holds them all, are passed over.
         dataset: the images of the results.
         ignore_others: skip results on other images, instead of refusing them.
 
@@ -103,10 +109,15 @@ def read_results(
     files = json_files_of(path)
     if not files:
         raise FileNotFoundError(f"There is no JSON file in the folder {path}.")
+    is_merged = len(files) > 1 and path / MERGED_FILE in files
     indices = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
     seen_in: dict[int, Path] = {}
     for file in files:
-        for image_id, entries in _by_image(file, dataset, _MASK_KEYS, refuse_others=not ignore_others).items():
+        content = read_json(file)
+        if is_merged and _is_of_one_image(content):
+            continue
+        by_image = _by_image(file, content, dataset, _MASK_KEYS, refuse_others=not ignore_others)
+        for image_id, entries in by_image.items():
             if image_id not in indices:
                 continue
             if image_id in seen_in:
@@ -122,9 +133,11 @@ Entries = list[tuple[int, dict[str, Any]]]
 """Entries of a results file with their numbers."""
 
 
-def _by_image(path: Path, dataset: ImageDataset, keys: tuple[str, ...], refuse_others: bool) -> dict[int, Entries]:
+def _by_image(
+    path: Path, content: Any, dataset: ImageDataset, keys: tuple[str, ...], refuse_others: bool
+) -> dict[int, Entries]:
     """Return the entries of a file by image; unless ``refuse_others``, on images outside the data set too."""
-    entries, ids = _entries(path, dataset)
+    entries, ids = _entries(path, content, dataset)
     chosen = set(dataset.image_ids) if refuse_others else None
     by_image: dict[int, Entries] = {}
     for i, entry in enumerate(entries):
@@ -151,14 +164,22 @@ def _by_image(path: Path, dataset: ImageDataset, keys: tuple[str, ...], refuse_o
     return by_image
 
 
-def _entries(path: Path, dataset: ImageDataset) -> tuple[list[Any], dict[int, int] | None]:
+def _is_of_one_image(content: Any) -> bool:
+    """Return whether a file has SA-1B's layout, with one ``image``, as ``segment`` writes it for each of its images."""
+    return isinstance(content, dict) and "image" in content and content.get("images") is None
+
+
+def _entries(path: Path, content: Any, dataset: ImageDataset) -> tuple[list[Any], dict[int, int] | None]:
     """Return the entries of a file, and the data set's image ids by the file's, where it lists images of its own."""
-    content = read_json(path)
     entries = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         kind = "an object without a list 'annotations'" if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} is not a COCO results file: it must contain a list, got {kind}.")
     images = content.get("images") if isinstance(content, dict) else None
+    if _is_of_one_image(content):
+        image = content["image"]
+        images = [{**image, "id": 1} if isinstance(image, dict) else image]
+        entries = [{**entry, "image_id": 1} if isinstance(entry, dict) else entry for entry in entries]
     return entries, None if images is None else _ids_by_name(path, images, dataset)
 
 
@@ -166,8 +187,8 @@ def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, in
     """Return the data set's image ids by those of a results file, which numbers its images itself, by file names."""
     by_name: dict[str, list[tuple[str, int]]] = {}
     for index, image_id in enumerate(dataset.image_ids):
-        name = (dataset.file_name(index) or "").replace("\\", "/")
-        by_name.setdefault(name.rpartition("/")[2], []).append((f"/{name}", image_id))
+        name = f"/{dataset.file_name(index) or ''}"
+        by_name.setdefault(comparable_name(name).rpartition("/")[2], []).append((name, image_id))
     if set(by_name) <= {""}:
         raise ValueError(
             f"{path} lists images of its own, and the data set has no file names to find them by: write its "
@@ -180,10 +201,9 @@ def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, in
         name = image.get("file_name") if isinstance(image, dict) else None
         if number is None or not isinstance(name, str):
             raise ValueError(f"{path} must have an integer id and a file_name for each image, got {shown(image)}.")
-        name = "/" + name.replace("\\", "/")
-        same_name = by_name.get(name.rpartition("/")[2], [])
-        in_folder = [(known, image_id) for known, image_id in same_name if name.endswith(known)]
-        alike = in_folder if len(same_name) > 1 else same_name
+        name = f"/{name}"
+        same_name = by_name.get(comparable_name(name).rpartition("/")[2], [])
+        alike = same_name if len(same_name) == 1 else _in_the_same_folder(name, same_name)
         if len(alike) == 1:
             if alike[0][1] in named:
                 got = f"two that {alike[0][0][1:]} may be: keep the folders in their names"
@@ -194,6 +214,14 @@ def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, in
             got = f"{shown(name[1:])}, the name of {len(same_name)}"
             raise ValueError(f"{path} must name each image by a path that one image of the data set has, got {got}.")
     return ids
+
+
+def _in_the_same_folder(name: str, known: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Return those of some images that a path may be of; of several that differ in a suffix's case, the very one."""
+    comparable = comparable_name(name)
+    alike = [image for image in known if comparable.endswith(comparable_name(image[0]))]
+    exact = [image for image in alike if name.replace("\\", "/").endswith(image[0].replace("\\", "/"))]
+    return exact if len(exact) == 1 else alike
 
 
 def _scored(path: Path, image_id: int, entries: list[tuple[int, dict[str, Any]]], size: tuple[int, int]) -> Scored:

@@ -156,16 +156,21 @@ class PixelEncoderGraph(nn.Module):
     Source: the encoder that samexporter writes with ``--use-preprocess``, which AnyLabeling reads.
     """
 
+    zeros: Tensor
+
     def __init__(self, encoder: nn.Module, sam: Sam) -> None:
         super().__init__()
         self.normalised = EncoderGraph(encoder)
         self.side = sam.image_size
         self.mean, self.std = sam.pixel_mean, sam.pixel_std
+        self.register_buffer("zeros", torch.zeros(sam.image_size), persistent=False)
 
     def forward(self, input_image: Tensor) -> Tensor:
         """Encode the pixels (H, W, 3), 0 to 255, of a resized image as an image embedding (1, C, S/16, S/16)."""
         height, width, _ = input_image.shape
-        image = (input_image.permute(2, 0, 1) - self.mean) / self.std
+        # of a longer side an index does not exist, so that a runtime refuses what padding would cut off
+        rows, columns = (self.zeros.index_select(0, torch.arange(number)) for number in (height, width))
+        image = (input_image.permute(2, 0, 1) - self.mean) / self.std + rows[:, None] + columns
         return self.normalised(F.pad(image, (0, self.side - width, 0, self.side - height))[None])
 
 

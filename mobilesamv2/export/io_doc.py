@@ -24,7 +24,7 @@ DECODER_IO_DOC = (
 )
 SAM_ENCODER_IO_DOC = (
     f"input_image: (height, width, 3) float32, 0 to 255. {_PREPROCESSING}; a smaller one is allowed, a side above S is "
-    "cut off. Normalisation and padding are part of the graph. image_embeddings: (1, C, S/16, S/16) float32."
+    "refused. Normalisation and padding are part of the graph. image_embeddings: (1, C, S/16, S/16) float32."
 )
 SAM_DECODER_IO_DOC = (
     "All float32. image_embeddings: (1, C, S/16, S/16). point_coords: (1, P, 2) xy in pixels of the resized image. "

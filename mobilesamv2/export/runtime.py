@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mobilesamv2.checkpoints import weights_sha256
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.prompts.arguments import check_prompts
 from mobilesamv2.structures import PointLabel
 
 UPPER_LEFT, LOWER_RIGHT = 2, 3
@@ -103,20 +104,23 @@ def labelled_points(
         end with a padding point.
 
     Raises:
-        ValueError: if there are neither points nor boxes.
+        ValueError: if there are neither points nor boxes, or they are none that ``SegAny.predict`` takes: of other
+            shapes, not finite, labels of .5 and so on.
 
     Source: SAM's ONNX decoder has the same convention.
     """
-    if boxes_xyxy is not None:
-        extra, kinds = np.reshape(boxes_xyxy, (-1, 2, 2)), (UPPER_LEFT, LOWER_RIGHT)
-    elif points is not None:
-        extra, kinds = np.zeros((len(points), 1, 2)), (PointLabel.PADDING,)
-    else:
+    if points is None and boxes_xyxy is None:
         raise ValueError("There must be points or boxes_xyxy, got neither.")
+    prompts, _ = check_prompts(points, labels, boxes_xyxy, None, 0)
+    assert prompts is not None  # there is no mask
+    if prompts.boxes_xyxy is not None:
+        extra, kinds = prompts.boxes_xyxy.numpy().reshape(-1, 2, 2), (UPPER_LEFT, LOWER_RIGHT)
+    else:
+        extra, kinds = np.zeros((len(prompts), 1, 2)), (PointLabel.PADDING,)
     extra_labels = np.tile(np.array(kinds), (len(extra), 1))
-    if points is not None:
-        labels = np.full(np.shape(points)[:2], PointLabel.FOREGROUND) if labels is None else labels
-        extra, extra_labels = np.concatenate([points, extra], 1), np.concatenate([labels, extra_labels], 1)
+    if prompts.points is not None and prompts.labels is not None:
+        extra = np.concatenate([prompts.points.numpy(), extra], 1)
+        extra_labels = np.concatenate([prompts.labels.numpy(), extra_labels], 1)
     if boxes_xyxy is not None and pad_boxes:
         extra = np.concatenate([extra, np.zeros((len(extra), 1, 2))], 1)
         extra_labels = np.concatenate([extra_labels, np.full((len(extra), 1), PointLabel.PADDING)], 1)
@@ -144,13 +148,16 @@ def decoder_inputs(
         pad_boxes: as of ``labelled_points``; ``pad_boxes`` in the metadata.
 
     Raises:
-        ValueError: if there is no prompt, the masks have another shape, or images and masks can't be shared evenly.
+        ValueError: if there is no prompt, one is none that ``labelled_points`` takes, the masks have another shape or
+            are not finite, or images and masks can't be shared evenly.
     """
     num_images, side = len(image_embedding), 4 * image_embedding.shape[-1]
     has_mask = mask_input is not None
     masks = np.zeros((num_images, 1, side, side)) if mask_input is None else np.asarray(mask_input)
     if masks.ndim != 4 or masks.shape[1:] != (1, side, side):
         raise ValueError(f"mask_input must have shape (M, 1, {side}, {side}), got {masks.shape}.")
+    if not np.isfinite(masks).all():
+        raise ValueError("mask_input must be finite, got NaN or infinity.")
     if has_mask and points is None and boxes_xyxy is None:
         points, labels = np.zeros((len(masks), 0, 2), np.float32), np.zeros((len(masks), 0), np.int64)
     else:

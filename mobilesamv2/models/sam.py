@@ -15,6 +15,9 @@ from mobilesamv2.models.transformer import ImageContext
 from mobilesamv2.structures import EMBEDDING_STRIDE, SAM_THRESHOLDS, Thresholds
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD, Resizing
 
+MAX_IMAGE_SIZE = 8192
+"""Pixels, of a model's input: eight times SAM's. The image embedding of a larger one takes more than 256 MB."""
+
 
 class Sam(nn.Module):
     """Segment-anything model of any size.

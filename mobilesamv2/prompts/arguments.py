@@ -10,6 +10,9 @@ from torch import Tensor
 
 from mobilesamv2.structures import PointLabel, Prompts
 
+LARGEST = 1e9
+"""Of coordinates and logits; far beyond those of any image or model, and far below where float32 overflows."""
+
 
 def check_prompts(
     points: Any, labels: Any, boxes: Any, mask_input: Any, mask_side: int
@@ -24,7 +27,8 @@ def check_prompts(
         mask_side: S/4, pixels.
 
     Raises:
-        ValueError: if an argument is no array of finite numbers of its shape, arguments disagree, or there is none.
+        ValueError: if an argument is no array of finite numbers up to ``LARGEST`` of its shape, arguments disagree, or
+            there is none.
     """
     point_tensor = _points(points)
     label_tensor = _labels(labels, point_tensor)
@@ -46,6 +50,9 @@ def check_prompts(
         raise ValueError(f"points, boxes and mask_input must be of the same number of prompts, got {found}.")
     if total == 0:
         raise ValueError("Prompts must not be empty, got 0 prompts.")
+    if point_tensor is not None and not point_tensor.shape[1] and box_tensor is None and mask_tensor is None:
+        shape = tuple(point_tensor.shape)
+        raise ValueError(f"Prompts must have at least one point each, a box or a mask, got points of shape {shape}.")
     if point_tensor is None and box_tensor is None:
         return None, mask_tensor
     return Prompts(points=point_tensor, labels=label_tensor, boxes_xyxy=box_tensor), mask_tensor
@@ -119,6 +126,10 @@ def _shaped(name: str, value: Any, shape: tuple[int | None, ...], expected: str)
         raise ValueError(f"{name} must have shape {expected}, got {array.shape}.")
     if not np.isfinite(full).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity.")
+    if (np.abs(full) > LARGEST).any():
+        raise ValueError(
+            f"{name} must be between -{LARGEST:g} and {LARGEST:g}, got {full[np.abs(full) > LARGEST][0]:g}."
+        )
     return torch.from_numpy(full)
 
 

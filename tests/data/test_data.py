@@ -4,23 +4,32 @@ import gzip
 import importlib.util
 import json
 import tarfile
+import tracemalloc
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support import ROOT
 
+from mobilesamv2.cli.segment import segment_images
 from mobilesamv2.data.base import ImageDataset, choose_images
+from mobilesamv2.data.base import choose_images
 from mobilesamv2.data.coco import CocoDataset
+from mobilesamv2.data.json_files import read_json
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.photos import PhotosDataset
+from mobilesamv2.data.results_files import read_boxes, read_results
 from mobilesamv2.data.results_files import read_results
 from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_lvis
-from mobilesamv2.masks import decode
+from mobilesamv2.masks import decode, to_rles
+from mobilesamv2.structures import Masks, Prompts
 
 SQUARE = [[2.0, 2.0, 6.0, 2.0, 6.0, 6.0, 2.0, 6.0]]
 
@@ -135,6 +144,7 @@ RESULT = {"image_id": 5, "category_id": 1, "segmentation": SQUARE, "score": 0.5}
         ([RESULT | {"image_id": 6}], "image 6"),
         ([RESULT | {"score": float("nan")}], "number 0 .*image 5.* NaN"),
         ([RESULT | {"score": None}], "number 0 .*image 5"),
+        ([RESULT | {"segmentation": {"size": [8, 10], "counts": ["0", "80"]}}], "must be whole numbers, got '0'"),
         ([RESULT | {"segmentation": {"size": [9, 9], "counts": "0"}}], r"number 0 .*image 5.*\[9, 9\]"),
     ],
 )
@@ -182,6 +192,35 @@ def test_results_with_images_of_their_own_are_matched_by_file_name(write, tmp_pa
         list(read_results(results, CocoDataset(write(content(images=listed)))))
 
 
+def test_the_folder_and_each_file_that_segment_writes_are_results(write, tmp_path: Path) -> None:
+    """A file of one image numbers it 1, which the data set may have for another image."""
+    listed = [{"id": i, "height": 8, "width": 10, "file_name": f"{name}.png"} for i, name in ((1, "x"), (2, "z"))]
+    dataset = CocoDataset(write(content(images=listed, annotations=[])))
+    photos, output = tmp_path / "photos", tmp_path / "masks"
+    photos.mkdir()
+    for record in listed:
+        Image.new("RGB", (10, 8)).save(photos / record["file_name"])
+    found = Masks(
+        size=(8, 10),
+        rles=to_rles([SQUARE], (8, 10), str),
+        boxes_xyxy=torch.tensor([[2.0, 2, 5, 5]]),
+        predicted_iou=torch.ones(1),
+        stability_score=torch.ones(1),
+        scores=torch.full((1,), 0.25),
+        prompts=Prompts(boxes_xyxy=torch.tensor([[2.0, 2, 5, 5]])),
+        prompt_index=torch.zeros(1, dtype=torch.int64),
+    )
+    segment_images(sorted(photos.iterdir()), lambda image: found, output, {})
+    assert sorted(path.name for path in output.glob("*.json")) == ["masks.json", "x.json", "z.json"]
+    assert {i: scores for i, (_, scores) in read_results(output, dataset)} == {0: [0.25], 1: [0.25]}
+    assert {i: scores for i, (_, scores) in read_results(output / "z.json", dataset)} == {1: [0.25]}
+    assert set(read_boxes(output / "z.json", dataset)) == {2}
+    (output / "masks.json").unlink()
+    assert sorted(i for i, _ in read_results(output, dataset)) == [0, 1]
+    with pytest.raises(ValueError, match=r"number 0 of .*z\.json must be on an image of .* that is evaluated"):
+        list(read_results(output / "z.json", CocoDataset(write(content(images=listed[:1], annotations=[])))))
+
+
 @pytest.mark.parametrize(
     "name", ["train/sa_1.jpg", "train\\sa_1.jpg", "sa_1.jpg", "sa_1.JPG", "C:\\data\\train\\sa_1.jpg", "./sa_1.jpg"]
 )
@@ -194,6 +233,56 @@ def test_file_names_of_other_systems_and_folders(write, tmp_path: Path, name: st
     assert dataset.load_image(0).shape == (8, 10, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("a.jpg", "a.Jpg"),
+        ("a.Jpg", "a.JPG"),
+        ("caf\u00e9.jpg", "cafe\u0301.jpg"),
+        ("cafe\u0301/e\u0301.png", "caf\u00e9/\u00e9.PNG"),
+        ("photos/a.jpg", "a.jpg"),
+    ],
+)
+def test_names_of_other_systems_are_found(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, there: str
+) -> None:
+    """Suffixes in any case, accents as a Mac writes them, and the name of a folder that is given as ``.``."""
+    folder = tmp_path / "photos"
+    (folder / there).parent.mkdir(parents=True)
+    Image.new("RGB", (10, 8)).save(folder / there)
+    annotations = write(content(images=[{"id": 5, "height": 8, "width": 10, "file_name": name}]))
+    monkeypatch.chdir(folder)
+    assert CocoDataset(annotations, Path()).load_image(0).shape == (8, 10, 3)
+
+
+def test_a_name_that_is_null_is_absent(write, tmp_path: Path) -> None:
+    image = {"id": 5, "height": 8, "width": 10, "file_name": None, "coco_url": "http://x/val2017/a.jpg"}
+    (tmp_path / "val2017").mkdir()
+    Image.new("RGB", (10, 8)).save(tmp_path / "val2017" / "a.jpg")
+    assert LvisDataset(write(content(images=[image])), tmp_path).load_image(0).shape == (8, 10, 3)
+    image = content()["images"][0] | {"coco_url": None}
+    assert CocoDataset(write(content(images=[image]))).file_name(0) == "a.png"
+    for value in (0, False, []):
+        with pytest.raises(ValueError, match="must have a string as file_name"):
+            CocoDataset(write(content(images=[image | {"file_name": value}])))
+
+
+def test_results_name_images_in_any_case_of_the_suffix_and_as_a_mac_writes_accents(write, tmp_path: Path) -> None:
+    names = ["x/a.png", "x/caf\u00e9.jpg", "x/b.jpg", "x/b.JPG"]
+    listed = [{"id": i, "height": 8, "width": 10, "file_name": name} for i, name in enumerate(names, 1)]
+    dataset = CocoDataset(write(content(images=listed, annotations=[])))
+    results = tmp_path / "results.json"
+    own = [{"id": 10, "file_name": "a.PNG"}, {"id": 11, "file_name": "x/cafe\u0301.JPG"}]
+    own += [{"id": 12, "file_name": "x/b.jpg"}, {"id": 13, "file_name": "x/b.JPG"}]
+    entries = [RESULT | {"image_id": 10 + i, "score": i, "bbox": [0, 0, 1, 1]} for i in range(4)]
+    results.write_text(json.dumps({"annotations": entries, "images": own}))
+    assert {index: scores for index, (_, scores) in read_results(results, dataset)} == {i: [i] for i in range(4)}
+    assert set(read_boxes(results, dataset)) == {1, 2, 3, 4}
+    results.write_text(json.dumps({"annotations": entries, "images": [*own[:2], {"id": 12, "file_name": "b.Jpg"}]}))
+    with pytest.raises(ValueError, match=r'the text "b\.Jpg", the name of 2'):
+        list(read_results(results, dataset))
+
+
 def test_annotations_may_be_compressed(tmp_path: Path) -> None:
     file = tmp_path / "file.json.gz"
     file.write_bytes(gzip.compress(json.dumps(content()).encode()))
@@ -201,6 +290,29 @@ def test_annotations_may_be_compressed(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"file\.json\.gz is not valid JSON: it is compressed by gzip, and broken"):
         CocoDataset(file)
+
+
+def test_annotations_that_expand_beyond_all_measure_are_refused_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "file.json.gz"
+    spaces = zlib.compressobj(wbits=31)
+    blocks = [spaces.compress(b" " * 2**20) for _ in range(70)]  # of MiB
+    file.write_bytes(b"".join([*blocks, spaces.compress(b"{}"), spaces.flush()]))
+    assert file.stat().st_size < 200_000
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"file\.json\.gz must expand to at most 67,108,864 bytes.* unpack it: gunzip"):
+        read_json(file)
+    assert tracemalloc.get_traced_memory()[1] < 2**27
+    tracemalloc.stop()
+    file.write_bytes(gzip.compress(b" " * 2**24 + b"[3]"))
+    assert read_json(file) == [3]
+
+
+def test_a_zip_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    """As LVIS publishes its annotations."""
+    with zipfile.ZipFile(tmp_path / "lvis_v1_val.json.zip", "w") as archive:
+        archive.writestr("lvis_v1_val.json", "{}")
+    with pytest.raises(ValueError, match=r"lvis_v1_val\.json\.zip is not valid JSON: it is a zip archive\. Unpack it"):
+        LvisDataset(tmp_path / "lvis_v1_val.json.zip")
 
 
 def test_images_are_chosen_by_count_seed_and_list(tmp_path: Path) -> None:

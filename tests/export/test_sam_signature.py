@@ -102,6 +102,13 @@ def test_the_encoder_takes_the_pixels_of_a_resized_image(
     assert relative_difference(torch.from_numpy(embedding), predictor.get_image_embedding()) < 2e-5
 
 
+@pytest.mark.parametrize("size", [(257, 100), (100, 300), (1024, 1024)])
+def test_the_encoder_refuses_an_image_that_was_not_resized(exported: Exported, size: tuple[int, int]) -> None:
+    session = open_session(exported.folder / "encoder.onnx")
+    with pytest.raises(Exception, match="out of data bounds"):
+        session.run(None, {"input_image": np.zeros((*size, 3), np.float32)})
+
+
 def test_the_metadata_name_the_signature(exported: Exported) -> None:
     for part in ("encoder", "decoder"):
         metadata = read_export_metadata(open_session(exported.folder / f"{part}.onnx"))

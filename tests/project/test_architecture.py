@@ -10,7 +10,7 @@ from support import ROOT
 PACKAGE = ROOT / "mobilesamv2"
 BASE = (
     *("structures", "transforms", "masks", "mask_regions", "rle_validation", "visualize", "files", "identity"),
-    *("downloads", "model_zoo", "extras", "ranges", "broken_pipe", "names"),
+    *("downloads", "model_zoo", "hub", "extras", "ranges", "broken_pipe", "names"),
 )
 ROOMS = ("models", "prompts", "data", "metrics")
 WEIGHTS = ("registry", "checkpoints", "backbone_weights", "model_card", "pretrained")
@@ -34,12 +34,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "names": (),
     "downloads": ("files",),
     "model_zoo": ("downloads", "files", "names"),
+    "hub": ("model_zoo",),
     "key_tables": (),
     "sam2_checkpoints": ("key_tables", "models"),
     "sam_hq_checkpoints": (),
     "efficient_sam_checkpoints": (),
     "encoder_checkpoints": (),
-    "transformers_checkpoints": (*BASE, "key_tables", "models"),
+    "transformers_checkpoints": (*BASE, "key_tables", "models", "data"),
     "checkpoint_layouts": (*BASE, *FORMATS),
     "masks": ("structures", "rle_validation"),
     "rle_encoder": ("structures", "transforms", "masks"),

@@ -62,6 +62,12 @@ def test_one_mask_serves_all_prompts() -> None:
     assert masks.shape == (3, 1, SIDE, SIDE)
 
 
+def test_prompts_of_no_point_may_have_a_box_or_a_mask() -> None:
+    assert len(checked(points=np.zeros((2, 0, 2)), boxes=NUMBERS)[0]) == 2
+    prompts, masks = checked(points=np.zeros((0, 2)), mask_input=np.zeros((SIDE, SIDE)))
+    assert len(prompts) == len(masks) == 1
+
+
 class NoArray:
     def __array__(self, *args: Any) -> np.ndarray:
         raise TypeError("can't be converted")
@@ -89,6 +95,13 @@ def test_what_is_no_prompt_is_refused(name: str, value: Any) -> None:
         ({"points": [[1, 2]], "labels": [[1, 1]]}, r"labels must have one entry per point, got shape \(1, 2\) for"),
         ({"points": [[1, 2]], "boxes": NUMBERS}, "of the same number of prompts, got 1 of points and 2 of boxes"),
         ({"boxes": NUMBERS, "mask_input": np.zeros((3, 8, 8))}, "got 2 of boxes and 3 of mask_input"),
+        ({"points": np.zeros((0, 2))}, r"at least one point each, a box or a mask, got points of shape \(1, 0, 2\)"),
+        ({"points": np.zeros((2, 0, 2))}, r"got points of shape \(2, 0, 2\)"),
+        ({"points": np.zeros((0, 2)), "labels": []}, r"got points of shape \(1, 0, 2\)"),
+        ({"points": np.zeros((0, 1, 2))}, "must not be empty, got 0 prompts"),
+        ({"points": [[1, 1e300]]}, r"points must be between -1e\+09 and 1e\+09, got 1e\+300"),
+        ({"boxes": [0, -1e38, 1, 1]}, r"boxes must be between .*, got -1e\+38"),
+        ({"mask_input": np.full((8, 8), 1e20)}, r"mask_input must be between .*, got 1e\+20"),
         ({"mask_input": np.zeros((2, 3, 8, 8))}, r"mask_input must .* got \(2, 3, 8, 8\)"),
     ],
 )

@@ -87,6 +87,12 @@ def test_a_list_of_images_that_is_no_text_or_has_a_byte_order_mark(tmp_path: Pat
         choose_images([1, 2], image_list=tmp_path / "ids.txt")
     (tmp_path / "ids.txt").write_text("2\n", "utf-8-sig")
     assert choose_images([1, 2], image_list=tmp_path / "ids.txt") == [1]
+    (tmp_path / "ids.txt").write_text("0.0\n-2.\n")  # as pandas writes them
+    assert choose_images([0, 1, -2], image_list=tmp_path / "ids.txt") == [0, 2]
+    assert choose_images([0, 1], image_list=tmp_path / "ids.txt", names=["-2.", "0.0"]) == [0, 1]
+    (tmp_path / "ids.txt").write_text("0.5\n")
+    with pytest.raises(ValueError, match=r"must be the id of an image of the data set, got '0\.5'"):
+        choose_images([0, 1], image_list=tmp_path / "ids.txt")
 
 
 SA1B_RECORD = {"image": {"height": 8, "width": 10}, "annotations": [{"segmentation": SQUARE, "area": 16}]}

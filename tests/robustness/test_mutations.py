@@ -241,7 +241,7 @@ def make_record(folder: Path) -> Path:
 
 def segment_again(path: Path) -> None:
     """A record is of the settings or is made anew; the file of all images is sound in either case."""
-    rle = {"size": [9, 13], "counts": "e03T2"}
+    rle = {"size": [9, 13], "counts": "e03m2"}
     box, one = torch.zeros(1, 4), torch.ones(1)
     prompt_index = torch.zeros(1, dtype=torch.int64)
     masks = Masks((9, 13), [rle], box, one, one, one, Prompts(boxes_xyxy=box), prompt_index)

@@ -97,6 +97,16 @@ def test_safetensors_that_say_something_odd_of_their_model(tmp_path: Path, said:
         load_sam(tmp_path / "odd.safetensors")
 
 
+@pytest.mark.parametrize("side", ['"256"', "256.7", "-256", "0", "1e30", "3200000", "320000", "100", "true", "[256]"])
+def test_an_image_size_that_no_model_has(tmp_path: Path, side: str) -> None:
+    said = f'{{"name": "micro_conv", "encoder": "conv_micro", "image_size": {side}}}'
+    save_file({"a": torch.zeros(1)}, tmp_path / "odd.safetensors", metadata={"mobilesamv2": said})
+    with pytest.raises(ValueError, match=r"metadata of .*odd\.safetensors are broken: image_size must be a multiple"):
+        load_sam(tmp_path / "odd.safetensors")
+    with pytest.raises(ValueError, match="image_size must be a multiple of 32 pixels from 32 to 8192, got 320000"):
+        build_sam("micro_conv", image_size=320_000)
+
+
 def test_an_empty_list_of_weight_files_is_refused() -> None:
     with pytest.raises(ValueError, match="checkpoint of micro_conv must name at least one file, got an empty list"):
         build_sam("micro_conv", [])
