@@ -18,13 +18,11 @@ from support import ROOT
 
 from mobilesamv2.cli.segment import segment_images
 from mobilesamv2.data.base import ImageDataset, choose_images
-from mobilesamv2.data.base import choose_images
 from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.json_files import read_json
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.data.photos import PhotosDataset
 from mobilesamv2.data.results_files import read_boxes, read_results
-from mobilesamv2.data.results_files import read_results
 from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_lvis
