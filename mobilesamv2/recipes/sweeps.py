@@ -6,6 +6,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,13 +125,14 @@ class NameFailedJobs(Callback):
     """Lists the jobs of a sweep that failed when it ends, and ends the program with status 1 if there are any.
 
     Hydra's own sweeper would end at the first of them. The sweeper and its launcher are changed in place, since Hydra
-    takes those of packages of its own alone.
+    takes those of packages of its own alone, until the sweep ends.
     """
 
     def __init__(self) -> None:
         self._failures: list[JobFailure] = []
         self._jobs = 0
         self._no_result = ""
+        self._changes = ExitStack()
 
     @override
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -139,7 +141,7 @@ class NameFailedJobs(Callback):
         except ValueError as error:
             raise SystemExit(f"error: {error}") from error
         if "submitit" in config.hydra.launcher._target_:
-            _outlive_lost_jobs()
+            self._outlive_lost_jobs()
         # Hydra loads the modules of its plugins anew, so that the class that an import gives is another one
         classes: Any = Plugins.instance().class_name_to_class
         self._collect_failures_of(classes[config.hydra.launcher._target_], is_search(config))
@@ -172,7 +174,7 @@ class NameFailedJobs(Callback):
                         job.status, job.return_value = JobStatus.COMPLETED, None
             return returns
 
-        launcher.launch = launch_and_note
+        self._change(launcher, "launch", launch_and_note)
 
     def _end_well(self, sweeper: Any, config: DictConfig) -> None:
         """Have a search without a result end in a sentence, and a sweep of which a job is refused change no record."""
@@ -191,11 +193,42 @@ class NameFailedJobs(Callback):
                     raise
                 self._no_result = "No trial has a value, so that the search has no result."
             finally:
+                self._changes.close()
                 is_another = not self._jobs or any(failure.was_refused for failure in self._failures)
                 if of_before is not None and is_another and record.read_text() != of_before:
                     write_text_atomic(record, of_before)
 
-        sweeper.sweep = sweep_and_end
+        self._change(sweeper, "sweep", sweep_and_end)
+
+    def _outlive_lost_jobs(self) -> None:
+        """Have a job of submitit that ends without a word, killed for its memory for example, count as one that failed.
+
+        So does one of several processes, of which any failed.
+
+        Hydra's launcher asks the jobs for their results in turn, and would end at the first that has none.
+        """
+        from submitit import Job
+        from submitit.core.utils import UncompletedJobError
+
+        results, numbers = Job.results, itertools.count()
+
+        def results_or_failure(job: Job[Any]) -> list[Any]:
+            number = next(numbers)
+            try:
+                return sorted(
+                    results(job), key=lambda process: process.status != JobStatus.FAILED
+                )  # its first one counts
+            except UncompletedJobError as error:
+                sentence = f"{str(error).splitlines()[0].strip()}; its output is {job.paths.stderr}"
+                failure = JobFailure(f"job {number}", sentence)
+                return [JobReturn(status=JobStatus.FAILED, _return_value=JobFailedError(failure))]
+
+        self._change(Job, "results", results_or_failure)
+
+    def _change(self, plugin: Any, method: str, changed: Callable[..., Any]) -> None:
+        """Change a method until the sweep ends."""
+        self._changes.callback(setattr, plugin, method, getattr(plugin, method))
+        setattr(plugin, method, changed)
 
 
 def _failure_of(number: int, error: Any) -> JobFailure:
@@ -203,27 +236,3 @@ def _failure_of(number: int, error: Any) -> JobFailure:
     if isinstance(error, JobFailedError):
         return error.failure
     return JobFailure(f"job {number}", f"{type(error).__name__}: {error}")
-
-
-def _outlive_lost_jobs() -> None:
-    """Have a job of submitit that ends without a word, killed for its memory for example, count as one that failed.
-
-    So does one of several processes, of which any failed.
-
-    Hydra's launcher asks the jobs for their results in turn, and would end at the first that has none.
-    """
-    from submitit import Job
-    from submitit.core.utils import UncompletedJobError
-
-    results, numbers = Job.results, itertools.count()
-
-    def results_or_failure(self: Job[Any]) -> list[Any]:
-        number = next(numbers)
-        try:
-            return sorted(results(self), key=lambda process: process.status != JobStatus.FAILED)  # its first one counts
-        except UncompletedJobError as error:
-            sentence = f"{str(error).splitlines()[0].strip()}; its output is {self.paths.stderr}"
-            failure = JobFailure(f"job {number}", sentence)
-            return [JobReturn(status=JobStatus.FAILED, _return_value=JobFailedError(failure))]
-
-    Job.results = results_or_failure

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import hydra
 import pytest
-from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig
 from support import ROOT
@@ -59,15 +58,10 @@ def small_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
         program = hydra.main(config_path=str(tmp_path / "conf"), config_name="train", version_base="1.3")
         monkeypatch.setattr(sys, "argv", ["train", "-m", *overrides])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        with monkeypatch.context() as patch:  # a process has one sweep, which changes these classes
-            for name, plugin in Plugins.instance().class_name_to_class.items():
-                for method in ("launch", "sweep"):
-                    if name.startswith("hydra") and hasattr(plugin, method):
-                        patch.setattr(plugin, method, getattr(plugin, method))
-            try:
-                program(lambda cfg: run_job(run, cfg))()
-            except SystemExit as error:
-                return error.code
+        try:
+            program(lambda cfg: run_job(run, cfg))()
+        except SystemExit as error:
+            return error.code
         return 0
 
     return sweep
