@@ -1,6 +1,7 @@
 """Training of the detector: heads, stages, weights of others, and what a run leaves behind."""
 
 import csv
+import json
 import logging
 import subprocess
 import sys
@@ -240,9 +241,13 @@ def test_the_released_detector_trains_on(tmp_path: Path) -> None:
 def test_a_run_ends_with_masks_of_a_given_sam(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["experiment=detect_yolov8n_synthetic", "detector.image_size=64", "dataset.limit=6", "validation_images=2"]
     given += ["model=mini", "prompt_sampler.confidence=0.0001", "prompt_sampler.max_prompts=20"]
+    record = tmp_path / "run.json"
     for _ in ("once", "again, as after a kill while the masks were measured"):
         train(*given, f"output_dir={tmp_path}", "trainer.max_epochs=1", "samples.augmentation.mosaic=1")
         assert "mask AR@K of 2 validation images: 10 0." in capsys.readouterr().out
+        content = json.loads(record.read_text())
+        assert content.pop("result")["steps"] > 0
+        record.write_text(json.dumps(content))
     assert (tmp_path / "best" / "detector.pt").is_file()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     for column in ("val/mask_ar_10", "val/mask_ar_1000", "val/box_ar_s_320", "val/box_recall_75", "val/boxes_conf_40"):
