@@ -44,10 +44,10 @@ def finetuning(num_workers: int = 0) -> tuple[pl.LightningModule, TrainingData]:
     [
         (finetuning, 1, False),
         (distilling, 2, True),
-        (partial(finetuning, num_workers=2), 1, False),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
+                (partial(finetuning, num_workers=2), 1, False),
                 (finetuning, 1, True),
                 (finetuning, 2, False),
                 (finetuning, 2, True),

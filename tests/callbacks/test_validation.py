@@ -34,7 +34,7 @@ class Killed(pl.Callback):
             raise RuntimeError("killed")
 
 
-@pytest.mark.parametrize("done", [STEPS, 3, pytest.param(2 * STEPS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("done", [3, *(pytest.param(done, marks=pytest.mark.slow) for done in (STEPS, 2 * STEPS))])
 def test_a_stopped_run_logs_and_validates_what_one_that_was_not_does(done: int, tmp_path: Path) -> None:
     whole = fit(tmp_path / "whole")
     with pytest.raises(SystemExit):

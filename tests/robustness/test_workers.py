@@ -34,6 +34,7 @@ SCENES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_of_an_evaluation_is_a_sentence_and_results_are_kept(tmp_path: Path) -> None:
     given = ["model=micro_conv", "prompt_sampler.points_per_side=2", "dataset.limit=12", "trainer.accelerator=cpu"]
     with pytest.raises(SystemExit, match=KILLED):

@@ -46,9 +46,8 @@ def test_the_tasks_of_conf_have_their_settings(kind: str) -> None:
     assert {key: node[key] for key in SETTINGS[kind]} == SETTINGS[kind]
 
 
-@pytest.mark.parametrize(
-    "kind", ["coupled", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("semi_coupled", "prompt_in_loop"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["coupled", "semi_coupled", "prompt_in_loop"])
 def test_masks_are_distilled_into_what_is_to_be_trained(kind: str, tmp_path: Path) -> None:
     teacher, student = speaking_teacher(), build_sam("mini")
     cache = EmbeddingCache(tmp_path / "cache", teacher_identity(teacher))
