@@ -46,9 +46,6 @@ IMAGE, ANNOTATIONS = 2, 4
 MAX_OPEN_TARS = 64
 """Open tars per process; systems allow about a thousand files."""
 
-FINGERPRINTED = 1000
-"""Images whose annotations ``fingerprint`` reads; reading those of all 11 million would take hours."""
-
 MAX_NAMED = 3
 """Broken annotations of an image that the log names."""
 
@@ -225,14 +222,15 @@ class SA1BDataset(ImageDataset):
     def fingerprint(self) -> dict[str, str | None]:
         """Return hashes of the lengths of the images and of their annotations, with the content of some of these.
 
-        Those are ``FINGERPRINTED`` images, spread evenly: all images of a small data set.
+        Lengths are of all images in tars, which the index knows, and of ``FINGERPRINTED`` extracted ones; these are
+        those whose annotations are read too.
         """
-        lengths = self._table[:, [IMAGE + 1, ANNOTATIONS + 1]].astype("<i8")  # (images, 2), bytes
-        for index in np.flatnonzero(np.isin(self._table[:, 0], list(self._extracted))).tolist():
+        lengths = self._table[:, [IMAGE + 1, ANNOTATIONS + 1]].astype("<i8")  # (images, 2), bytes; 0 and 1 if extracted
+        chosen = np.array(self.fingerprinted)
+        for index in chosen[np.isin(self._table[chosen, 0], list(self._extracted))].tolist():
             lengths[index] = [self._num_bytes(index, column) for column in (IMAGE, ANNOTATIONS)]
         images, annotations = (hashlib.sha256(column.tobytes()) for column in lengths.T)
-        spread = np.linspace(0, len(self) - 1, min(len(self), FINGERPRINTED)).round().astype(int)
-        for index in spread[lengths[spread, 1] > 0].tolist():
+        for index in chosen[lengths[chosen, 1] > 0].tolist():
             annotations.update(self._read(index, ANNOTATIONS))
         return {"annotations": annotations.hexdigest(), "images": images.hexdigest()}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilesamv2.data import sa1b
+from mobilesamv2.data import base
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.photos import PhotosDataset
@@ -100,7 +100,7 @@ def test_sa1b_is_told_by_lengths_and_by_the_content_of_some_annotations(
             assert changed["images"] == first["images"]
     write_tar(tmp_path / "a", tar)
     dataset = SA1BDataset(tar)
-    monkeypatch.setattr(sa1b, "FINGERPRINTED", 2)
+    monkeypatch.setattr(base, "FINGERPRINTED", 2)
     read = []
     monkeypatch.setattr(dataset, "_read", lambda index, column: read.append(index) or b"")
     dataset.fingerprint()
