@@ -96,7 +96,7 @@ def read_results(
         path: a JSON list of ``{"image_id", "segmentation", "score"}``, RLE or polygons, or such a list under the key
             ``annotations``, as ``mobilesamv2 segment`` writes it; or a folder of such files, each image's masks in one
             of them. Where a file lists ``images`` of its own, or is of one ``image``, their file names count, not the
-            ids. Files of one image beside a ``masks.json``, which holds them all, are passed over.
+            ids. Files of one image that a ``masks.json`` beside them lists are passed over.
         dataset: the images of the results.
         ignore_others: skip results on other images, instead of refusing them.
 
@@ -109,12 +109,12 @@ def read_results(
     files = json_files_of(path)
     if not files:
         raise FileNotFoundError(f"There is no JSON file in the folder {path}.")
-    is_merged = len(files) > 1 and path / MERGED_FILE in files
+    merged = _names_in(path / MERGED_FILE) if len(files) > 1 and path / MERGED_FILE in files else set()
     indices = {image_id: i for i, image_id in enumerate(dataset.image_ids)}
     seen_in: dict[int, Path] = {}
     for file in files:
         content = read_json(file)
-        if is_merged and _is_of_one_image(content):
+        if _is_of_one_image(content) and _name_of(content["image"]) in merged:
             continue
         by_image = _by_image(file, content, dataset, _MASK_KEYS, refuse_others=not ignore_others)
         for image_id, entries in by_image.items():
@@ -162,6 +162,18 @@ def _by_image(
             raise ValueError(f"{name}, on image {image_id}, must have a finite score, got {shown(score)}.")
         by_image.setdefault(image_id, []).append((i, entry))
     return by_image
+
+
+def _names_in(path: Path) -> set[str | None]:
+    """Return the file names of the images that a results file lists; it may list none."""
+    content = read_json(path)
+    images = content.get("images") if isinstance(content, dict) else None
+    return {_name_of(image) for image in images} - {None} if isinstance(images, list) else set()
+
+
+def _name_of(image: Any) -> str | None:
+    name = image.get("file_name") if isinstance(image, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _is_of_one_image(content: Any) -> bool:

@@ -213,6 +213,8 @@ def test_the_folder_and_each_file_that_segment_writes_are_results(write, tmp_pat
     assert {i: scores for i, (_, scores) in read_results(output, dataset)} == {0: [0.25], 1: [0.25]}
     assert {i: scores for i, (_, scores) in read_results(output / "z.json", dataset)} == {1: [0.25]}
     assert set(read_boxes(output / "z.json", dataset)) == {2}
+    segment_images([photos / "x.png"], lambda image: found, output, {})  # again, with masks.json of this image alone
+    assert sorted(i for i, _ in read_results(output, dataset)) == [0, 1]
     (output / "masks.json").unlink()
     assert sorted(i for i, _ in read_results(output, dataset)) == [0, 1]
     with pytest.raises(ValueError, match=r"number 0 of .*z\.json must be on an image of .* that is evaluated"):
