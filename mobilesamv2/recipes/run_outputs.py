@@ -62,12 +62,25 @@ def make_room(folder: Path, weights: Iterable[str], with_logs: bool) -> None:
         folder: in which another run begins.
         weights: names of the weight files of that other run.
         with_logs: what loggers wrote, too, which have to be closed.
+
+    Raises:
+        ValueError: if there is something by the same names that no run wrote.
     """
     names = {*recorded_weights(folder), *weights}
     logs = [path for pattern in LOGS for path in folder.glob(pattern)] if with_logs else []
-    outputs = [path for path in (*(folder / name for name in (*sorted(names), *OUTPUTS)), *logs) if path.exists()]
+    outputs = [path for path in (folder / name for name in (*sorted(names), *OUTPUTS)) if path.exists()]
+    if outputs and not (folder / RECORD).exists() and not _has_checkpoints(folder):
+        raise ValueError(
+            f"{folder} holds {', '.join(path.name for path in outputs)} and no {RECORD}, so that no run here wrote "
+            "them. Name another output_dir, or move them."
+        )
     if outputs:
-        _move([*outputs, *(folder / name for name in RECORDS)], folder)
+        _move([*outputs, *logs, *(folder / name for name in RECORDS)], folder)
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    """Return whether a folder holds checkpoints by our names, those of a run of a version without a record."""
+    return any(RESUMABLE.fullmatch(path.name) for path in (folder / "checkpoints").glob("*.ckpt"))
 
 
 def make_room_for_more(folder: Path, weights: Iterable[str]) -> None:
@@ -84,7 +97,7 @@ def make_room_for_more(folder: Path, weights: Iterable[str]) -> None:
 
 
 def require_other_inputs(settings: Mapping[str, Any], folder: Path, weights: Iterable[str]) -> None:
-    """Check that no weight file that a run starts from is one that it would write or move aside.
+    """Check that no file that a run starts from is one that it would write or move aside.
 
     Args:
         settings: of the run by their dotted names.
@@ -94,10 +107,13 @@ def require_other_inputs(settings: Mapping[str, Any], folder: Path, weights: Ite
     Raises:
         ValueError: if one is.
     """
-    written = {(folder / name).resolve() for name in {*recorded_weights(folder), *weights}}
+    names = {*recorded_weights(folder), *weights, *OUTPUTS, *RECORDS}
+    written = [(folder / name).resolve() for name in names]
     for name, value in settings.items():
+        if not name.endswith(("checkpoint", "image_list")):
+            continue
         for file in value if isinstance(value, list) else [value]:
-            if name.endswith("checkpoint") and isinstance(file, str) and Path(file).resolve() in written:
+            if isinstance(file, str) and any(Path(file).resolve().is_relative_to(path) for path in written):
                 raise ValueError(
                     f"{name} must not be a file that runs in {folder} write, got {file}; name another output_dir."
                 )

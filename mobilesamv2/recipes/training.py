@@ -91,7 +91,7 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     names = tuple(setup.weights or ())
     require_other_inputs(run_folder.flat_settings(cfg), folder, names)
     result = None if resume is None and starts_over(cfg) else run_folder.recorded_result(folder)
-    goes_on = resume is not None and resume.is_relative_to(folder)
+    goes_on = resume is not None and resume.resolve().is_relative_to(folder.resolve())
     run_id = run_folder.run_id(folder, resumed=goes_on)
     trainer, identity = build_checked_trainer(cfg, setup, folder, run_id, resume, result is not None)
     checkpoint = None
@@ -117,7 +117,7 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
             run_folder.print_uncompared(folder)
             make_room_for_more(folder, names)
             trim_metrics(folder / "metrics.csv", checkpoint.steps, checkpoint.validates_first)
-        else:
+        elif names:
             make_room(folder, names, with_logs=resume is None)
         ids = setup.samples.images.image_ids
         run_folder.write_run_record(cfg, folder, run_id, identity, ids, names, resumed=goes_on)

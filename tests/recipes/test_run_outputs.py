@@ -61,10 +61,20 @@ def test_all_that_an_earlier_run_left_goes_with_its_record(tmp_path: Path) -> No
     [aside] = tmp_path.glob("earlier.*")
     assert files(aside) == left | {"run.json"}
     assert files(tmp_path) - {f"{aside.name}/{name}" for name in files(aside)} == others
-    write(tmp_path, record={})
+    write(tmp_path, "hparams.yaml", record={})
     make_room(tmp_path, ["b.pt"], with_logs=True)
-    assert len(list(tmp_path.glob("earlier.*"))) == 1  # a record alone is of no weights
+    assert len(list(tmp_path.glob("earlier.*"))) == 1  # a record and logs alone are of no weights
     assert (tmp_path / "run.json").is_file()
+
+
+def test_what_no_run_wrote_is_not_moved(tmp_path: Path) -> None:
+    write(tmp_path, "checkpoints/mobile_sam.pt", "best/cat.jpg")
+    with pytest.raises(ValueError, match=r"holds checkpoints, best and no run\.json, so that no run here wrote"):
+        make_room(tmp_path, ["a.pt"], with_logs=True)
+    assert files(tmp_path) == {"checkpoints/mobile_sam.pt", "best/cat.jpg"}
+    write(tmp_path, "checkpoints/last.ckpt")  # of a version without a record
+    make_room(tmp_path, ["a.pt"], with_logs=True)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_kill_amid_the_move_leaves_the_record_where_weights_are(
