@@ -74,16 +74,15 @@ def find_on_hub(repo_id: str, download: bool | None = None) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     cached = cached_file(repo_id)
-    if (download_setting() if download is None else download) is False:
-        if cached is None:
-            raise FileNotFoundError(
-                f"There is no folder {repo_id}, and {repo_id} of the Hugging Face Hub is not in the local cache. It "
-                "is not downloaded, as an argument, MOBILESAMV2_DOWNLOAD, CI or HF_HUB_OFFLINE says; --download or "
-                f"download=True allows it.{_offline_hint()}"
-            )
+    if cached is not None:
         return cached
-    if cached is None:
-        print(f"downloading {HUB_FILE} of {repo_id} ({published_on_hub(repo_id)})", file=sys.stderr)
+    if (download_setting() if download is None else download) is False:
+        raise FileNotFoundError(
+            f"There is no folder {repo_id}, and {repo_id} of the Hugging Face Hub is not in the local cache. It "
+            "is not downloaded, as an argument, MOBILESAMV2_DOWNLOAD, CI or HF_HUB_OFFLINE says; --download or "
+            f"download=True allows it.{_offline_hint()}"
+        )
+    print(f"downloading {HUB_FILE} of {repo_id} ({published_on_hub(repo_id)})", file=sys.stderr)
     try:
         return Path(hf_hub_download(repo_id, HUB_FILE))
     except LocalEntryNotFoundError as error:
