@@ -59,6 +59,8 @@ def write_yolo(
     for index in indices:
         truth = dataset.ground_truth(index)
         suffix, content = dataset.stored_image(index)
+        for earlier in images.glob(f"{truth.image_id}.*"):  # of another format, it would be a second image
+            earlier.unlink()
         with named_in_errors(image := images / f"{truth.image_id}{suffix}"):
             image.write_bytes(content)
         visible = visible_objects(truth, letterbox_placement(truth.size, max(truth.size)))
