@@ -14,7 +14,7 @@ from pathlib import Path
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BYTES = 2_000_000_000
 """Bytes of the folder, 40 photos of the largest size."""
@@ -152,13 +152,22 @@ class UploadLimit:
         elif int(length) > self.max_bytes:
             refusal = PlainTextResponse("The file is larger than this page takes.", 413)
         else:
+            has_answered = False
+
+            async def answer(message: Message) -> None:
+                nonlocal has_answered
+                has_answered = True
+                await send(message)
+
             try:
                 with self.folder.reserve(int(length)):
                     await run_in_threadpool(self.folder.make_room)
                     async with asyncio.timeout(self.max_seconds):
-                        return await self.app(scope, receive, send)
+                        return await self.app(scope, receive, answer)
             except FullError:
                 refusal = PlainTextResponse("The page is busy: try again in a moment.", 503)
             except TimeoutError:
+                if has_answered:
+                    raise
                 refusal = PlainTextResponse("The upload takes too long.", 408)
         await refusal(scope, receive, send)
