@@ -158,7 +158,7 @@ def decoder_inputs(
         raise ValueError(f"mask_input must have shape (M, 1, {side}, {side}), got {masks.shape}.")
     if not np.isfinite(masks).all():
         raise ValueError("mask_input must be finite, got NaN or infinity.")
-    if has_mask and points is None and boxes_xyxy is None:
+    if has_mask and boxes_xyxy is None and (points is None or np.shape(points)[1:2] == (0,)):
         points, labels = np.zeros((len(masks), 0, 2), np.float32), np.zeros((len(masks), 0), np.int64)
     else:
         points, labels = labelled_points(points, labels, boxes_xyxy, pad_boxes)
