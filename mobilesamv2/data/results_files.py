@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,12 +196,19 @@ def _entries(path: Path, content: Any, dataset: ImageDataset) -> tuple[list[Any]
     return entries, None if images is None else _ids_by_name(path, images, dataset)
 
 
-def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, int]:
-    """Return the data set's image ids by those of a results file, which numbers its images itself, by file names."""
+@lru_cache(maxsize=1)  # a folder may hold a file for each image
+def _ids_of_names(dataset: ImageDataset) -> dict[str, list[tuple[str, int]]]:
+    """Return the names, from the root of the images on, and ids of a data set's images by their last part."""
     by_name: dict[str, list[tuple[str, int]]] = {}
     for index, image_id in enumerate(dataset.image_ids):
         name = f"/{dataset.file_name(index) or ''}"
         by_name.setdefault(comparable_name(name).rpartition("/")[2], []).append((name, image_id))
+    return by_name
+
+
+def _ids_by_name(path: Path, images: Any, dataset: ImageDataset) -> dict[int, int]:
+    """Return the data set's image ids by those of a results file, which numbers its images itself, by file names."""
+    by_name = _ids_of_names(dataset)
     if set(by_name) <= {""}:
         raise ValueError(
             f"{path} lists images of its own, and the data set has no file names to find them by: write its "
