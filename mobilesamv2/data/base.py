@@ -78,8 +78,7 @@ class ImageDataset(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
         Results that are kept on disk are those of the image with this hash, wherever it lies. A file is hashed without
         decoding it, far faster.
         """
-        pixels = self.load_image(index)
-        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        return hash_of_pixels(self.load_image(index))
 
     def fingerprint(self) -> dict[str, str | None]:
         """Return hashes that tell ``annotations`` and ``images`` from others of the same ids, wherever the files lie.
@@ -135,6 +134,11 @@ class ImageDataset(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
     def __getitem__(self, index: int) -> tuple[np.ndarray, GroundTruth]:
         """Return an image, RGB uint8 (H, W, 3), and its objects."""
         return self.load_image(index), self.ground_truth(index)
+
+
+def hash_of_pixels(image: np.ndarray) -> str:
+    """Return a hash of an image's pixels, RGB uint8 (H, W, 3)."""
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def choose_images(

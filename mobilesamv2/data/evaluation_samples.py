@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from mobilesamv2.data.base import ImageDataset
+from mobilesamv2.data.base import ImageDataset, hash_of_pixels
 from mobilesamv2.structures import GroundTruth
 
 EvaluationSample = tuple[np.ndarray, GroundTruth]
@@ -38,6 +38,9 @@ class PaddedDataset(Dataset[HashedSample | Exception | None]):
         if index == NO_SAMPLE:
             return None
         try:
+            if type(self.dataset).content_hash is ImageDataset.content_hash:  # which would decode the image again
+                sample = self.dataset[index]
+                return HashedSample(sample, hash_of_pixels(sample[0]))
             # hashed first: of a file that is replaced in between, the hash is the old one, and the next run notices
             content_hash = self.dataset.content_hash(index)
             return HashedSample(self.dataset[index], content_hash)
