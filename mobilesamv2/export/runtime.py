@@ -111,6 +111,10 @@ def labelled_points(
     """
     if points is None and boxes_xyxy is None:
         raise ValueError("There must be points or boxes_xyxy, got neither.")
+    given = boxes_xyxy if points is None else points
+    if np.shape(given)[:1] == (0,):  # no object was found, for example
+        tokens = (0 if points is None else np.shape(points)[1]) + (1 if boxes_xyxy is None else 2 + int(pad_boxes))
+        return np.zeros((0, tokens, 2), np.float32), np.zeros((0, tokens), np.int64)
     prompts, _ = check_prompts(points, labels, boxes_xyxy, None, 0)
     assert prompts is not None  # there is no mask
     if prompts.boxes_xyxy is not None:
