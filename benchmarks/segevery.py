@@ -346,7 +346,7 @@ def fitting_boxes(args: argparse.Namespace) -> int:
     return min(args.boxes, max(1, int(free / MIB / MIB_PER_BOX)))
 
 
-def read_image(path: Path | None, long_side: int | None) -> np.ndarray:
+def read_image(path: Path | None, long_side: int | None = None) -> np.ndarray:
     """Return an image, resized if asked, or a synthetic scene of 1500 x 2250 pixels."""
     if path is not None:
         image = Image.open(path).convert("RGB")
