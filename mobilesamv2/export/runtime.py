@@ -109,9 +109,9 @@ def labelled_points(
 
     Source: SAM's ONNX decoder has the same convention.
     """
-    if points is None and boxes_xyxy is None:
-        raise ValueError("There must be points or boxes_xyxy, got neither.")
     given = boxes_xyxy if points is None else points
+    if given is None:
+        raise ValueError("There must be points or boxes_xyxy, got neither.")
     if np.shape(given)[:1] == (0,):  # no object was found, for example
         tokens = (0 if points is None else np.shape(points)[1]) + (1 if boxes_xyxy is None else 2 + int(pad_boxes))
         return np.zeros((0, tokens, 2), np.float32), np.zeros((0, tokens), np.int64)
