@@ -229,9 +229,7 @@ def official(sizes: Sizes, args: argparse.Namespace, folder: Path) -> None:
     if missing:
         print(f"  left out: {' and '.join(missing)} not installed; `pip install -e '.[test]'` adds them")
         return
-    scene = folder / "scene.png"
-    Image.fromarray(photo(sizes, args)).save(scene)
-    bench = Bench(folder, argparse.Namespace(image=scene, device=args.device))
+    bench = Bench(folder, photo(sizes, args), args.device)
     row("", "s", "decoder, s", "peak MiB")
     points = grid_points(sizes.points_per_side, sizes.official_points)
     jobs = {"grid": points, "boxes": random_boxes(sizes.boxes, bench.size)}

@@ -149,10 +149,9 @@ def our_worker(job: dict[str, Any]) -> dict[str, Any]:
 class Bench:
     """Runs measurements on one photo."""
 
-    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+    def __init__(self, folder: Path, image: np.ndarray, device: str) -> None:
         self.folder = folder
-        self.device: str = args.device
-        image = read_image(args.image, args.long_side)
+        self.device = device
         self.size = image.shape[0], image.shape[1]
         self.measured: list[Measured] = []  # with the default malloc
         Image.fromarray(image).save(folder / "photo.png")
@@ -379,7 +378,7 @@ def main() -> None:
     if args.write and (args.device != "cpu" or args.image is None):
         parser.error("--write wants --device cpu and --image: the documentation states a CPU's seconds on a photo.")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), args)
+        bench = Bench(Path(folder), read_image(args.image, args.long_side), args.device)
         height, width = bench.size
         threads = torch.get_num_threads()
         print(f"{height} x {width} pixels, {args.device}, {threads} threads, torch {torch.__version__}")
