@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
+from processor_time import cpu_seconds
 from result_pages import RESULTS, ROOT, digits, paragraph, read_figures, write_figures, write_pages
 
 from mobilesamv2 import build_sam, load_pretrained
@@ -34,22 +33,12 @@ SCENES, REPEATS = 60, 5
 MODELS = ("mini_conv", "mobile_sam")
 
 
-def cpu_seconds(function: Callable[[], Any]) -> float:
-    """Return the least processor time of a call."""
-    times = []
-    for _ in range(REPEATS):
-        began = time.process_time()
-        function()
-        times.append(time.process_time() - began)
-    return min(times)
-
-
 def session_seconds(path: Path, image: np.ndarray) -> float:
     """Return the processor seconds of one image by a graph."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return cpu_seconds(lambda: session.run(None, {"image": image}))
+    return cpu_seconds(lambda: session.run(None, {"image": image}), REPEATS)
 
 
 def quantized(folder: Path) -> dict[str, float]:
@@ -75,7 +64,7 @@ def encoder_times(folder: Path) -> dict[str, float]:
     quantize_encoder(folder)
     image = torch.randn(1, 3, 1024, 1024)
     encoder = sam.for_inference().image_encoder
-    times = {"torch s": cpu_seconds(lambda: encoder(image))}
+    times = {"torch s": cpu_seconds(lambda: encoder(image), REPEATS)}
     for name, file in (("onnxruntime s", "encoder.onnx"), ("int8 s", "encoder.int8.onnx")):
         times[name] = session_seconds(folder / file, image.numpy())
     return times | {"fp32 difference": max(whole.values()), "fp16 difference": max(half.values())}

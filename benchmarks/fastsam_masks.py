@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
+from processor_time import cpu_seconds
 from result_pages import RESULTS, ROOT, digits, paragraph, read_figures, write_figures, write_pages
 
 FASTSAM_MASKS = RESULTS / "fastsam_masks.csv"
@@ -26,16 +25,6 @@ HALF_SIDES = (20, 400)
 
 CELLS = (176, 256)
 """Of the prototypes for such a photo in a network of 1024 pixels: 704 x 1024, a quarter of it."""
-
-
-def cpu_seconds(function: Callable[[], Any]) -> float:
-    """Return the least processor time of a call."""
-    times = []
-    for _ in range(REPEATS):
-        began = time.process_time()
-        function()
-        times.append(time.process_time() - began)
-    return min(times)
 
 
 def measure() -> dict[str, float]:
@@ -52,8 +41,8 @@ def measure() -> dict[str, float]:
     boxes[:, 0::2], boxes[:, 1::2] = boxes[:, 0::2].clamp(0, SIZE[1]), boxes[:, 1::2].clamp(0, SIZE[0])
     theirs = ultralytics_module("utils.ops").process_mask_native
     return {
-        "ours s": cpu_seconds(lambda: encode_prototype_masks(prototypes, coefficients, boxes, SIZE)),
-        "ultralytics s": cpu_seconds(lambda: theirs(prototypes, coefficients, boxes, SIZE)),
+        "ours s": cpu_seconds(lambda: encode_prototype_masks(prototypes, coefficients, boxes, SIZE), REPEATS),
+        "ultralytics s": cpu_seconds(lambda: theirs(prototypes, coefficients, boxes, SIZE), REPEATS),
         "ultralytics MB": theirs(prototypes, coefficients, boxes, SIZE).nbytes / 1e6,
     }
 
