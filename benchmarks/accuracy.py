@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from accuracy_texts import ACCURACY, CHOICE_IMAGES, HEADS, PAGES, SCENE_SEED, SCENES, stated
-from figures import Figure, figures_of, recall_change, write_figures
+from figures import Figure, figures_of, recall_change, write_evaluations
 from result_pages import write_pages
 from tqdm import tqdm
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/accuracy"), help="folder of all evaluations")
     args = parser.parse_args()
     if args.bsds:
-        write_figures(ACCURACY, measure(evaluations(args.bsds), args.output))
+        write_evaluations(ACCURACY, measure(evaluations(args.bsds), args.output))
     write_pages(PAGES, stated())
 
 

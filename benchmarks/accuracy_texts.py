@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
-from figures import Figure, Figures, read_figures
+from figures import Figure, Figures, read_evaluations
 from result_pages import RESULTS, ROOT
 
 from mobilesamv2.reports.stated import LINE_WIDTH
@@ -25,7 +25,7 @@ RECALLS = ("AR@10", "AR@50", "AR@100", "mAR")
 
 def stated() -> dict[str, str]:
     """Return the documentation's texts by their names, of the file of results."""
-    return texts(read_figures(ACCURACY))
+    return texts(read_evaluations(ACCURACY))
 
 
 def texts(figures: Figures) -> dict[str, str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from result_pages import write_csv
+from result_pages import read_csv, write_csv
 
 from mobilesamv2.metrics.average_recall import average_recall, named, paired_intervals
 from mobilesamv2.metrics.bootstrap import RESAMPLES, percentiles, resampled_sums
@@ -83,7 +82,7 @@ def prompt_change(first: Path, second: Path) -> dict[str, Figure]:
     return _changes(before, after, percentiles(mean_ious(*draw, kinds) for draw in draws))
 
 
-def write_figures(path: Path, figures: Figures) -> None:
+def write_evaluations(path: Path, figures: Figures) -> None:
     """Write figures as cells, a metric a line."""
     rows: list[Sequence[object]] = [["evaluation", "metric", *Figure._fields]]
     for evaluation, metrics in figures.items():
@@ -92,14 +91,13 @@ def write_figures(path: Path, figures: Figures) -> None:
     write_csv(path, rows)
 
 
-def read_figures(path: Path) -> dict[str, dict[str, Figure]]:
-    """Return the figures that ``write_figures`` wrote."""
+def read_evaluations(path: Path) -> dict[str, dict[str, Figure]]:
+    """Return the figures that ``write_evaluations`` wrote."""
     found: dict[str, dict[str, Figure]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            value, *ends = (float(row[name]) if row[name] else None for name in Figure._fields)
-            assert value is not None
-            found.setdefault(row["evaluation"], {})[row["metric"]] = Figure(value, *ends)
+    for row in read_csv(path):
+        value, *ends = (float(row[name]) if row[name] else None for name in Figure._fields)
+        assert value is not None
+        found.setdefault(row["evaluation"], {})[row["metric"]] = Figure(value, *ends)
     return found
 
 

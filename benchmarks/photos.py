@@ -17,7 +17,7 @@ from pathlib import Path
 
 from accuracy import PROMPTS, QUIET, REACHED, SAMPLERS, measure_each, photographs
 from accuracy_texts import TRAIN
-from figures import Figures, prompt_change, read_figures, recall_change, write_figures
+from figures import Figures, prompt_change, read_evaluations, recall_change, write_evaluations
 from result_pages import RESULTS, write_pages
 
 from mobilesamv2.model_zoo import find_weights
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6, help="of each of the three")
     args = parser.parse_args()
     if args.bsds:
-        write_figures(PHOTOS, measure(args.bsds, trained(args.bsds, args), args.output))
+        write_evaluations(PHOTOS, measure(args.bsds, trained(args.bsds, args), args.output))
     write_pages(PAGES, stated())
 
 
@@ -114,7 +114,7 @@ def measure(bsds: Path, models: dict[str, list[str]], output: Path) -> Figures:
 
 def stated() -> dict[str, str]:
     """Return the documentation's texts by their names, of the file of results."""
-    return {"photos": table(read_figures(PHOTOS))}
+    return {"photos": table(read_evaluations(PHOTOS))}
 
 
 def table(figures: Figures) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from accuracy import PROMPTS, QUIET, measure_each, photographs
 from accuracy_texts import TRAIN, count
-from figures import Figure, Figures, prompt_change, read_figures, write_figures
+from figures import Figure, Figures, prompt_change, read_evaluations, write_evaluations
 from result_pages import RESULTS, write_pages
 
 from mobilesamv2.recipes.run import train
@@ -46,7 +46,7 @@ def main() -> None:
     if not args.write_only:
         if not args.bsds or not args.backbone:
             parser.error("--bsds and --backbone are required, or --write-only")
-        write_figures(PRETRAINED_START, measure(args))
+        write_evaluations(PRETRAINED_START, measure(args))
     write_pages(PAGES, stated())
 
 
@@ -88,7 +88,7 @@ def last_value(path: Path, name: str) -> float:
 
 def stated() -> dict[str, str]:
     """Return the documentation's texts by their names, of the file of results."""
-    return {"pretrained_start": text(read_figures(PRETRAINED_START))}
+    return {"pretrained_start": text(read_evaluations(PRETRAINED_START))}
 
 
 def text(figures: Figures) -> str:

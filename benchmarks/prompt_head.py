@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from accuracy_texts import TRAIN
-from figures import Figure, Figures, read_figures, write_figures
+from figures import Figure, Figures, read_evaluations, write_evaluations
 from result_pages import RESULTS, write_pages
 from segevery_official import now
 
@@ -84,13 +84,13 @@ def main() -> None:
         print(f"{name:20s}{wall:12.2f}{cpu:12.2f}{boxes:>8}")
         figures[name] = {"wall_ms": Figure(wall), "cpu_ms": Figure(cpu)}
     if args.write:
-        write_figures(PROMPT_HEAD, figures)
+        write_evaluations(PROMPT_HEAD, figures)
         write_pages(PAGES, stated())
 
 
 def stated() -> dict[str, str]:
     """Return the documentation's texts by their names, of the file of results."""
-    return {"prompt_head_time": text(read_figures(PROMPT_HEAD))}
+    return {"prompt_head_time": text(read_evaluations(PROMPT_HEAD))}
 
 
 def text(figures: Figures) -> str:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from accuracy import QUIET, measure_each
-from figures import Figure, Figures, prompt_change, write_figures
+from figures import Figure, Figures, prompt_change, write_evaluations
 from recipes_texts import AGAINST, KINDS, PAGES, RECIPES, START, WAYS, stated, table
 from result_pages import write_pages
 
@@ -47,7 +47,7 @@ def main() -> None:
         figures = measure(args)
         print(f"\n{table(figures)}")
         if args.write:
-            write_figures(RECIPES, figures)
+            write_evaluations(RECIPES, figures)
     if args.write or args.write_only:
         write_pages(PAGES, stated())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from accuracy_texts import TRAIN, count
-from figures import Figure, Figures, read_figures
+from figures import Figure, Figures, read_evaluations
 from result_pages import RESULTS
 
 from mobilesamv2.reports.stated import LINE_WIDTH
@@ -36,7 +36,7 @@ AGAINST = {"teacher": "teacher's masks", "objects": "objects"}
 
 def stated() -> dict[str, str]:
     """Return the documentation's texts by their names, of the file of results."""
-    return texts(read_figures(RECIPES))
+    return texts(read_evaluations(RECIPES))
 
 
 def texts(figures: Figures) -> dict[str, str]:

@@ -20,7 +20,7 @@ import pretrained_start
 import prompt_head
 import recipes
 import recipes_texts
-from figures import Figure, Figures, figures_of, prompt_change, read_figures, recall_change, write_figures
+from figures import Figure, Figures, figures_of, prompt_change, read_evaluations, recall_change, write_evaluations
 
 Texts = Callable[[Figures], dict[str, str]]
 
@@ -37,7 +37,7 @@ each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 @each_file
 def test_the_pages_state_the_file(path: Path) -> None:
     pages = [page.read_text() for page in accuracy_texts.PAGES]
-    for name, text in FILES[path](read_figures(path)).items():
+    for name, text in FILES[path](read_evaluations(path)).items():
         block = f"<!-- {name}: begin -->\n{text}\n<!-- {name}: end -->"
         assert sum(block in page for page in pages) == 1, name
 
@@ -46,15 +46,15 @@ def test_the_pages_state_the_file(path: Path) -> None:
 def test_no_figure_is_written_into_a_text(path: Path) -> None:
     """With zeros in the file no text has another decimal or percentage; [95%] is none."""
     nothing = {
-        name: {metric: Figure(0.0, 0.0, 0.0) for metric in metrics} for name, metrics in read_figures(path).items()
+        name: {metric: Figure(0.0, 0.0, 0.0) for metric in metrics} for name, metrics in read_evaluations(path).items()
     }
     for name, text in FILES[path](nothing).items():
         assert {float(number) for number in re.findall(r"(?<![v\d.\[])(\d+\.\d+|\d+(?=%))", text)} <= {0.0}, name
-        assert text != FILES[path](read_figures(path))[name]
+        assert text != FILES[path](read_evaluations(path))[name]
 
 
 def test_what_the_guide_says_of_the_prompt_head_holds() -> None:
-    figures = read_figures(accuracy_texts.ACCURACY)
+    figures = read_evaluations(accuracy_texts.ACCURACY)
     detector, head = (
         [figures[f"{images}_reached_{name}"]["recall_75"].value for images in ("scenes", "photos")]
         for name in accuracy_texts.HEADS
@@ -68,7 +68,7 @@ def test_what_the_guide_says_of_the_prompt_head_holds() -> None:
 
 
 def test_what_the_guide_says_of_the_chain_holds() -> None:
-    figures = read_figures(photos.PHOTOS)
+    figures = read_evaluations(photos.PHOTOS)
     assert figures["trained_sampled_boxes"]["mAR"].value > figures["trained_sampled_grid"]["mAR"].value
     lost = figures["distillation_sampled_boxes"]["mAR"]
     assert lost.low is not None
@@ -80,8 +80,8 @@ def test_what_the_guide_says_of_the_chain_holds() -> None:
 
 def test_figures_are_read_as_they_are_written(tmp_path: Path) -> None:
     figures = {"a": {"mAR": Figure(0.125, 0.1, 0.2), "images": Figure(12000.0)}, "b": {"mIoU box": Figure(-0.5)}}
-    write_figures(tmp_path / "results" / "figures.csv", figures)
-    assert read_figures(tmp_path / "results" / "figures.csv") == figures
+    write_evaluations(tmp_path / "results" / "figures.csv", figures)
+    assert read_evaluations(tmp_path / "results" / "figures.csv") == figures
     assert figures["a"]["mAR"].interval() == "12.5 [10.0, 20.0]"
     assert figures["a"]["mAR"].change() == "+12.5 [+10.0, +20.0]"
     with pytest.raises(ValueError, match="must have an interval"):
@@ -105,7 +105,9 @@ def test_all_evaluations_in_miniature(shared_data: Path, tmp_path: Path) -> None
     # the fourth photograph is the first with regions of all sizes
     given = {name: [*each, "dataset.limit=4"] for name, each in accuracy.evaluations(shared_data / "bsds").items()}
     figures = accuracy.measure(given, tmp_path)
-    assert accuracy_texts.texts(figures).keys() == accuracy_texts.texts(read_figures(accuracy_texts.ACCURACY)).keys()
+    assert (
+        accuracy_texts.texts(figures).keys() == accuracy_texts.texts(read_evaluations(accuracy_texts.ACCURACY)).keys()
+    )
     assert {each["images"].value for name, each in figures.items() if "change" not in name} == {4}
     first, second = (tmp_path / f"scenes_masks_{name}" for name in accuracy_texts.HEADS)
     change = recall_change(first, second)["mAR"]
@@ -142,6 +144,6 @@ def test_the_chain_on_photographs_in_miniature(
     args = Namespace(limit=photos.HELD_OUT + 16, epochs=1, output=tmp_path)
     models = photos.trained(shared_data / "bsds", args)
     figures = photos.measure(shared_data / "bsds", models, tmp_path)
-    assert figures.keys() == read_figures(photos.PHOTOS).keys()
+    assert figures.keys() == read_evaluations(photos.PHOTOS).keys()
     assert figures["trained_prompts"]["mIoU box"] != figures["photos_prompts"]["mIoU box"]
-    assert photos.table(figures) != photos.table(read_figures(photos.PHOTOS))
+    assert photos.table(figures) != photos.table(read_evaluations(photos.PHOTOS))
