@@ -138,9 +138,14 @@ def _owner_of(folder: Path) -> str | None:
     if (folder / "run.json").is_file():
         return "train"
     try:
-        return str(OmegaConf.select(OmegaConf.load(folder / ".hydra" / "hydra.yaml"), "hydra.job.config_name"))
+        program = OmegaConf.select(OmegaConf.load(folder / ".hydra" / "hydra.yaml"), "hydra.job.config_name")
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):  # none, or damaged
-        return "evaluate" if (folder / "results.json").is_file() else None
+        program = None
+    if program in ("train", "evaluate"):
+        return program
+    # one from Python has no record of Hydra's, and a stopped one no results
+    has_images = any((folder / name).is_file() for name in ("results.json", "progress/identity.json"))
+    return "evaluate" if has_images else None
 
 
 def _is_folder_named() -> bool:

@@ -33,7 +33,7 @@ def test_an_evaluation_in_a_trainings_folder_is_refused_and_changes_nothing(tmp_
         assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("record", ["results.json", ".hydra/hydra.yaml"])
+@pytest.mark.parametrize("record", ["results.json", "progress/identity.json", ".hydra/hydra.yaml"])
 def test_a_training_in_an_evaluations_folder_is_refused_and_changes_nothing(tmp_path: Path, record: str) -> None:
     write(tmp_path / record, "hydra: {job: {config_name: evaluate}}")
     before = contents(tmp_path)
