@@ -21,6 +21,7 @@ SCRIPTS = (
     "fastsam_masks",
     "loading_texts",
     "lvis_scale_texts",
+    "mask_errors",
     "parity",
     "photos",
     "pretrained_start",

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import accuracy
 import accuracy_texts
 import annotated_boxes
+import mask_errors
 import photos
 import pretrained_start
 import prompt_head
@@ -27,6 +28,7 @@ Texts = Callable[[Figures], dict[str, str]]
 FILES: dict[Path, Texts] = {
     accuracy_texts.ACCURACY: accuracy_texts.texts,
     recipes_texts.RECIPES: recipes_texts.texts,
+    mask_errors.MASK_ERRORS: lambda figures: {"mask_errors": mask_errors.text(figures)},
     photos.PHOTOS: lambda figures: {"photos": photos.table(figures)},
     pretrained_start.PRETRAINED_START: lambda figures: {"pretrained_start": pretrained_start.text(figures)},
     prompt_head.PROMPT_HEAD: lambda figures: {"prompt_head_time": prompt_head.text(figures)},
@@ -65,6 +67,17 @@ def test_what_the_guide_says_of_the_prompt_head_holds() -> None:
     assert changes[1] < changes[0]  # "on photographs the head falls behind by more"
     boxes, grid = (figures[f"photos_sampled_{by}"]["mAR"] for by in ("boxes", "grid"))
     assert boxes.value <= grid.value  # "boxes are no better than points"
+
+
+def test_what_the_card_says_of_the_masks_holds() -> None:
+    figures = read_evaluations(mask_errors.MASK_ERRORS)
+    one, two, more = (figures[name] for name in mask_errors.PIECES)
+    assert one["mIoU box"].value > two["mIoU box"].value > more["mIoU box"].value
+    assert one["share"].value < one["share in LVIS"].value  # "more of them are partly hidden"
+    filling = figures[mask_errors.FILLING]
+    assert filling["share"].value > filling["share in LVIS"].value
+    own, larger = (figures[f"input_{size}"] for size in (256, 384))
+    assert [larger[f"mIoU{size} box"].value > own[f"mIoU{size} box"].value for size in "sml"] == [True, False, False]
 
 
 def test_what_the_guide_says_of_the_chain_holds() -> None:
