@@ -352,7 +352,8 @@ def build_trainer(cfg: DictConfig, folder: Path, run_id: str, more: Sequence[Cal
     try:
         return instantiate(
             cfg.trainer,
-            max_steps=-1,  # ``RunLength`` ends the run
+            # ``RunLength`` ends the run after a step; without any, Lightning does
+            max_steps=0 if cfg.trainer.max_steps == 0 else -1,
             logger=loggers(cfg.logger, folder, run_id),
             callbacks=callbacks,
             plugins=plugins,

@@ -1,6 +1,7 @@
 """A run from its first step to its end: schedule, averages, signals, log, and going on."""
 
 import csv
+import json
 import multiprocessing
 import os
 import signal
@@ -289,6 +290,17 @@ def test_a_finished_run_is_the_same_when_it_is_run_again(tmp_path: Path) -> None
     train(*given, "resume=null")
     assert (tmp_path / "metrics.csv").read_text().count("\n") == first[1].count("\n")
     assert len(list(tmp_path.glob("earlier.*/checkpoints"))) == len(list(tmp_path.glob("earlier.*/metrics.csv"))) == 1
+
+
+@pytest.mark.slow
+def test_a_run_of_no_step_writes_the_weights_that_it_starts_from(tmp_path: Path) -> None:
+    given = [*SMALL, "dataset.limit=8", "validation_images=2", "teacher.cache=off"]
+    found = []
+    for length in ("max_steps", "max_epochs"):
+        train(*given, f"trainer.{length}=0", f"output_dir={tmp_path / length}")
+        assert json.loads((tmp_path / length / "run.json").read_text())["result"]["steps"] == 0
+        found.append(load_file(tmp_path / length / "mini.safetensors"))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 def test_the_log_says_how_fast_it_was(tmp_path: Path) -> None:
