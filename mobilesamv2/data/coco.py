@@ -210,7 +210,8 @@ class CocoDataset(ImageDataset):
         if boxes == total:
             raise ValueError(
                 f"{self.annotations} must have masks for this task, got {boxes:,} boxes without a segmentation. "
-                "Distillation and the detector (task=distill, task=detect, task=evaluate_detector) need none."
+                "Distillation (task=distill), detectors (task=detect, task=evaluate_detector) and prompt heads "
+                "(task=train_prompt_head prompt_sampler=null) need none."
             )
         self._objects.drop_boxes()
         self._refuse_faults()

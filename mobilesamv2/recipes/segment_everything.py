@@ -8,15 +8,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mobilesamv2.evaluation.results import mask_metric_record, stack_values
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import MASK_THRESHOLD
 from mobilesamv2.metrics.mask_metric import MaskMetric
+from mobilesamv2.prompts import PromptHeadBoxes
 from mobilesamv2.recipes import predictions
-from mobilesamv2.recipes.build import build_detector, build_model, needs_detector
+from mobilesamv2.recipes.build import build_detector, build_model, needs_detector, reads_embedding
 from mobilesamv2.recipes.checks import Check, dataset_checks, require_file, weight_checks
 from mobilesamv2.recipes.evaluation import (
     Evaluation,
@@ -86,5 +87,10 @@ def _detector(cfg: DictConfig) -> DictConfig | None:
         raise ValueError(
             "prompt_sampler=object_aware and prompt_head prompt with a detector's boxes: detector must not be null; "
             "detector=object_aware_model, mini_detector or mini_prompt_head for example."
+        )
+    if get_method(cfg.prompt_sampler._target_) is PromptHeadBoxes and not reads_embedding(cfg.detector):
+        raise ValueError(
+            "prompt_sampler=prompt_head takes a prompt head, which reads the model's embeddings: "
+            "detector=mini_prompt_head for mini_conv, or detector=prompt_head detector.checkpoint=FILE."
         )
     return cfg.detector
