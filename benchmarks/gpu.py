@@ -202,7 +202,7 @@ def segment_everything(sizes: Sizes, device: torch.device, args: argparse.Namesp
         f"{sizes.boxes} boxes": ObjectAware(GivenBoxes(boxes)),
     }
     print(f"\nSegEvery with {sizes.model}, {image.shape[0]} x {image.shape[1]} pixels")
-    row("", "s", "decoder, s", "peak MiB", "masks", "changed")
+    row("", "s", "decoder, s", "peak MiB", "masks", "missing", "new")
     for name, sampler in samplers.items():
         reference: list[RLE] = []
         for way in ways(args.compile):
@@ -212,14 +212,15 @@ def segment_everything(sizes: Sizes, device: torch.device, args: argparse.Namesp
                 found = segevery(image).rles
             reference = reference or found
             decoder = segevery.timer.ms["mask_decoder"] / 1000
-            changed = count_changed(found, reference)
-            row(f"{name}, {way.name}", f"{seconds:.3f}", f"{decoder:.3f}", peak, str(len(found)), str(changed))
+            missing, new = count_changed(found, reference)
+            counts = (str(len(found)), str(missing), str(new))
+            row(f"{name}, {way.name}", f"{seconds:.3f}", f"{decoder:.3f}", peak, *counts)
 
 
-def count_changed(found: list[RLE], reference: list[RLE]) -> int:
-    """Count the masks without a counterpart, in both directions."""
+def count_changed(found: list[RLE], reference: list[RLE]) -> tuple[int, int]:
+    """Count the reference's masks without a counterpart, and those that were found without one; a change is in both."""
     overlap = iou(found, reference)
-    return int((overlap.max(1, initial=0) < SAME_MASK).sum() + (overlap.max(0, initial=0) < SAME_MASK).sum())
+    return int((overlap.max(0, initial=0) < SAME_MASK).sum()), int((overlap.max(1, initial=0) < SAME_MASK).sum())
 
 
 def official(sizes: Sizes, args: argparse.Namespace, folder: Path) -> None:

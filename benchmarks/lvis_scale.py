@@ -2,7 +2,7 @@
 
     python benchmarks/lvis_scale.py                               # 19,809 images of 1,000 masks; five minutes of a core
     python benchmarks/lvis_scale.py --write                       # the documentation's figures; six minutes
-    python benchmarks/lvis_scale.py --images 60 --masks 50 --check-images 40     # in a minute
+    python benchmarks/lvis_scale.py --images 60 --masks 50 --check-images 90     # two minutes
     python benchmarks/lvis_scale.py --save-masks                  # every mask goes to disk, too
 
 Everything but images and networks is what ``evaluate.py`` runs: the loop under ``Trainer.test``, mask AR@K, shards of
@@ -294,6 +294,8 @@ def check_others(root: Path, args: argparse.Namespace) -> None:
         raise SystemExit(f"The run to be killed ended with status {status}.")
     start_part(root / "killed", args, args.check_images, processes=1)
     kept = json.loads((root / "killed" / "account.json").read_text())["resumed"]
+    if not kept:
+        raise SystemExit("The run was killed before it had saved an image: raise --check-images.")
     require_same(root / "killed", root / "alone", f"killed after {kill_after}, resumed with {kept}")
     start_part(root / "divided", args, args.check_images, processes=args.processes)
     require_same(root / "divided", root / "alone", f"of {args.processes} processes")

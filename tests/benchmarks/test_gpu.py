@@ -91,9 +91,10 @@ def test_changed_masks_are_counted_in_both_directions(monkeypatch: pytest.Monkey
     for i, columns in enumerate((slice(0, 2), slice(2, 4), slice(4, 6))):
         masks[i, columns] = True
     a, b, c = encode(masks)
-    assert gpu.count_changed([a, b], [a, b]) == 0
-    assert gpu.count_changed([a, b], [a, c]) == 2  # b is new, c is missing
-    assert gpu.count_changed([], [a]) == gpu.count_changed([a], []) == 1
+    assert gpu.count_changed([a, b], [a, b]) == (0, 0)
+    assert gpu.count_changed([a, b], [a, c]) == (1, 1)  # c is missing, b is new
+    assert gpu.count_changed([], [a]) == (1, 0)
+    assert gpu.count_changed([a], []) == (0, 1)
 
 
 def test_a_missing_card_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def test_a_part_is_an_evaluation_and_keeps_account(
 
 @pytest.mark.slow
 def test_killed_resumed_and_divided_runs_are_the_same() -> None:
-    given = ["--images", "6", "--masks", "20", "--check-images", "56"]
+    given = ["--images", "6", "--masks", "20", "--check-images", "90"]
     printed = subprocess.run([sys.executable, SCRIPT, *given], check=True, capture_output=True, text=True).stdout
-    assert "killed after 37, resumed with " in printed
+    assert re.search(r"killed after 60, resumed with [1-9]", printed)
     assert "of 2 processes: the same metrics" in printed
