@@ -17,6 +17,7 @@ from mobilesamv2.data.coco_images import CocoImages, find_file, paths_of
 from mobilesamv2.data.images import (
     MAX_DECODED_PIXELS,
     check_decoding,
+    checksum_of_blocks,
     decoding_record,
     file_signature,
     read_rgb,
@@ -179,6 +180,10 @@ class CocoDataset(ImageDataset):
     @override
     def signature(self, index: int) -> str:
         return file_signature(self._find(index).stat().st_size, self.upright, self.value_range)
+
+    @override
+    def pixel_signature(self, index: int) -> str:
+        return self.signature(index) + checksum_of_blocks(self._find(index))
 
     @override
     def content_hash(self, index: int) -> str:

@@ -115,11 +115,11 @@ class EncoderSamples(Dataset[Sample]):
         """Return an image, RGB uint8, resized for an input, and its (H, W); note in the sample what is to be stored."""
         pixels, image_id = self.pixel_caches.get(side), sample["image_id"]
         if pixels is not None and image_id in pixels:
-            return pixels.read(image_id, self.images.signature(index))
+            return pixels.read(image_id, self.images.pixel_signature(index))
         size = (load().shape[0], load().shape[1])
         rgb = ModelFrame(size, side).resize(load())
         if pixels is not None:
-            encoded = pixels.encode(image_id, self.images.signature(index), rgb, size)
+            encoded = pixels.encode(image_id, self.images.pixel_signature(index), rgb, size)
             sample.setdefault("to_store", []).append((side, encoded))
         return rgb, size
 

@@ -1,6 +1,7 @@
 """Pixels that are kept on disk: the bits that decoding gives, and what is refused."""
 
 import importlib.util
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import fingerprint
+from mobilesamv2.data.images import checksum_of_blocks
 from mobilesamv2.data.photos import PhotosDataset
 from mobilesamv2.data.pixels import PixelCache
 from mobilesamv2.data.samples import (
@@ -112,6 +115,40 @@ def test_another_image_of_the_same_id_is_refused(tmp_path: Path, photos: PhotosD
         turned[0]
     scenes = [SyntheticDataset(1, seed=seed) for seed in (0, 1)]
     assert scenes[0].signature(0) != scenes[1].signature(0)
+
+
+def drawn(folder: Path, seed: int, suffix: str) -> tuple[PhotosDataset, CocoDataset]:
+    """A picture that is stored without compression, as a photo and as an annotated image."""
+    folder.mkdir()
+    pixels = np.random.default_rng(seed).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / f"a{suffix}")
+    listed = {"images": [{"id": 1, "file_name": f"a{suffix}", "height": 60, "width": 80}], "annotations": []}
+    (folder / "a.json").write_text(json.dumps(listed))
+    return PhotosDataset(folder), CocoDataset(folder / "a.json", folder)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".ppm"])
+def test_another_image_of_the_same_length_is_refused(tmp_path: Path, suffix: str) -> None:
+    ours, theirs = (drawn(tmp_path / str(seed), seed, suffix) for seed in (0, 1))
+    for kept, given in zip(ours, theirs, strict=True):
+        assert kept.signature(0) == given.signature(0)  # which reads no file
+        samples, others = EncoderSamples(kept, SIDE), EncoderSamples(given, SIDE)
+        samples.keep_pixels(tmp_path / type(kept).__name__, "raw")
+        batches(samples)
+        others.pixel_caches = samples.pixel_caches
+        samples[0]
+        with pytest.raises(ShardError, match="the pixels of another image with id"):
+            others[0]
+
+
+@pytest.mark.parametrize("place", [0, 50_000, 99_999])
+def test_the_checksum_of_a_file_is_of_its_ends_and_its_middle(tmp_path: Path, place: int) -> None:
+    content = bytearray(100_000)
+    (tmp_path / "a.bmp").write_bytes(content)
+    before = checksum_of_blocks(tmp_path / "a.bmp")
+    content[place] = 1
+    (tmp_path / "a.bmp").write_bytes(content)
+    assert checksum_of_blocks(tmp_path / "a.bmp") != before
 
 
 @pytest.mark.parametrize("pixel_format", ["raw", "webp"])
