@@ -183,7 +183,8 @@ class CocoDataset(ImageDataset):
 
     @override
     def pixel_signature(self, index: int) -> str:
-        return self.signature(index) + checksum_of_blocks(self._find(index))
+        annotated = f", annotated {self.size_of(index)}" if self.upright == "auto" else ""  # which decides how it lies
+        return self.signature(index) + annotated + checksum_of_blocks(self._find(index))
 
     @override
     def content_hash(self, index: int) -> str:

@@ -18,6 +18,7 @@ from typing_extensions import override
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.embeddings import fingerprint_stride
 from mobilesamv2.data.pixels import PixelCache
+from mobilesamv2.data.tensor_shards import ShardError
 from mobilesamv2.masks import areas, decode, tight_boxes
 from mobilesamv2.ranges import Count, NonNegativeInt, Share
 from mobilesamv2.structures import GroundTruth
@@ -125,13 +126,18 @@ class EncoderSamples(Dataset[Sample]):
 
     def _annotated_sample(self, index: int) -> tuple[Sample, GroundTruth]:
         """Return the encoder's sample of an image, and its objects."""
-        if self._has_pixels(index):
-            truth = self.images.ground_truth(index)
-            sample, size = self._encoder_sample(index, lambda: self.images.load_image(index))
-            if size == truth.size:
-                return sample, truth
-        image, truth = self.images[index]  # which refuses an image that has not the annotated size
-        return self._encoder_sample(index, lambda: image)[0], truth
+        if not self._has_pixels(index):
+            image, truth = self.images[index]  # which refuses an image that has not the annotated size
+            return self._encoder_sample(index, lambda: image)[0], truth
+        truth = self.images.ground_truth(index)
+        sample, size = self._encoder_sample(index, lambda: self.images.load_image(index))
+        if size != truth.size:
+            self.images[index]  # a broken image, which another takes the place of
+            raise ShardError(
+                f"The pixels of image {sample['image_id']} are kept with the (height, width) {size} and annotated with "
+                f"{truth.size}, perhaps turned since: set cache.folder=FOLDER to another folder."
+            )
+        return sample, truth
 
     def _has_pixels(self, index: int) -> bool:
         """Return whether an image need not be loaded."""

@@ -27,6 +27,7 @@ from mobilesamv2.data.samples import (
 )
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.tensor_shards import ShardError
+from mobilesamv2.structures import GroundTruth
 from mobilesamv2.transforms import Resizing
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +140,46 @@ def test_another_image_of_the_same_length_is_refused(tmp_path: Path, suffix: str
         samples[0]
         with pytest.raises(ShardError, match="the pixels of another image with id"):
             others[0]
+
+
+class Turned(SyntheticDataset):
+    """Scenes that lie on their side, with the signature of those that do not."""
+
+    def load_image(self, index: int) -> np.ndarray:
+        return super().load_image(index).transpose(1, 0, 2)
+
+    def ground_truth(self, index: int) -> GroundTruth:
+        height, width = super().ground_truth(index).size
+        return GroundTruth(self.image_ids[index], (width, height), [], [], [])
+
+
+def test_pixels_that_were_kept_before_an_image_was_turned_are_refused(tmp_path: Path) -> None:
+    before = PromptSamples(SyntheticDataset(1, (60, 80)), SIDE)
+    before.keep_pixels(tmp_path / "cache", "raw")
+    batches(before)
+    after = PromptSamples(Turned(1, (60, 80)), SIDE)
+    after[0]
+    after.pixel_caches = before.pixel_caches
+    with pytest.raises(ShardError, match=r"kept with .* \(60, 80\) and annotated with \(80, 60\).*: set cache\.folder"):
+        after[0]
+
+
+@pytest.mark.parametrize("kind", [EncoderSamples, PromptSamples])
+def test_annotations_of_the_other_orientation_are_refused(tmp_path: Path, kind: type[EncoderSamples]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.jpg", exif=exif)
+    annotated = []
+    for size in ((60, 80), (80, 60)):
+        listed = {"images": [{"id": 1, "file_name": "a.jpg", "height": size[0], "width": size[1]}], "annotations": []}
+        (tmp_path / f"{size[0]}.json").write_text(json.dumps(listed))
+        annotated.append(kind(CocoDataset(tmp_path / f"{size[0]}.json", tmp_path), SIDE))
+    stored, upright = annotated
+    stored.keep_pixels(tmp_path / "cache", "raw")
+    batches(stored)
+    upright.pixel_caches = stored.pixel_caches
+    with pytest.raises(ShardError, match=r"decoded by other settings than .* annotated \(80, 60\): set cache\.folder"):
+        upright[0]
 
 
 @pytest.mark.parametrize("place", [0, 50_000, 99_999])
