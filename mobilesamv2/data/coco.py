@@ -216,7 +216,7 @@ class CocoDataset(ImageDataset):
         if boxes == total:
             raise ValueError(
                 f"{self.annotations} must have masks for this task, got {boxes:,} boxes without a segmentation. "
-                "Distillation and the detector (task=distill, task=detect, task=evaluate_detector) need none."
+                "Distillation (but task=tinysam) and the detector (task=detect, task=evaluate_detector) need none."
             )
         self._objects.drop_boxes()
         self._refuse_faults()
