@@ -31,11 +31,15 @@ from mobilesamv2.data.orientation import Upright, mismatch_note
 from mobilesamv2.data.pixel_values import ValueRange
 from mobilesamv2.data.sa1b_files import ExtractedFolder, find_sources, index_extracted
 from mobilesamv2.data.tar_index import cached_index
+from mobilesamv2.data.warn_once import WarnOnce
+from mobilesamv2.masks import areas as count_pixels
 from mobilesamv2.masks import to_rles
 from mobilesamv2.ranges import Count, NonNegativeInt, Positive, Share
 from mobilesamv2.structures import RLE, GroundTruth
 
 logger = logging.getLogger(__name__)
+
+_warn_of_areas = WarnOnce(logger)
 
 NUM_IMAGES = 11_185_362
 """Images of SA-1B, by its data card."""
@@ -246,7 +250,7 @@ class SA1BDataset(ImageDataset):
         try:
             content = json.loads(self._read(index, ANNOTATIONS))
             objects, size = content["annotations"], _size(content)
-            rles, areas, broken = _sound_objects(objects, size)
+            rles, areas, broken = _sound_objects(objects, size, self._name(index))
         except BROKEN_JSON as error:
             raise ValueError(f"The annotations of {self._name(index)} are broken: {error!r}") from error
         if broken and not self._left_out[index]:
@@ -308,19 +312,20 @@ def _size(content: Any) -> tuple[int, int]:
     return int(content["image"]["height"]), int(content["image"]["width"])
 
 
-def _sound_objects(objects: Any, size: tuple[int, int]) -> tuple[list[RLE], list[float], list[str]]:
-    """Return the masks and areas of the annotations that are sound, and a description of each that is broken."""
+def _sound_objects(objects: Any, size: tuple[int, int], name: str) -> tuple[list[RLE], list[float], list[str]]:
+    """Return the masks and areas of an image's sound annotations, and a description of each that is broken."""
     if not isinstance(objects, list):
         raise TypeError(f"annotations must be a list, got {type(objects).__name__}")
     try:  # all at once, which is several times as fast
         masks = to_rles([o["segmentation"] for o in objects], size, lambda i: f"mask number {i}")
-        return masks, [_area(o["area"]) for o in objects], []
+        return masks, [_area(o, mask, name) for o, mask in zip(objects, masks, strict=True)], []
     except BROKEN_JSON:
         pass
     rles, areas, broken = [], [], []
     for i, annotation in enumerate(objects):
         try:
-            [rle], area = to_rles([annotation["segmentation"]], size, lambda _: "its mask"), _area(annotation["area"])
+            [rle] = to_rles([annotation["segmentation"]], size, lambda _: "its mask")
+            area = _area(annotation, rle, name)
         except BROKEN_JSON as error:
             known = annotation.get("id", "without id") if isinstance(annotation, dict) else "without id"
             broken.append(f"annotation {known}, number {i}, {error!r}")
@@ -330,8 +335,12 @@ def _sound_objects(objects: Any, size: tuple[int, int]) -> tuple[list[RLE], list
     return rles, areas, broken
 
 
-def _area(value: Any) -> float:
-    """Check and return an annotation's area."""
+def _area(annotation: dict[str, Any], mask: RLE, name: str) -> float:
+    """Check and return an annotation's area, the pixels of its mask where it has none."""
+    value = annotation.get("area")
+    if value is None:
+        _warn_of_areas(f"Annotations of {name} and perhaps others have no area; it is counted in their masks.")
+        return float(count_pixels([mask])[0])
     if not is_finite_number(value) or value < 0:
         raise ValueError(f"an area must be 0 or more pixels, got {value}")
     return float(value)

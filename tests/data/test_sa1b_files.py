@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.corrupt_inputs import SQUARE, small_tar
 
+from mobilesamv2.data import sa1b
 from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_sa1b_tar
@@ -86,6 +87,19 @@ def test_nothing_to_read_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "photo.jpg").touch()
     with pytest.raises(FileNotFoundError, match=r"no tar in .*a or the folders in it, and no extr.*dataset=photos"):
         SA1BDataset(tmp_path / "a")
+
+
+def test_an_absent_area_is_the_masks_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sa1b._warn_of_areas.reset()
+    annotations = [{"id": 1, "segmentation": SQUARE}, {"id": 2, "segmentation": SQUARE, "area": None}]
+    for given in ([{"area": 3.0}], [{"area": 3.0}, {"area": -1}]):  # the last one is left out
+        objects = annotations + [{"id": 3, "segmentation": SQUARE, **each} for each in given]
+        record = {"image": {"height": 8, "width": 10}, "annotations": objects}
+        dataset = SA1BDataset(small_tar(tmp_path / "a.tar", annotations=record))
+        assert dataset.ground_truth(0).areas == [16.0, 16.0, 3.0]
+    assert [r.message for r in caplog.records if "area;" in r.message] == [
+        f"Annotations of sa_5 of {tmp_path / 'a.tar'} and perhaps others have no area; it is counted in their masks."
+    ]
 
 
 def test_a_broken_annotation_costs_itself_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
