@@ -67,6 +67,34 @@ def test_every_way_that_the_files_lie_reads_the_same(tmp_path: Path, files: dict
     assert SA1BDataset(tmp_path / "parts").image_ids == [2, 9, 10]
 
 
+def test_tars_and_extracted_images_are_read_together(
+    tmp_path: Path, files: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = read(tmp_path / "made.tar")
+    write_tar(tmp_path / "both" / "sa_000000.tar", {name: c for name, c in files.items() if name[3:5] != "10"})
+    tens = {name: c for name, c in files.items() if name[3:5] == "10"}
+    write_files(tmp_path / "both" / "sa_000001", tens)
+    assert read(tmp_path / "both") == expected
+    assert not caplog.records
+    write_files(tmp_path / "both" / "sa_000000", {name: c for name, c in files.items() if name not in tens})
+    assert read(tmp_path / "both") == expected
+    assert "2 of 3 extracted images are read from tars." in caplog.text
+    assert len(SA1BDataset(tmp_path / "both", limit=3)) == 3
+    write_files(tmp_path / "both" / "twice", tens)
+    with pytest.raises(ValueError, match=r"must be unique, got sa_10 twice in .*; remove one of the two"):
+        SA1BDataset(tmp_path / "both")
+
+
+def test_ids_that_begin_with_zeros(tmp_path: Path, files: dict[str, bytes]) -> None:
+    expected = read(tmp_path / "made.tar")
+    padded = {f"sa_{int(Path(name).stem[3:]):06d}{Path(name).suffix}": c for name, c in files.items()}
+    for path in (write_tar(tmp_path / "zeros.tar", padded), write_files(tmp_path / "zeros", padded)):
+        assert read(path) == expected
+    dataset = SA1BDataset(tmp_path / "zeros")
+    assert dataset.fingerprint() == SA1BDataset(write_files(tmp_path / "plain", files)).fingerprint()
+    assert dataset.signature(0).startswith(f"{len(padded['sa_000002.jpg'])} bytes")
+
+
 def test_images_without_annotations_distil(tmp_path: Path, files: dict[str, bytes]) -> None:
     images = {name: content for name, content in files.items() if name.endswith(".jpg")}
     for path in (write_tar(tmp_path / "photos.tar", images), write_files(tmp_path / "photos", images)):
