@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ from mobilesamv2.transformers_checkpoints import (
     to_transformers,
     transformers_config,
 )
+
+logger = logging.getLogger(__name__)
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of the weights in a file; torch would load any other type as well, with other values."""
@@ -124,13 +128,52 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             f"{path} must be a safetensors file written by mobilesamv2, got one without its metadata. "
             "For any other file, pass the model's name: build_sam(name, checkpoint=path)."
         ) from error
+    return record | {"image_size": _checked_image_size(path, side)}
+
+
+def choose_image_size(files: Sequence[str | Path], given: int | None, default: int) -> int:
+    """Return S, pixels, of the model that weight files are loaded into, with a warning if it is not what they state.
+
+    Args:
+        files: of any format; safetensors written by ``save_weights`` state a size.
+        given: the size to take whatever they state; None takes theirs.
+        default: where none is given or stated.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ValueError: if the files state several sizes and none is given, or one that no model can have.
+    """
+    stated = {str(file): size for file in files if (size := _stated_image_size(Path(file))) is not None}
+    said = ", ".join(f"{file} for images of {size} pixels" for file, size in stated.items())
+    if given is None and len({*stated.values()}) > 1:
+        raise ValueError(f"The weights must be for one input, got {said}. image_size=N chooses one.")
+    size = next(iter(stated.values()), default) if given is None else given
+    if any(each != size for each in stated.values()):
+        logger.warning("The weights are %s, and are used with image_size=%s.", said, size)
+    return size
+
+
+def _stated_image_size(path: Path) -> int | None:
+    """Return the image size in a safetensors file written by ``save_weights``; None if a file states none."""
+    if path.suffix != ".safetensors":
+        return None
+    require_weights(path)
+    try:
+        side = _model_record(path).get("image_size")
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return None  # another program's file, or a damaged one, which ``load_weights`` refuses
+    return _checked_image_size(path, side)
+
+
+def _checked_image_size(path: Path, side: Any) -> int | None:
+    """Return the image size that the metadata of a file state; None for None."""
     image_size = whole_number(side)
     if side is not None and (image_size is None or image_size % 32 or not 32 <= image_size <= MAX_IMAGE_SIZE):
         raise ValueError(
             f"The metadata of {path} are broken: image_size must be a multiple of 32 from 32 to {MAX_IMAGE_SIZE}, got "
             f"{shown(side)}."
         )
-    return record | {"image_size": image_size}
+    return image_size
 
 
 def read_thresholds(path: str | Path) -> Thresholds | None:
@@ -196,19 +239,24 @@ def save_weights(sam: Sam, path: str | Path, dtype: torch.dtype | None = None) -
         save_file(state, partial, metadata={METADATA_KEY: json.dumps(metadata)})
 
 
+def is_mobile_sam(sam: Sam) -> bool:
+    """Return whether a model is the one of the official package: a TinyViT-5M at 1024 pixels."""
+    return (sam.name, sam.encoder_name, sam.image_size) == ("mobile_sam", "tiny_vit_5m", 1024)
+
+
 def save_mobile_sam(sam: Sam, path: str | Path) -> None:
     """Write a TinyViT-5M model as a ``mobile_sam.pt`` that the official package loads.
 
     The official encoder has a classifier that it never uses; its weights are written as zeros.
 
     Raises:
-        ValueError: if the model is not a ``mobile_sam`` with its own encoder.
+        ValueError: if the model is not a ``mobile_sam`` with its own encoder and input, the only one that package has.
         OSError: if the file can't be written.
     """
-    if (sam.name, sam.encoder_name) != ("mobile_sam", "tiny_vit_5m") or sam.is_for_inference:
+    if not is_mobile_sam(sam) or sam.is_for_inference:
         raise ValueError(
-            f"The model must be mobile_sam with tiny_vit_5m, got {sam.name} with {sam.encoder_name}; "
-            "save_weights writes any model as safetensors."
+            "The model must be mobile_sam with tiny_vit_5m and 1024 pixels, got "
+            f"{sam.name} with {sam.encoder_name} and {sam.image_size}; save_weights writes any model as safetensors."
         )
     state: StateDict = {}
     for key, value in merge_low_rank(sam).state_dict().items():

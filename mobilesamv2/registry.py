@@ -12,7 +12,7 @@ from typing import NamedTuple
 import timm
 
 from mobilesamv2.backbone_weights import load_backbone
-from mobilesamv2.checkpoints import PARTS, load_weights, read_metadata, read_thresholds
+from mobilesamv2.checkpoints import PARTS, choose_image_size, load_weights, read_metadata, read_thresholds
 from mobilesamv2.model_zoo import EFFICIENTVIT_SAM_MODELS, MICRO_SAM_FILES, MODEL_FILES, SAM_HQ_MODELS, shipped_models
 from mobilesamv2.models.efficient_sam import EfficientSam, efficient_sam_vit
 from mobilesamv2.models.efficientvit_xl import efficientvit_sam_xl
@@ -264,7 +264,8 @@ def build_sam(
             ``timm/<backbone>``.
         backbone_checkpoint: pretrained weights of the encoder's backbone, loaded before ``checkpoint``: ``timm``
             downloads timm's, a file has them as timm or the backbone's authors publish them; see ``load_backbone``.
-        image_size: S, pixels, a multiple of 32, for a model of another input than the registry's.
+        image_size: S, pixels, a multiple of 32; None for that of the weight files, if they state one (see
+            ``save_weights``), else the registry's.
         allow_partial: warn, instead of raising, if the files leave a part of the model without weights.
         prefix: of the model's keys where a file holds several models, a student and its teacher for example; see
             ``load_weights``.
@@ -275,13 +276,14 @@ def build_sam(
 
     Raises:
         ValueError: if a name is unknown, the list of files is empty, a file does not fit (see ``load_weights``), or
-            the image size is no multiple of 32, or above ``MAX_IMAGE_SIZE``.
+            the image size is no multiple of 32, above ``MAX_IMAGE_SIZE``, or not the same in all files.
         FileNotFoundError: if a weight file does not exist.
         ConnectionError: if timm's weights of the backbone can't be downloaded.
     """
     spec = _spec(name)
     encoder_name = encoder or spec.encoder
-    side = spec.image_size if image_size is None else image_size
+    files = [] if checkpoint is None else [checkpoint] if isinstance(checkpoint, str | Path) else list(checkpoint)
+    side = choose_image_size(files, image_size, spec.image_size)
     if side % 32 or not 32 <= side <= MAX_IMAGE_SIZE:
         raise ValueError(f"image_size must be a multiple of 32 pixels from 32 to {MAX_IMAGE_SIZE}, got {side}.")
     image_encoder = build_encoder(encoder_name, side, spec.embed_dim, spec.family)
@@ -297,7 +299,6 @@ def build_sam(
     ).eval()
     if backbone_checkpoint is not None:
         load_backbone(image_encoder, backbone_checkpoint)
-    files = [] if checkpoint is None else [checkpoint] if isinstance(checkpoint, str | Path) else list(checkpoint)
     if checkpoint is not None and not files:
         raise ValueError(
             f"The checkpoint of {name} must name at least one file, got an empty list; null leaves random weights."
@@ -337,8 +338,7 @@ def load_sam(path: str | Path) -> Sam:
         _find_encoder(metadata["encoder"], _spec(metadata["name"]).family)
     except ValueError as error:
         raise ValueError(f"The metadata of {path} must name a model of this version of mobilesamv2. {error}") from error
-    settings = {key: metadata[key] for key in ("encoder", "image_size")}
-    return build_sam(metadata["name"], path, **settings, allow_partial=False)
+    return build_sam(metadata["name"], path, encoder=metadata["encoder"], allow_partial=False)
 
 
 def build_encoder(name: str, image_size: int, out_channels: int, family: type[Sam] = Sam) -> ImageEncoder:

@@ -129,6 +129,22 @@ def test_foreign_safetensors_require_a_name(tmp_path: Path) -> None:
         load_sam(tmp_path / "foreign.safetensors")
 
 
+def test_a_model_has_the_input_that_its_weights_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    small, large = tmp_path / "small.safetensors", tmp_path / "large.safetensors"
+    save_weights(build_sam("micro_conv", image_size=128), small)
+    save_weights(build_sam("micro_conv"), large)
+    assert build_sam("micro_conv", small).image_size == load_sam(small).image_size == 128
+    assert build_sam("micro_conv", small, image_size=128).image_size == 128
+    assert build_sam("micro_conv", large).image_size == 256
+    assert not caplog.records
+    assert build_sam("micro_conv", small, image_size=64).image_size == 64
+    assert f"{small} for images of 128 pixels, and are used with image_size=64." in caplog.text
+    with pytest.raises(ValueError, match=r"must be for one input, got .* of 128 pixels, .* of 256 pixels"):
+        build_sam("micro_conv", [small, large])
+
+
 def test_only_mobile_sam_is_written_as_mobile_sam(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must be mobile_sam with tiny_vit_5m, got mini with tiny_vit_mini"):
+    with pytest.raises(ValueError, match="and 1024 pixels, got mini with tiny_vit_mini and 256"):
         save_mobile_sam(build_sam("mini"), tmp_path / "no.pt")
+    with pytest.raises(ValueError, match="and 1024 pixels, got mobile_sam with tiny_vit_5m and 256"):
+        save_mobile_sam(build_sam("mobile_sam", image_size=256), tmp_path / "no.pt")

@@ -65,12 +65,16 @@ class ImageDataset(Dataset[tuple[np.ndarray, GroundTruth]], ABC):
         return ".png", content.getvalue()
 
     def signature(self, index: int) -> str:
-        """Return what tells an image from others with its id, found without reading it: by default, its data set's.
-
-        Pixels that are kept on disk are those of the image with this signature.
-        """
+        """Return what tells an image from others with its id, found without reading it: by default, its data set's."""
         provenance = self.provenance
         return str(provenance["annotations_sha256"] or provenance["annotations"])
+
+    def pixel_signature(self, index: int) -> str:
+        """Return what tells an image's pixels, which are kept on disk, from those of others with its id.
+
+        By default it is ``signature``. It is asked for where an image is read, so that some of its bytes may be read.
+        """
+        return self.signature(index)
 
     def content_hash(self, index: int) -> str:
         """Return a hash of all bytes of an image, its file's where it is one; by default, of its decoded pixels.

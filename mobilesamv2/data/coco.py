@@ -17,6 +17,7 @@ from mobilesamv2.data.coco_images import CocoImages, find_file, paths_of
 from mobilesamv2.data.images import (
     MAX_DECODED_PIXELS,
     check_decoding,
+    checksum_of_blocks,
     decoding_record,
     file_signature,
     read_rgb,
@@ -181,6 +182,11 @@ class CocoDataset(ImageDataset):
         return file_signature(self._find(index).stat().st_size, self.upright, self.value_range)
 
     @override
+    def pixel_signature(self, index: int) -> str:
+        annotated = f", annotated {self.size_of(index)}" if self.upright == "auto" else ""  # which decides how it lies
+        return self.signature(index) + annotated + checksum_of_blocks(self._find(index))
+
+    @override
     def content_hash(self, index: int) -> str:
         return sha256_of([self._find(index)])
 
@@ -210,7 +216,7 @@ class CocoDataset(ImageDataset):
         if boxes == total:
             raise ValueError(
                 f"{self.annotations} must have masks for this task, got {boxes:,} boxes without a segmentation. "
-                "Distillation (task=distill), detectors (task=detect, task=evaluate_detector) and prompt heads "
+                "Distillation (but task=tinysam), detectors (task=detect, task=evaluate_detector) and prompt heads "
                 "(task=train_prompt_head prompt_sampler=null) need none."
             )
         self._objects.drop_boxes()

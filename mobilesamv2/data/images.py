@@ -6,6 +6,7 @@ import glob
 import logging
 import os
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,11 @@ UNREAD_SUFFIXES = (
     ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".jxl", ".dcm", ".exr", ".psd",
 )  # fmt: skip
 """Suffixes of images that are not read: raw ones of cameras, JPEG XL, DICOM, OpenEXR and Photoshop's."""
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
+
+BLOCK = 4096
+"""Bytes of each part of a file that ``checksum_of_blocks`` reads."""
 
 MAX_DECODED_PIXELS = 178_956_970
 """Pixels of the largest image that is decoded by default: Pillow's limit, as small files can expand to gigabytes."""
@@ -175,6 +181,21 @@ def decoding_record(upright: Upright, value_range: ValueRange | None) -> dict[st
 def file_signature(num_bytes: int, upright: Upright, value_range: ValueRange | None) -> str:
     """Return the signature of an image that is a file: its length in bytes, and how it is decoded."""
     return f"{num_bytes} bytes, {decoding_record(upright, value_range)}"
+
+
+def checksum_of_blocks(file: Path) -> str:
+    """Return a checksum of the first, the middle and the last 4 KiB of an image's file, nothing for a JPEG.
+
+    Uncompressed images of one size are files of one length, which a JPEG's tells from others by itself.
+    """
+    if file.suffix.lower() in JPEG_SUFFIXES:
+        return ""
+    length, checksum = file.stat().st_size, 0
+    with file.open("rb", buffering=0) as opened:
+        for offset in sorted({0, max(0, (length - BLOCK) // 2), max(0, length - BLOCK)}):
+            opened.seek(offset)
+            checksum = zlib.crc32(opened.read(BLOCK), checksum)
+    return f", checksum {checksum:08x}"
 
 
 def read_rgb(

@@ -16,6 +16,7 @@ from mobilesamv2.data.base import ImageDataset, choose_images
 from mobilesamv2.data.images import (
     MAX_DECODED_PIXELS,
     check_decoding,
+    checksum_of_blocks,
     choose_image_files,
     decoding_record,
     file_signature,
@@ -127,6 +128,10 @@ class PhotosDataset(ImageDataset):
     def signature(self, index: int) -> str:
         num_bytes = (self.folder / self._names[index]).stat().st_size
         return file_signature(num_bytes, self.upright, self.value_range)
+
+    @override
+    def pixel_signature(self, index: int) -> str:
+        return self.signature(index) + checksum_of_blocks(self.folder / self._names[index])
 
     @override
     def content_hash(self, index: int) -> str:

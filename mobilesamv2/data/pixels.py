@@ -63,7 +63,7 @@ class PixelCache(TensorShards):
 
         Args:
             image_id: the image's id.
-            signature: the image's, see ``ImageDataset.signature``.
+            signature: the image's, see ``ImageDataset.pixel_signature``.
 
         Raises:
             KeyError: if the image is not in the cache.

@@ -31,11 +31,15 @@ from mobilesamv2.data.orientation import Upright, mismatch_note
 from mobilesamv2.data.pixel_values import ValueRange
 from mobilesamv2.data.sa1b_files import ExtractedFolder, find_sources, index_extracted
 from mobilesamv2.data.tar_index import cached_index
+from mobilesamv2.data.warn_once import WarnOnce
+from mobilesamv2.masks import areas as count_pixels
 from mobilesamv2.masks import to_rles
 from mobilesamv2.ranges import Count, NonNegativeInt, Positive, Share
 from mobilesamv2.structures import RLE, GroundTruth
 
 logger = logging.getLogger(__name__)
+
+_warn_of_areas = WarnOnce(logger)
 
 NUM_IMAGES = 11_185_362
 """Images of SA-1B, by its data card."""
@@ -57,8 +61,8 @@ class SA1BDataset(ImageDataset):
     no image has any; otherwise they count as broken.
 
     Args:
-        tars: a tar, a folder, or a list of either. A folder is searched, with all folders in it, for tars and, if there
-            are none, for extracted images, ``sa_ID.jpg`` with ``sa_ID.json`` beside it.
+        tars: a tar, a folder, or a list of either. A folder is searched, with all folders in it, for tars and for
+            extracted images, ``sa_ID.jpg`` with ``sa_ID.json`` beside it; one that a tar holds too is read from there.
         limit: at most N images, or below 1 that share of them; None keeps all.
         subset_seed: draws them at random; None keeps the first.
         image_list: text file with one image id per line; only these images are kept.
@@ -97,6 +101,7 @@ class SA1BDataset(ImageDataset):
         unpaired: list[str] = []
         tables: list[np.ndarray] = []
         requires_all_tars = limit is None or limit < 1 or subset_seed is not None or image_list is not None
+        requires_all_tars |= len({file.is_dir() for file in self.sources}) > 1  # images may be extracted from the tars
         folder = None if index_folder is None else Path(index_folder)
         for i, file in enumerate(
             tqdm(self.sources, desc="indexing tars", unit="tar", disable=len(self.sources) < 10 or None)
@@ -112,7 +117,8 @@ class SA1BDataset(ImageDataset):
             found = [int((each[:, ANNOTATIONS + 1] > 0).sum()) or len(each) for each in tables]
             if not requires_all_tars and limit is not None and sum(found) >= limit:
                 break
-        table = np.concatenate(tables)  # (images, 6): number of the tar, then the columns of its index
+        # (images, 6): number of the tar, then the columns of its index
+        table = _without_copies(np.concatenate(tables), list(self._extracted))
         is_annotated = table[:, ANNOTATIONS + 1] > 0
         self._has_objects = bool(is_annotated.any())
         if self._has_objects:
@@ -125,7 +131,7 @@ class SA1BDataset(ImageDataset):
         if len(ids) < len(table):
             duplicate, some_tars = ids[counts > 1][0], ", ".join(str(file) for file in self.sources[:3])
             raise ValueError(
-                f"Image ids must be unique, got sa_{duplicate} twice in {some_tars} and so on; remove one of its tars."
+                f"Image ids must be unique, got sa_{duplicate} twice in {some_tars} and so on; remove one of the two."
             )
         self._table = table[choose_images(table[:, 1].tolist(), limit, subset_seed, image_list)]
         self._image_ids: list[int] = self._table[:, 1].tolist()
@@ -211,7 +217,7 @@ class SA1BDataset(ImageDataset):
     def signature(self, index: int) -> str:
         source, offset, length = self._table[index, [0, IMAGE, IMAGE + 1]].tolist()
         if source in self._extracted:
-            length = self._extracted[source].num_bytes(f"sa_{self.image_ids[index]}", offset)
+            length = self._extracted[source].num_bytes(self.image_ids[index], offset)
         return file_signature(length, self.upright, self.value_range)
 
     @override
@@ -246,7 +252,7 @@ class SA1BDataset(ImageDataset):
         try:
             content = json.loads(self._read(index, ANNOTATIONS))
             objects, size = content["annotations"], _size(content)
-            rles, areas, broken = _sound_objects(objects, size)
+            rles, areas, broken = _sound_objects(objects, size, self._name(index))
         except BROKEN_JSON as error:
             raise ValueError(f"The annotations of {self._name(index)} are broken: {error!r}") from error
         if broken and not self._left_out[index]:
@@ -277,7 +283,7 @@ class SA1BDataset(ImageDataset):
         """Return the length of an extracted image or its annotations; 0 without them."""
         source, suffix, exists = self._table[index, [0, column, column + 1]].tolist()
         try:
-            return self._extracted[source].num_bytes(f"sa_{self.image_ids[index]}", suffix) if exists else 0
+            return self._extracted[source].num_bytes(self.image_ids[index], suffix) if exists else 0
         except FileNotFoundError:
             return 0
 
@@ -285,7 +291,7 @@ class SA1BDataset(ImageDataset):
         """Read the bytes of an image or its annotations, from files that each process opens for itself."""
         source, offset, length = self._table[index, [0, column, column + 1]].tolist()
         if source in self._extracted:
-            return self._extracted[source].read(f"sa_{self.image_ids[index]}", offset)
+            return self._extracted[source].read(self.image_ids[index], offset)
         tar = self.sources[source]
         key = (os.getpid(), tar)
         if key not in self._files:
@@ -308,19 +314,20 @@ def _size(content: Any) -> tuple[int, int]:
     return int(content["image"]["height"]), int(content["image"]["width"])
 
 
-def _sound_objects(objects: Any, size: tuple[int, int]) -> tuple[list[RLE], list[float], list[str]]:
-    """Return the masks and areas of the annotations that are sound, and a description of each that is broken."""
+def _sound_objects(objects: Any, size: tuple[int, int], name: str) -> tuple[list[RLE], list[float], list[str]]:
+    """Return the masks and areas of an image's sound annotations, and a description of each that is broken."""
     if not isinstance(objects, list):
         raise TypeError(f"annotations must be a list, got {type(objects).__name__}")
     try:  # all at once, which is several times as fast
         masks = to_rles([o["segmentation"] for o in objects], size, lambda i: f"mask number {i}")
-        return masks, [_area(o["area"]) for o in objects], []
+        return masks, [_area(o, mask, name) for o, mask in zip(objects, masks, strict=True)], []
     except BROKEN_JSON:
         pass
     rles, areas, broken = [], [], []
     for i, annotation in enumerate(objects):
         try:
-            [rle], area = to_rles([annotation["segmentation"]], size, lambda _: "its mask"), _area(annotation["area"])
+            [rle] = to_rles([annotation["segmentation"]], size, lambda _: "its mask")
+            area = _area(annotation, rle, name)
         except BROKEN_JSON as error:
             known = annotation.get("id", "without id") if isinstance(annotation, dict) else "without id"
             broken.append(f"annotation {known}, number {i}, {error!r}")
@@ -330,11 +337,26 @@ def _sound_objects(objects: Any, size: tuple[int, int]) -> tuple[list[RLE], list
     return rles, areas, broken
 
 
-def _area(value: Any) -> float:
-    """Check and return an annotation's area."""
+def _area(annotation: dict[str, Any], mask: RLE, name: str) -> float:
+    """Check and return an annotation's area, the pixels of its mask where it has none."""
+    value = annotation.get("area")
+    if value is None:
+        _warn_of_areas(f"Annotations of {name} and perhaps others have no area; it is counted in their masks.")
+        return float(count_pixels([mask])[0])
     if not is_finite_number(value) or value < 0:
         raise ValueError(f"an area must be 0 or more pixels, got {value}")
     return float(value)
+
+
+def _without_copies(table: np.ndarray, extracted: list[int]) -> np.ndarray:
+    """Return the table of all images without the extracted ones that a tar holds too."""
+    if not extracted:
+        return table
+    is_extracted = np.isin(table[:, 0], extracted)
+    is_copy = is_extracted & np.isin(table[:, 1], table[~is_extracted, 1])
+    if is_copy.any():
+        logger.warning("%d of %d extracted images are read from tars.", is_copy.sum(), is_extracted.sum())
+    return table[~is_copy]
 
 
 def _check_broken(broken: list[str], what: str, total: int, max_broken: float) -> None:

@@ -21,39 +21,39 @@ class ExtractedFolder:
 
     Attributes:
         path: the folder.
-        index: as of a tar, with a position in ``suffixes`` in place of an offset, and lengths that are 1, or 0 for
+        index: as of a tar, with a position in ``names`` in place of an offset, and lengths that are 1, or 0 for
             annotations that an image does not have.
-        suffixes: of its files, as they are spelled.
+        names: how its files are named, each with a place for the id: ``sa_{:06d}.jpg`` for one of six digits.
     """
 
     path: Path
     index: TarIndex
-    suffixes: list[str]
+    names: list[str]
 
-    def read(self, name: str, suffix: int) -> bytes:
+    def read(self, number: int, name: int) -> bytes:
         """Return the content of an image or its annotations.
 
         Args:
-            name: of the file, without its suffix.
-            suffix: position in ``suffixes``.
+            number: the image's id.
+            name: position in ``names``.
 
         Raises:
             FileNotFoundError: if the file has gone.
         """
-        return self._file(name, suffix).read_bytes()
+        return self._file(number, name).read_bytes()
 
-    def num_bytes(self, name: str, suffix: int) -> int:
+    def num_bytes(self, number: int, name: int) -> int:
         """Return the length of a file that ``read`` reads."""
-        return self._file(name, suffix).stat().st_size
+        return self._file(number, name).stat().st_size
 
-    def _file(self, name: str, suffix: int) -> Path:
-        return self.path / f"{name}{self.suffixes[suffix]}"
+    def _file(self, number: int, name: int) -> Path:
+        return self.path / self.names[name].format(number)
 
 
 def find_sources(tars: str | Path | Sequence[str | Path]) -> list[Path]:
     """Return the tars and the folders of extracted images that paths name.
 
-    A folder is searched through all folders in it: for tars and, if there are none, for folders that contain images.
+    A folder is searched through all folders in it, for tars and for folders that contain images.
 
     Args:
         tars: a tar, a folder, or a list of either.
@@ -78,26 +78,27 @@ def find_sources(tars: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _search(folder: Path) -> list[Path]:
-    """Return the tars in a folder and all folders in it or, if there are none, the folders that contain images."""
+    """Return the tars in a folder and all folders in it, then the folders that contain images."""
     tars: list[Path] = []
     extracted: dict[Path, None] = {}
     for file in walk_files(folder):
         if file.suffix.lower() == ".tar":
             tars.append(file)
-        elif not tars and KINDS.get(file.suffix.lower()) == "image" and _extracted_id(file.stem) is not None:
+        elif KINDS.get(file.suffix.lower()) == "image" and _extracted_id(file.stem) is not None:
             extracted[file.parent] = None
-    return sorted(tars) or sorted(extracted)
+    return [*sorted(tars), *sorted(extracted)]
 
 
 def index_extracted(folder: Path) -> ExtractedFolder:
     """Build the index of a folder of extracted images, from the names of its files alone."""
-    suffixes: dict[str, int] = {}
+    names: dict[str, int] = {}
     files: dict[str, dict[str, int]] = {}
-    for name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(name)
+    for file in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(file)
         kind = KINDS.get(suffix.lower())
         if kind and stem.startswith("sa_"):
-            files.setdefault(stem, {})[kind] = suffixes.setdefault(suffix, len(suffixes))
+            name = f"sa_{{:0{len(stem) - len('sa_')}d}}{suffix}"
+            files.setdefault(stem, {})[kind] = names.setdefault(name, len(names))
     rows, unpaired = [], []
     for stem, parts in files.items():
         number = _extracted_id(stem)
@@ -106,10 +107,9 @@ def index_extracted(folder: Path) -> ExtractedFolder:
         else:
             rows.append((number, parts["image"], 1, parts.get("annotations", 0), int("annotations" in parts)))
     entries = np.array(sorted(rows), np.int64).reshape(-1, 5)
-    return ExtractedFolder(folder, TarIndex(entries, unpaired, None), list(suffixes))
+    return ExtractedFolder(folder, TarIndex(entries, unpaired, None), list(names))
 
 
 def _extracted_id(stem: str) -> int | None:
-    """Return the id in the name of an extracted file; None if it is not the name that is made of the id again."""
-    number = image_id(stem)
-    return number if stem == f"sa_{number}" else None
+    """Return the id in the name of an extracted file, ``sa_ID``; None if it has none."""
+    return image_id(stem) if stem.startswith("sa_") else None

@@ -18,6 +18,7 @@ from typing_extensions import override
 from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.data.embeddings import fingerprint_stride
 from mobilesamv2.data.pixels import PixelCache
+from mobilesamv2.data.tensor_shards import ShardError
 from mobilesamv2.masks import areas, decode, tight_boxes
 from mobilesamv2.ranges import Count, NonNegativeInt, Share
 from mobilesamv2.structures import GroundTruth
@@ -115,23 +116,28 @@ class EncoderSamples(Dataset[Sample]):
         """Return an image, RGB uint8, resized for an input, and its (H, W); note in the sample what is to be stored."""
         pixels, image_id = self.pixel_caches.get(side), sample["image_id"]
         if pixels is not None and image_id in pixels:
-            return pixels.read(image_id, self.images.signature(index))
+            return pixels.read(image_id, self.images.pixel_signature(index))
         size = (load().shape[0], load().shape[1])
         rgb = ModelFrame(size, side).resize(load())
         if pixels is not None:
-            encoded = pixels.encode(image_id, self.images.signature(index), rgb, size)
+            encoded = pixels.encode(image_id, self.images.pixel_signature(index), rgb, size)
             sample.setdefault("to_store", []).append((side, encoded))
         return rgb, size
 
     def _annotated_sample(self, index: int) -> tuple[Sample, GroundTruth]:
         """Return the encoder's sample of an image, and its objects."""
-        if self._has_pixels(index):
-            truth = self.images.ground_truth(index)
-            sample, size = self._encoder_sample(index, lambda: self.images.load_image(index))
-            if size == truth.size:
-                return sample, truth
-        image, truth = self.images[index]  # which refuses an image that has not the annotated size
-        return self._encoder_sample(index, lambda: image)[0], truth
+        if not self._has_pixels(index):
+            image, truth = self.images[index]  # which refuses an image that has not the annotated size
+            return self._encoder_sample(index, lambda: image)[0], truth
+        truth = self.images.ground_truth(index)
+        sample, size = self._encoder_sample(index, lambda: self.images.load_image(index))
+        if size != truth.size:
+            self.images[index]  # a broken image, which another takes the place of
+            raise ShardError(
+                f"The pixels of image {sample['image_id']} are kept with the (height, width) {size} and annotated with "
+                f"{truth.size}, perhaps turned since: set cache.folder=FOLDER to another folder."
+            )
+        return sample, truth
 
     def _has_pixels(self, index: int) -> bool:
         """Return whether an image need not be loaded."""

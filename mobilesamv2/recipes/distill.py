@@ -40,7 +40,7 @@ def build(cfg: DictConfig) -> TrainingSetup:
     frame: dict[str, Any] = {"resizing": teacher.sam.resizing}
     if student.image_size != size:
         frame["student_size"] = student.image_size
-    samples = build_samples(cfg, size, **frame)
+    samples = build_samples(cfg, size, task.learns_masks, **frame)
     return TrainingSetup(
         task,
         samples,

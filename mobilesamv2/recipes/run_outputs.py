@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from mobilesamv2.checkpoints import save_mobile_sam, save_sam2, save_weights
+from mobilesamv2.checkpoints import is_mobile_sam, save_mobile_sam, save_sam2, save_weights
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.recipes.run_folder import RECORD, recorded_weights
 from mobilesamv2.sam2_checkpoints import obstacle_to_sam2
@@ -177,7 +177,7 @@ def sam_writers(sam: Sam) -> Writers:
     A SAM 2 with a Hiera is also written in the official format, without a memory.
     """
     writers = {f"{sam.name}.safetensors".replace("/", "_"): partial(save_weights, sam)}
-    if (sam.name, sam.encoder_name) == ("mobile_sam", "tiny_vit_5m"):
+    if is_mobile_sam(sam):
         writers["mobile_sam.pt"] = partial(save_mobile_sam, sam)
     if obstacle_to_sam2(sam) is None:
         writers[f"{sam.name}_image.pt".replace("/", "_")] = partial(save_sam2, sam)

@@ -40,6 +40,7 @@ class Distill(LearnsFromTeacher):
 
     Attributes:
         takes_sam_for_sam2: whether a SAM may teach a SAM 2.
+        learns_masks: whether it learns the annotated masks beside its teacher.
 
     Raises:
         ValueError: if the two are of different families, the teacher leaves out levels of the student, or the cache
@@ -47,6 +48,7 @@ class Distill(LearnsFromTeacher):
     """
 
     takes_sam_for_sam2 = False
+    learns_masks = False
 
     def __init__(
         self,

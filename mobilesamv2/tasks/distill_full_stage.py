@@ -48,6 +48,8 @@ class DistillFullStage(Distill):
     means over objects here, and a sum there.
     """
 
+    learns_masks = True
+
     def __init__(
         self,
         student: Sam,

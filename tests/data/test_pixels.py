@@ -1,6 +1,7 @@
 """Pixels that are kept on disk: the bits that decoding gives, and what is refused."""
 
 import importlib.util
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import fingerprint
+from mobilesamv2.data.images import checksum_of_blocks
 from mobilesamv2.data.photos import PhotosDataset
 from mobilesamv2.data.pixels import PixelCache
 from mobilesamv2.data.samples import (
@@ -24,6 +27,7 @@ from mobilesamv2.data.samples import (
 )
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.tensor_shards import ShardError
+from mobilesamv2.structures import GroundTruth
 from mobilesamv2.transforms import Resizing
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +116,80 @@ def test_another_image_of_the_same_id_is_refused(tmp_path: Path, photos: PhotosD
         turned[0]
     scenes = [SyntheticDataset(1, seed=seed) for seed in (0, 1)]
     assert scenes[0].signature(0) != scenes[1].signature(0)
+
+
+def drawn(folder: Path, seed: int, suffix: str) -> tuple[PhotosDataset, CocoDataset]:
+    """A picture that is stored without compression, as a photo and as an annotated image."""
+    folder.mkdir()
+    pixels = np.random.default_rng(seed).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / f"a{suffix}")
+    listed = {"images": [{"id": 1, "file_name": f"a{suffix}", "height": 60, "width": 80}], "annotations": []}
+    (folder / "a.json").write_text(json.dumps(listed))
+    return PhotosDataset(folder), CocoDataset(folder / "a.json", folder)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".ppm"])
+def test_another_image_of_the_same_length_is_refused(tmp_path: Path, suffix: str) -> None:
+    ours, theirs = (drawn(tmp_path / str(seed), seed, suffix) for seed in (0, 1))
+    for kept, given in zip(ours, theirs, strict=True):
+        assert kept.signature(0) == given.signature(0)  # which reads no file
+        samples, others = EncoderSamples(kept, SIDE), EncoderSamples(given, SIDE)
+        samples.keep_pixels(tmp_path / type(kept).__name__, "raw")
+        batches(samples)
+        others.pixel_caches = samples.pixel_caches
+        samples[0]
+        with pytest.raises(ShardError, match="the pixels of another image with id"):
+            others[0]
+
+
+class Turned(SyntheticDataset):
+    """Scenes that lie on their side, with the signature of those that do not."""
+
+    def load_image(self, index: int) -> np.ndarray:
+        return super().load_image(index).transpose(1, 0, 2)
+
+    def ground_truth(self, index: int) -> GroundTruth:
+        height, width = super().ground_truth(index).size
+        return GroundTruth(self.image_ids[index], (width, height), [], [], [])
+
+
+def test_pixels_that_were_kept_before_an_image_was_turned_are_refused(tmp_path: Path) -> None:
+    before = PromptSamples(SyntheticDataset(1, (60, 80)), SIDE)
+    before.keep_pixels(tmp_path / "cache", "raw")
+    batches(before)
+    after = PromptSamples(Turned(1, (60, 80)), SIDE)
+    after[0]
+    after.pixel_caches = before.pixel_caches
+    with pytest.raises(ShardError, match=r"kept with .* \(60, 80\) and annotated with \(80, 60\).*: set cache\.folder"):
+        after[0]
+
+
+@pytest.mark.parametrize("kind", [EncoderSamples, PromptSamples])
+def test_annotations_of_the_other_orientation_are_refused(tmp_path: Path, kind: type[EncoderSamples]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.jpg", exif=exif)
+    annotated = []
+    for size in ((60, 80), (80, 60)):
+        listed = {"images": [{"id": 1, "file_name": "a.jpg", "height": size[0], "width": size[1]}], "annotations": []}
+        (tmp_path / f"{size[0]}.json").write_text(json.dumps(listed))
+        annotated.append(kind(CocoDataset(tmp_path / f"{size[0]}.json", tmp_path), SIDE))
+    stored, upright = annotated
+    stored.keep_pixels(tmp_path / "cache", "raw")
+    batches(stored)
+    upright.pixel_caches = stored.pixel_caches
+    with pytest.raises(ShardError, match=r"decoded by other settings than .* annotated \(80, 60\): set cache\.folder"):
+        upright[0]
+
+
+@pytest.mark.parametrize("place", [0, 50_000, 99_999])
+def test_the_checksum_of_a_file_is_of_its_ends_and_its_middle(tmp_path: Path, place: int) -> None:
+    content = bytearray(100_000)
+    (tmp_path / "a.bmp").write_bytes(content)
+    before = checksum_of_blocks(tmp_path / "a.bmp")
+    content[place] = 1
+    (tmp_path / "a.bmp").write_bytes(content)
+    assert checksum_of_blocks(tmp_path / "a.bmp") != before
 
 
 @pytest.mark.parametrize("pixel_format", ["raw", "webp"])

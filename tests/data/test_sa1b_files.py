@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.corrupt_inputs import SQUARE, small_tar
 
+from mobilesamv2.data import sa1b
 from mobilesamv2.data.sa1b import SA1BDataset
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_sa1b_tar
@@ -66,6 +67,34 @@ def test_every_way_that_the_files_lie_reads_the_same(tmp_path: Path, files: dict
     assert SA1BDataset(tmp_path / "parts").image_ids == [2, 9, 10]
 
 
+def test_tars_and_extracted_images_are_read_together(
+    tmp_path: Path, files: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = read(tmp_path / "made.tar")
+    write_tar(tmp_path / "both" / "sa_000000.tar", {name: c for name, c in files.items() if name[3:5] != "10"})
+    tens = {name: c for name, c in files.items() if name[3:5] == "10"}
+    write_files(tmp_path / "both" / "sa_000001", tens)
+    assert read(tmp_path / "both") == expected
+    assert not caplog.records
+    write_files(tmp_path / "both" / "sa_000000", {name: c for name, c in files.items() if name not in tens})
+    assert read(tmp_path / "both") == expected
+    assert "2 of 3 extracted images are read from tars." in caplog.text
+    assert len(SA1BDataset(tmp_path / "both", limit=3)) == 3
+    write_files(tmp_path / "both" / "twice", tens)
+    with pytest.raises(ValueError, match=r"must be unique, got sa_10 twice in .*; remove one of the two"):
+        SA1BDataset(tmp_path / "both")
+
+
+def test_ids_that_begin_with_zeros(tmp_path: Path, files: dict[str, bytes]) -> None:
+    expected = read(tmp_path / "made.tar")
+    padded = {f"sa_{int(Path(name).stem[3:]):06d}{Path(name).suffix}": c for name, c in files.items()}
+    for path in (write_tar(tmp_path / "zeros.tar", padded), write_files(tmp_path / "zeros", padded)):
+        assert read(path) == expected
+    dataset = SA1BDataset(tmp_path / "zeros")
+    assert dataset.fingerprint() == SA1BDataset(write_files(tmp_path / "plain", files)).fingerprint()
+    assert dataset.signature(0).startswith(f"{len(padded['sa_000002.jpg'])} bytes")
+
+
 def test_images_without_annotations_distil(tmp_path: Path, files: dict[str, bytes]) -> None:
     images = {name: content for name, content in files.items() if name.endswith(".jpg")}
     for path in (write_tar(tmp_path / "photos.tar", images), write_files(tmp_path / "photos", images)):
@@ -86,6 +115,19 @@ def test_nothing_to_read_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "photo.jpg").touch()
     with pytest.raises(FileNotFoundError, match=r"no tar in .*a or the folders in it, and no extr.*dataset=photos"):
         SA1BDataset(tmp_path / "a")
+
+
+def test_an_absent_area_is_the_masks_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sa1b._warn_of_areas.reset()
+    annotations = [{"id": 1, "segmentation": SQUARE}, {"id": 2, "segmentation": SQUARE, "area": None}]
+    for given in ([{"area": 3.0}], [{"area": 3.0}, {"area": -1}]):  # the last one is left out
+        objects = annotations + [{"id": 3, "segmentation": SQUARE, **each} for each in given]
+        record = {"image": {"height": 8, "width": 10}, "annotations": objects}
+        dataset = SA1BDataset(small_tar(tmp_path / "a.tar", annotations=record))
+        assert dataset.ground_truth(0).areas == [16.0, 16.0, 3.0]
+    assert [r.message for r in caplog.records if "area;" in r.message] == [
+        f"Annotations of sa_5 of {tmp_path / 'a.tar'} and perhaps others have no area; it is counted in their masks."
+    ]
 
 
 def test_a_broken_annotation_costs_itself_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

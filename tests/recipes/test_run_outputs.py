@@ -150,6 +150,8 @@ def test_the_names_of_weight_files_are_known_before_they_are_written(tmp_path: P
     assert paths == [tmp_path / name for name in writers] == [tmp_path / "mini.safetensors"]
     assert has_weights(tmp_path, tuple(writers), {"best": None})
     assert not has_weights(tmp_path, tuple(writers), {"best": {"metric": "val/loss"}})
+    assert list(sam_writers(build_sam("mobile_sam"))) == ["mobile_sam.safetensors", "mobile_sam.pt"]
+    assert list(sam_writers(build_sam("mobile_sam", image_size=256))) == ["mobile_sam.safetensors"]
 
 
 @pytest.mark.slow

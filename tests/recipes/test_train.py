@@ -12,12 +12,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from support import ROOT
-from support.runs import QUIET, train
+from support.runs import QUIET, composed, train
 
 from mobilesamv2 import load_sam
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_sa1b_tar
-from mobilesamv2.recipes import build, run
+from mobilesamv2.recipes import build, distill, run
 
 
 @pytest.fixture
@@ -54,6 +54,18 @@ def test_distils_from_a_tar(tar: Path, tmp_path: Path, capsys: pytest.CaptureFix
     train(*given, *resumed)
     steps = torch.load(tmp_path / "more" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert steps == 9
+
+
+def test_boxes_alone_distil_where_no_mask_is_learnt(tmp_path: Path) -> None:
+    box = {"id": 1, "image_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+    content = {"images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 60}], "annotations": [box]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    given = ["model=mini", "model@teacher=mini", "teacher.cache=off", "dataset=coco", f"dataset.images={tmp_path}"]
+    given += [f"dataset.annotations={tmp_path / 'a.json'}"]
+    for task in ("distill", "distill_coupled"):
+        assert len(distill.build(composed(f"task={task}", *given, primary="train")).samples) == 1
+    with pytest.raises(ValueError, match="must have masks for this task, got 1 boxes without a segmentation"):
+        distill.build(composed("task=tinysam", *given, primary="train"))
 
 
 def test_a_run_gives_what_a_search_is_to_improve(tar: Path, tmp_path: Path) -> None:

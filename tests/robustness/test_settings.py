@@ -151,6 +151,9 @@ def test_a_data_set_without_objects_has_no_recall_and_no_error(tmp_path: Path) -
     without = ["prompt_sampler=object_aware", "~detector", f"output_dir={tmp_path / 'out'}"]
     with pytest.raises(SystemExit, match=r"error: prompt_sampler=object_aware .*detector must not be null"):
         evaluate_here("dataset=coco", given[0], *without)
+    other = ["prompt_sampler=prompt_head", f"output_dir={tmp_path / 'out'}"]  # its default detector is a YOLO
+    with pytest.raises(SystemExit, match=r"error: prompt_sampler=prompt_head takes a prompt head.*mini_prompt_head"):
+        evaluate_here("dataset=coco", given[0], *other)
     with pytest.raises(SystemExit, match=r"error: dataset\.limit must be .*, got 'abc'"):
         evaluate_here("dataset=coco", "dataset.limit=abc", *given, f"output_dir={tmp_path / 'out'}")
 
