@@ -64,6 +64,20 @@ def test_the_points_are_drawn_in_the_pictures_that_are_kept(code: str) -> None:
         assert (panel == (0, 255, 0)).all(2).sum() > 50
 
 
+def test_the_times_that_are_kept_are_the_processors() -> None:
+    """Those of the clock are of a machine with other work, and would contradict what a notebook says of its time."""
+    kept = {}
+    for path in NOTEBOOKS:
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        assert not any(".timer.ms" in line or '["ms"]' in line for cell in cells for line in cell["source"]), path.name
+        printed = "".join("".join(output.get("text", "")) for cell in cells for output in cell["outputs"])
+        kept[path.stem] = re.findall(r"ms of processor time.*", printed)
+    times = [sum(map(int, re.findall(r" (\d+)\b", line))) for line in kept["segment"]]
+    assert len(times) == 3
+    assert sum(times) < 60_000  # "runs anywhere in seconds"
+    assert len(kept["evaluate"]) == 1
+
+
 def test_every_notebook_gets_the_package_where_it_is_missing() -> None:
     """As in Colab, where a notebook lies alone; elsewhere the cell does nothing."""
     first = {"".join(json.loads(path.read_text())["cells"][1]["source"]) for path in NOTEBOOKS}
