@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from mobilesamv2.masks import areas, boxes_from_rles, decode, encode, to_rles
+from mobilesamv2.masks import areas, boxes_from_rles, decode, encode, iou_at_least, to_rles
 from mobilesamv2.structures import RLE, Masks
 from mobilesamv2.transforms import check_image
 
 GOLDEN_RATIO = 0.618034
 """Hue step between masks, so that consecutive ones differ clearly."""
+
+SAME_OBJECT_IOU = 0.7
+"""IoU from which on masks are of one object, as boxes are to the mask generator of SAM."""
 
 _MARGIN = 8
 """Pixels between panels."""
@@ -42,8 +45,8 @@ def overlay(
             layout, a ``Prediction``, or bool (D, H, W), (H, W) for one mask, or (N, M, H, W), as an array, a tensor, a
             list or an image of Pillow.
         alpha: opacity of the colour.
-        objects: number of the object that each mask is of, which decides its colour, so that overlays can be compared;
-            without numbers each mask has a colour of its own.
+        objects: number of the object that each mask is of, which decides its colour, so that overlays can be compared,
+            see ``same_objects``; without numbers each mask has a colour of its own.
 
     Returns:
         RGB uint8 (H, W, 3).
@@ -72,6 +75,27 @@ def overlay(
         part[mask] = (1 - alpha) * part[mask] + alpha * colour
         part[_outline(mask)] = 0.6 * colour
     return canvas.round().astype(np.uint8)
+
+
+def same_objects(masks: list[RLE]) -> list[int]:
+    """Return the number of the object that each mask is of, which is the place of the object's first mask.
+
+    A mask is of the object whose first mask has the highest IoU with it, of .7 or more, or of one that is new.
+
+    Example:
+        >>> sam = load_pretrained("mini_conv")
+        >>> first, second = SegEvery(sam, Grid(8))(image), SegEvery(sam, Grid(12))(image)
+        >>> objects = same_objects(first.rles + second.rles)  # what both found has one colour
+        >>> left = overlay(image, first, objects=objects[: len(first)])
+        >>> right = overlay(image, second, objects=objects[len(first) :])
+    """
+    ious = iou_at_least(masks, masks, SAME_OBJECT_IOU)
+    numbers: list[int] = []
+    for i in range(len(masks)):
+        firsts = sorted(set(numbers))
+        best = max(firsts, key=lambda first: ious[i, first], default=i)
+        numbers.append(best if ious[i, best] >= SAME_OBJECT_IOU else i)
+    return numbers
 
 
 def _as_rles(masks: Any, size: tuple[int, int]) -> list[RLE]:

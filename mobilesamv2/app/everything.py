@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ from mobilesamv2.prompts.object_aware import Detector, EmbeddingDetector, Object
 from mobilesamv2.prompts.sampler import PromptSampler
 from mobilesamv2.segany import PROMPTS_PER_BATCH
 from mobilesamv2.segevery import PROMPTS_PER_DEVICE_BATCH, SegEvery
-from mobilesamv2.structures import Masks
-from mobilesamv2.visualize import overlay
+from mobilesamv2.structures import RLE, Masks
+from mobilesamv2.visualize import overlay, same_objects
 
 SAMPLERS = {
     "grid": "Grid of points (SAM)",
@@ -121,7 +121,11 @@ class WatchedTimer(StageTimer):
 
 
 def segment_everything(
-    sam: Sam, sampler: PromptSampler, image: np.ndarray, report: Callable[[int, int], None] | None = None
+    sam: Sam,
+    sampler: PromptSampler,
+    image: np.ndarray,
+    report: Callable[[int, int], None] | None = None,
+    beside: Sequence[RLE] = (),
 ) -> AutoMasks:
     """Segment everything in an image.
 
@@ -130,12 +134,14 @@ def segment_everything(
         sampler: chooses the prompts.
         image: RGB uint8 (H, W, 3).
         report: see ``WatchedTimer``; it may raise ``Stopped``.
+        beside: masks that are shown beside these; an object has one colour in both.
     """
     segevery = SegEvery(sam, sampler)
     timer = segevery.timer = WatchedTimer(sam.device, report or (lambda decoded, known: None))
     masks = segevery(image)
     made_by = {"model": sam.name} | segevery.sampler.settings
-    return AutoMasks(masks, overlay(image, masks.rles), dict(timer.ms), timer.num_prompts, made_by)
+    drawn = overlay(image, masks.rles, objects=same_objects([*beside, *masks.rles])[len(beside) :])
+    return AutoMasks(masks, drawn, dict(timer.ms), timer.num_prompts, made_by)
 
 
 def times_table(results: Mapping[str, AutoMasks | None]) -> str:

@@ -145,7 +145,9 @@ class EverythingTab:
             sampler = self._demo.build_sampler(settings)
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        return segment_everything(self._demo.models[settings.model], sampler, session.photo.image, report)
+        first = session.everything.get("A")
+        beside = first.masks.rles if first else ()
+        return segment_everything(self._demo.models[settings.model], sampler, session.photo.image, report, beside)
 
     def _title(self, name: str, settings: Settings) -> str:
         sampler = "boxes" if settings.sampler == "object_aware" else settings.sampler

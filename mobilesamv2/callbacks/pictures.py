@@ -38,8 +38,9 @@ PANEL_SIDE = 384
 class PredictionPictures(Callback):
     """Draws predictions beside the annotations every so many steps, where a logger shows images.
 
-    A SAM's are its masks of the largest objects' boxes, a detector's its boxes. Nothing is drawn without such a logger:
-    one with ``log_image``, as of Weights & Biases, or whose experiment has ``add_image``, as of TensorBoard.
+    A SAM's are its masks of the largest objects' boxes, in the colours of these, a detector's its boxes. Nothing is
+    drawn without such a logger: one with ``log_image``, as of Weights & Biases, or whose experiment has ``add_image``,
+    as of TensorBoard.
 
     Args:
         model: what is trained.
@@ -82,7 +83,8 @@ class PredictionPictures(Callback):
                 except (OSError, ValueError) as error:
                     logger.warning("Left out of the pictures: %s", error)
                     continue
-                rows.append((_shrink(overlay(image, truth.rles)), _shrink(self._draw(image, truth))))
+                annotated = overlay(image, truth.rles, objects=range(len(truth.rles)))
+                rows.append((_shrink(annotated), _shrink(self._draw(image, truth))))
         finally:
             self.model.train()  # drops what timm's TinyViT caches in eval mode
             for module, training in modes.items():
@@ -99,13 +101,12 @@ class PredictionPictures(Callback):
             sides = boxes[:, 2:] - boxes[:, :2]
             largest = sides.prod(1).argsort(descending=True, stable=True)[:OBJECTS]
             masks = segany.predict(boxes=boxes[largest], multimask_output=False).masks[:, 0]
-        else:
-            height, width = truth.size
-            shares = (np.arange(POINTS) + 0.5) / POINTS
-            points = np.stack(np.meshgrid(shares * width, shares * height), axis=-1).reshape(-1, 1, 2)
-            prediction = segany.predict(points=points)
-            masks = prediction.masks[np.arange(len(points)), prediction.predicted_iou.argmax(1)]
-        return overlay(image, masks)
+            return overlay(image, masks, objects=largest.tolist())
+        height, width = truth.size
+        shares = (np.arange(POINTS) + 0.5) / POINTS
+        points = np.stack(np.meshgrid(shares * width, shares * height), axis=-1).reshape(-1, 1, 2)
+        prediction = segany.predict(points=points)
+        return overlay(image, prediction.masks[np.arange(len(points)), prediction.predicted_iou.argmax(1)])
 
 
 def _shows_images(target: Any) -> bool:

@@ -1,11 +1,14 @@
 """Everything in a photo: samplers, progress, stop, times."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from mobilesamv2 import load_pretrained
-from mobilesamv2.app.demo import synthetic_scene
+from mobilesamv2.app.demo import DemoApp, synthetic_scene
 from mobilesamv2.app.everything import AutoMasks, Settings, Stopped, segment_everything, times_table
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.segevery import SegEvery
@@ -51,6 +54,30 @@ def test_boxes_of_a_detector(sam: Sam) -> None:
     assert len(found.masks) <= 2
     with pytest.raises(ValueError, match="Boxes require a detector"):
         settings.build_sampler(None)
+
+
+def test_an_object_has_one_colour_in_both_places(demo: DemoApp, tmp_path: Path) -> None:
+    gr = pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'mobilesamv2[app]'")
+    from mobilesamv2.app.everything_tab import EverythingTab
+    from mobilesamv2.app.page_folder import PageFolder
+
+    class FewerBoxes:
+        """A detector that is sure of the smaller one of two objects only."""
+
+        def detect(self, image: np.ndarray, **options: float) -> tuple[torch.Tensor, torch.Tensor]:
+            found = torch.tensor([[10.0, 10, 250, 250], [300, 100, 400, 250]]), torch.tensor([0.5, 0.8])
+            return (found[0][1:], found[1][1:]) if options["confidence"] > 0.5 else found
+
+    with gr.Blocks():
+        tab = EverythingTab(replace(demo, detector=FewerBoxes()), gr.State(), PageFolder(tmp_path))
+    session = demo.open_scene(3)
+    settings = ["mini_conv", "object_aware", 32, None, None]
+    shown = list(tab._run(session, *settings, 0.2, *settings, 0.7, progress=lambda *args, **options: None))
+    assert len(shown) == 3
+    a, b = session.everything["A"], session.everything["B"]
+    assert (len(a.masks), len(b.masks)) == (2, 1)
+    [inside] = b.masks
+    assert (np.median(np.abs(a.overlay[inside].astype(int) - b.overlay[inside]), axis=0) == 0).all()
 
 
 def test_thresholds(sam: Sam) -> None:

@@ -1,6 +1,7 @@
 """Pictures of predictions, read back from TensorBoard's event file."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from mobilesamv2.callbacks.pictures import NAME, PredictionPictures
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.samples import PromptSamples
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.masks import encode
 from mobilesamv2.models.object_detector import build_detector
+from mobilesamv2.segany import Prediction
+from mobilesamv2.structures import GroundTruth
 from mobilesamv2.tasks.train_prompted_masks import TrainPromptedMasks
 
 
@@ -59,6 +63,30 @@ def test_weights_and_biases_get_a_picture_by_its_own_method() -> None:
     assert _shows_images(remote)
     _log(remote, panels([(np.zeros((4, 60, 3), np.uint8),)], ["x"]), 7)
     assert (remote.given[0], remote.given[2]) == (NAME, 7)
+
+
+def test_an_object_has_one_colour_in_both_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model finds little of the object that is drawn first, as the largest."""
+    pixels = np.zeros((2, 60, 90), dtype=bool)
+    pixels[0, 5:55, 5:50], pixels[1, 5:55, 60:80] = True, True
+    found = pixels.copy()
+    found[0, 15:] = False
+
+    class FindsLittle:
+        def __init__(self, sam: object) -> None: ...
+
+        def set_image(self, image: np.ndarray) -> None: ...
+
+        def predict(self, **prompts: object) -> Prediction:
+            return Prediction(found[:, None], np.ones((2, 1)), np.zeros((2, 1, 4, 4)))
+
+    monkeypatch.setattr("mobilesamv2.callbacks.pictures.SegAny", FindsLittle)
+    rles = encode(torch.from_numpy(pixels).transpose(1, 2))
+    image, truth = np.full((60, 90, 3), 99, np.uint8), GroundTruth(1, (60, 90), rles, [2250, 1000], [None, None])
+    data = SimpleNamespace(validation=[0], samples=SimpleNamespace(samples=SimpleNamespace(images=[(image, truth)])))
+    [(annotated, predicted)] = PredictionPictures(build_sam("mini"), 1)._rows(data)
+    for middle in (np.s_[8:12, 8:45], np.s_[10:50, 63:77]):
+        assert (annotated[middle] == predicted[middle]).all()
 
 
 def test_a_detectors_boxes_are_drawn() -> None:

@@ -1,5 +1,7 @@
 """Every notebook runs from its first cell to its last, and the outputs that are kept are of a whole run."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -7,14 +9,18 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from support import ROOT
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 pytest.importorskip("nbclient")
 import execute
 import set_repository
+
+from mobilesamv2.data.synthetic.render import render_scene
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -32,6 +38,44 @@ def test_the_outputs_that_are_kept_are_of_one_run() -> None:
         assert any("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
         text = path.read_text()
         assert not any(place in text for place in ("/root/", "/tmp/", "/home/", "site-packages"))
+
+
+def kept_panels(name: str, code: str, side: int) -> list[np.ndarray]:
+    """The square panels of the one picture that is kept of the cell with some code."""
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    [cell] = [cell for cell in cells if code in "".join(cell["source"])]
+    [png] = [output["data"]["image/png"] for output in cell["outputs"] if "data" in output]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"))
+    return [picture[-side - 8 : -8, x : x + side] for x in range(8, picture.shape[1], side + 8)]
+
+
+@pytest.mark.parametrize(("name", "count", "side"), [("segment", "six", 480), ("distill", "eight", 400)])
+def test_an_object_has_one_colour_in_the_pictures_that_are_kept(name: str, count: str, side: int) -> None:
+    _, drawn, *found = kept_panels(name, f"{count} objects", side)
+    _, objects = render_scene((2, 6), (side, side), "test")
+    for mask in objects[np.argsort(-objects.sum((1, 2)))[: {"six": 6, "eight": 8}[count]]]:
+        for panel in found:
+            assert (np.median(np.abs(drawn[mask].astype(int) - panel[mask]), axis=0) == 0).all()
+
+
+@pytest.mark.parametrize("code", ["target = largest[0]", "points.append"])
+def test_the_points_are_drawn_in_the_pictures_that_are_kept(code: str) -> None:
+    for panel in kept_panels("segment", code, 480):
+        assert (panel == (0, 255, 0)).all(2).sum() > 50
+
+
+def test_the_times_that_are_kept_are_the_processors() -> None:
+    """Those of the clock are of a machine with other work, and would contradict what a notebook says of its time."""
+    kept = {}
+    for path in NOTEBOOKS:
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        assert not any(".timer.ms" in line or '["ms"]' in line for cell in cells for line in cell["source"]), path.name
+        printed = "".join("".join(output.get("text", "")) for cell in cells for output in cell["outputs"])
+        kept[path.stem] = re.findall(r"ms of processor time.*", printed)
+    times = [sum(map(int, re.findall(r" (\d+)\b", line))) for line in kept["segment"]]
+    assert len(times) == 3
+    assert sum(times) < 60_000  # "runs anywhere in seconds"
+    assert len(kept["evaluate"]) == 1
 
 
 def test_every_notebook_gets_the_package_where_it_is_missing() -> None:
