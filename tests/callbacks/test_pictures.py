@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from support.training import ADAMW, trainer
 
-from mobilesamv2 import build_sam
+from mobilesamv2 import build_sam, load_pretrained
 from mobilesamv2.callbacks.pictures import NAME, PredictionPictures
 from mobilesamv2.data.datamodule import TrainingData
-from mobilesamv2.data.samples import PromptSamples
+from mobilesamv2.data.photos import PhotosDataset
+from mobilesamv2.data.samples import EncoderSamples, PromptSamples
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.models.object_detector import build_detector
 from mobilesamv2.tasks.train_prompted_masks import TrainPromptedMasks
@@ -59,6 +61,16 @@ def test_weights_and_biases_get_a_picture_by_its_own_method() -> None:
     assert _shows_images(remote)
     _log(remote, panels([(np.zeros((4, 60, 3), np.uint8),)], ["x"]), 7)
     assert (remote.given[0], remote.given[2]) == (NAME, 7)
+
+
+def test_photos_without_annotations_are_prompted_by_points(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(2):
+        Image.fromarray(SyntheticDataset(2).load_image(i)).save(tmp_path / f"{i}.png")
+    data = TrainingData(EncoderSamples(PhotosDataset(tmp_path), 256), batch_size=1, validation_images=1)
+    [(annotated, predicted)] = PredictionPictures(load_pretrained("mini_conv"), 1)._rows(data)
+    assert caplog.text == ""
+    assert annotated.shape == predicted.shape
+    assert (annotated != predicted).any()
 
 
 def test_a_detectors_boxes_are_drawn() -> None:
