@@ -4,11 +4,13 @@ import json
 import mmap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mobilesamv2.data.embeddings import EmbeddingCache
+from mobilesamv2.data.pixels import PixelCache
 from mobilesamv2.recipes.cache_teacher import report
 from mobilesamv2.registry import build_sam
 from mobilesamv2.tasks import teacher_batch
@@ -99,3 +101,8 @@ def test_the_report_is_arithmetic(tmp_path: Path) -> None:
     assert lines[0] == "  10 images/s in this process, 2.1 MB an image, 2 images so far"
     assert lines[1] == "    1% of SA-1B: 3.11 hours of a process like this one, 0.235 TB, computed"
     assert lines[3] == "  100% of SA-1B: 311 hours of a process like this one, 23.5 TB, computed"
+    pixels = PixelCache(tmp_path / "pixels", 1024, "raw", shard_size=1)
+    pixels.write(pixels.encode(0, "a", np.zeros((1024, 682, 3), np.uint8), (1500, 1000)))
+    lines = report(cache, 10.0, [pixels])
+    assert lines[0] == "  10 images/s in this process, 4.19 MB an image, 2 images so far"
+    assert lines[3] == "  100% of SA-1B: 311 hours of a process like this one, 46.9 TB, computed"
