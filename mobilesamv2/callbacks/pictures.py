@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
+from mobilesamv2.data.base import ImageDataset
 from mobilesamv2.masks import tight_boxes
 from mobilesamv2.models.object_detector import ObjectDetector
 from mobilesamv2.models.sam import Sam
@@ -38,9 +39,9 @@ PANEL_SIDE = 384
 class PredictionPictures(Callback):
     """Draws predictions beside the annotations every so many steps, where a logger shows images.
 
-    A SAM's are its masks of the largest objects' boxes, in the colours of these, a detector's its boxes. Nothing is
-    drawn without such a logger: one with ``log_image``, as of Weights & Biases, or whose experiment has ``add_image``,
-    as of TensorBoard.
+    A SAM's are its masks of the largest objects' boxes, in the colours of these, or of a few points where there is no
+    object; a detector's its boxes. Nothing is drawn without such a logger: one with ``log_image``, as of Weights &
+    Biases, or whose experiment has ``add_image``, as of TensorBoard.
 
     Args:
         model: what is trained.
@@ -79,7 +80,7 @@ class PredictionPictures(Callback):
         try:
             for index in data.validation[: self.images]:
                 try:
-                    image, truth = data.samples.samples.images[index]
+                    image, truth = _annotated_image(data.samples.samples.images, index)
                 except (OSError, ValueError) as error:
                     logger.warning("Left out of the pictures: %s", error)
                     continue
@@ -107,6 +108,14 @@ class PredictionPictures(Callback):
         points = np.stack(np.meshgrid(shares * width, shares * height), axis=-1).reshape(-1, 1, 2)
         prediction = segany.predict(points=points)
         return overlay(image, prediction.masks[np.arange(len(points)), prediction.predicted_iou.argmax(1)])
+
+
+def _annotated_image(images: ImageDataset, index: int) -> tuple[np.ndarray, GroundTruth]:
+    """Return an image and its objects, none of photos without annotations, which refuse to return any."""
+    if images.has_objects:
+        return images[index]
+    image = images.load_image(index)
+    return image, GroundTruth(images.image_ids[index], (image.shape[0], image.shape[1]), [], [], [])
 
 
 def _shows_images(target: Any) -> bool:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from mobilesamv2.broken_pipe import quiet_broken_pipe
 from mobilesamv2.data.loader_failures import loader_failure
 from mobilesamv2.extras import missing_library
+from mobilesamv2.recipes.command_line import as_hydra_program
 
 
 class Command(NamedTuple):
@@ -94,12 +95,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run_hydra(arguments: list[str]) -> None:
     """Run a program that reads its own arguments from ``sys.argv``."""
     command = next(command for command in COMMANDS if command.name == arguments[0])
-    sys.argv = [f"mobilesamv2 {command.name}", *arguments[1:]]
     try:
         program = import_module(command.module)
     except ImportError as error:
         raise SystemExit(f"error: {missing_library(error)}") from error
-    with quiet_broken_pipe():
+    with quiet_broken_pipe(), as_hydra_program(command.name, arguments[1:]):
         program.main()
 
 

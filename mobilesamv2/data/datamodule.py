@@ -201,7 +201,7 @@ class TrainingData(pl.LightningDataModule):
 
     @override
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Return this process's share of all images, in order, without those whose embeddings are cached.
+        """Return this process's share of all images, in order, without those of which all that is to be kept is.
 
         Shares are of all images, so that they are the same whatever is cached when a process begins.
         """
@@ -209,7 +209,8 @@ class TrainingData(pl.LightningDataModule):
         part, parts = self.part
         ids = self.samples.samples.images.image_ids
         share = range(part * world_size + rank, len(ids), parts * world_size)
-        keys = [(ALL, i) for i in share if self.embeddings is None or ids[i] not in self.embeddings]
+        caches = [] if self.embeddings is None else [self.embeddings, *self.samples.samples.pixel_caches.values()]
+        keys = [(ALL, i) for i in share if not caches or any(ids[i] not in cache for cache in caches)]
         return DataLoader(self.samples, batch_size=self.batches.batch_size, sampler=keys, **self._loader_args)
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,27 @@ def loggers(node: DictConfig | None, folder: Path, run_id: str | None = None) ->
             given |= {key: value for key, value in own.items() if key not in logger}
         built.append(instantiate(logger, **given, _convert_="all"))
     return built
+
+
+@contextmanager
+def own_wandb_run() -> Iterator[None]:
+    """End the run of Weights & Biases that begins within, marked as failed after an error: the next one is another.
+
+    One that was begun before, by a program that trains from Python, takes the run in and is left open.
+    """
+    before, exit_code = _open_wandb_run(), 1
+    try:
+        yield
+        exit_code = 0
+    finally:
+        run = _open_wandb_run()
+        if run is not None and run is not before:
+            run.finish(exit_code)
+
+
+def _open_wandb_run() -> Any:
+    """Return the run that a new logger would write into, None if there is none."""
+    return getattr(sys.modules.get("wandb"), "run", None)
 
 
 def cluster_plugins() -> list[Any]:

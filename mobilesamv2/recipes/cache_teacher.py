@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mobilesamv2.data.embeddings import EmbeddingCache
+from mobilesamv2.data.pixels import PixelCache
 from mobilesamv2.data.sa1b import NUM_IMAGES
 from mobilesamv2.ranges import Count, NonNegativeInt
 from mobilesamv2.recipes.checks import Check, weight_checks
@@ -35,31 +38,38 @@ def build(cfg: DictConfig) -> TrainingSetup:
     node = DictConfig({key: value for key, value in cfg.task.items() if key not in OPTIONS})
     task: CacheTeacher = instantiate(node, teacher=teacher, _convert_="all")
     samples = build_samples(cfg, teacher.sam.image_size, resizing=teacher.sam.resizing)
+    flushes = keep_pixels(cfg, samples)
+    pixels = list(samples.pixel_caches.values())
     return TrainingSetup(
         task,
         samples,
         weights=None,
         cache=cache,
-        callbacks=keep_pixels(cfg, samples),
+        callbacks=flushes,
         summary=lambda: "\n".join(
-            [f"{teacher.images_encoded} images encoded, into {encoded}", *report(cache, task.images_per_second)]
+            [
+                f"{teacher.images_encoded} images encoded, into {encoded}",
+                *(f"  pixels of {len(each)} images, in {each.folder}" for each in pixels),
+                *report(cache, task.images_per_second, pixels),
+            ]
         ),
         part=(part, parts),
     )
 
 
-def report(cache: EmbeddingCache, images_per_second: float) -> list[str]:
-    """Return lines on the speed of a pass and the bytes of a cache, and what follows for parts of SA-1B.
+def report(cache: EmbeddingCache, images_per_second: float, pixels: Sequence[PixelCache] = ()) -> list[str]:
+    """Return lines on the speed of a pass and the bytes of what it keeps, and what follows for parts of SA-1B.
 
     Args:
         cache: that was filled.
         images_per_second: of this process; 0 if it encoded none.
+        pixels: caches of pixels that were filled beside it.
     """
     if not images_per_second:
         return []
-    num_bytes, each = cache.num_bytes(), len(cache)
-    size = num_bytes / each
-    lines = [f"  {images_per_second:.3g} images/s in this process, {size / 1e6:.3g} MB an image, {each} images so far"]
+    size = sum(kept.num_bytes() / len(kept) for kept in (cache, *pixels))
+    speed = f"  {images_per_second:.3g} images/s in this process"
+    lines = [f"{speed}, {size / 1e6:.3g} MB an image, {len(cache)} images so far"]
     for share in (0.01, 0.1, 1):
         images = share * NUM_IMAGES
         hours, terabytes = images / images_per_second / 3600, images * size / 1e12

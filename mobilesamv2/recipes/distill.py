@@ -27,7 +27,7 @@ def missing_files(cfg: DictConfig) -> list[Check]:
 
 def build(cfg: DictConfig) -> TrainingSetup:
     """Build a student, its teacher, and the cache of the teacher's embeddings."""
-    print(describe_start("model", cfg.model))
+    print(describe_start("model", cfg.model, cfg.task.get("init_from_teacher", False)))
     teacher, student = build_teacher(cfg), build_model(cfg.model, cfg.encoder)
     if cfg.model.get("checkpoint") and is_sam2_of_sam(student, teacher.sam):
         raise ValueError(

@@ -31,7 +31,7 @@ def run(cfg: DictConfig) -> None:
 
     from mobilesamv2.evaluation.results import write_record
     from mobilesamv2.recipes import checks
-    from mobilesamv2.recipes.build import output_folder
+    from mobilesamv2.recipes.build import output_folder, own_wandb_run
     from mobilesamv2.recipes.folder_lock import locked
     from mobilesamv2.recipes.protocols import protocol_record, require_protocol
     from mobilesamv2.recipes.records import environment
@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> None:
     checks.require_all(recipe.missing_files(cfg))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     is_first = rank_zero_only.rank == 0  # pyright: ignore[reportFunctionMemberAccess]
-    with locked(folder) if is_first else nullcontext():
+    with locked(folder) if is_first else nullcontext(), own_wandb_run():
         results, per_image = recipe.evaluate(cfg)
         if not is_first:
             return

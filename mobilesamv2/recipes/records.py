@@ -35,14 +35,20 @@ def warn_of_random_weights(nodes: Mapping[str, Any]) -> None:
             print(f"{name}.checkpoint is null: its weights are random, and so is the result.", file=sys.stderr)
 
 
-def describe_start(name: str, node: DictConfig) -> str:
-    """Return a line on the weights that the model of a run starts from, of a node of conf/model."""
+def describe_start(name: str, node: DictConfig, from_teacher: bool = False) -> str:
+    """Return a line on the weights that the model of a run starts from.
+
+    Args:
+        name: of the model.
+        node: of conf/model.
+        from_teacher: its image encoder takes over the tensors that its teacher's has too, over all others.
+    """
     whole, backbone = node.get("checkpoint"), node.get("backbone_checkpoint")
-    if whole is not None:
-        return f"{name} starts from {whole}"
-    if backbone is not None:
-        return f"{name} starts from random weights, its image encoder's backbone from those of {backbone}"
-    return f"{name} starts from random weights"
+    first = "its teacher's image encoder where the two have tensors in common, elsewhere from " if from_teacher else ""
+    rest = "random weights" if whole is None else whole
+    if whole is None and backbone is not None:
+        rest += f", its image encoder's backbone from those of {backbone}"
+    return f"{name} starts from {first}{rest}"
 
 
 def environment(seed: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from typing_extensions import override
 
 from mobilesamv2.files import write_text_atomic
+from mobilesamv2.recipes.command_line import show_whole_command
 from mobilesamv2.recipes.errors import errors_without_traceback, keep_matplotlib_out_of_home
 from mobilesamv2.recipes.overrides import job_errors
 from mobilesamv2.recipes.searches import is_search, require_repeatable_search
@@ -68,6 +69,7 @@ def run_job(run: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     """
     from mobilesamv2.recipes.checks import is_sweep
 
+    show_whole_command()
     keep_matplotlib_out_of_home()  # before anything imports it
     with job_errors():
         if not is_sweep():

@@ -37,7 +37,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] | None = None) -> float | None
     from pytorch_lightning.utilities import rank_zero_only
 
     from mobilesamv2.recipes import checks, training
-    from mobilesamv2.recipes.build import output_folder
+    from mobilesamv2.recipes.build import output_folder, own_wandb_run
     from mobilesamv2.recipes.folder_lock import locked
     from mobilesamv2.recipes.run_outputs import checkpoint_to_resume
 
@@ -55,7 +55,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] | None = None) -> float | None
     checks.check_shared_folder()
     named = [] if cfg.resume in (None, "auto") else [lambda: checks.require_file(cfg.resume)]
     checks.require_all([*recipe.missing_files(cfg), *named, *checks.dataset_checks(cfg.dataset)])
-    with locked(folder) if rank_zero_only.rank == 0 else nullcontext():  # pyright: ignore[reportFunctionMemberAccess]
+    is_first = rank_zero_only.rank == 0  # pyright: ignore[reportFunctionMemberAccess]
+    with locked(folder) if is_first else nullcontext(), own_wandb_run():
         resume: Path | None = checkpoint_to_resume(cfg, folder)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         return training.run_training(cfg, recipe.build(cfg), folder, resume)

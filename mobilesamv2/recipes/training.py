@@ -77,10 +77,13 @@ def run_training(cfg: DictConfig, setup: TrainingSetup, folder: Path, resume: Pa
     """Fit, write the weights, and return what a search of a sweep is to improve."""
     if setup.samples.reads_objects:
         require_objects(setup.samples.images)
+    batch_size, held_out = cfg.batch_size, cfg.validation_images
+    if setup.weights is None:  # all images are predicted, and none are left to train on
+        batch_size, held_out = min(batch_size, len(setup.samples)), 0
     data = TrainingData(
         setup.samples,
-        cfg.batch_size,
-        cfg.validation_images,
+        batch_size,
+        held_out,
         cfg.num_workers,
         cfg.seed,
         cfg.max_broken,

@@ -193,12 +193,10 @@ class CacheTeacher(pl.LightningModule):
     def on_predict_start(self) -> None:
         side, device = self.teacher.sam.image_size, str(self.device)
 
-        def find() -> int:
-            data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-            largest = min(self._largest_batch, len(data.samples))
+        def find(largest: int) -> int:
             return find_batch(self.teacher.run_encoder, (3, side, side), largest, device)
 
-        self._batch = agree_on_batch(self._cache.folder, find)
+        self._batch = agree_on_batch(self._cache.folder, self._largest_batch, find)
         logger.info("The teacher encodes %d images at once, as %s says.", self._batch, self._cache.folder / RECORD)
         self._began = time.monotonic()
 

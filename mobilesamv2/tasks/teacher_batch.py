@@ -8,6 +8,7 @@ folder records how many. A task that trains encodes what the cache lacks in batc
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 RECORD = "teacher_batch.json"
 """File of the number, in the folder of a cache."""
@@ -64,14 +67,16 @@ def find_batch(encode: Callable[[Tensor], object], shape: tuple[int, int, int], 
     )
 
 
-def agree_on_batch(folder: Path, find: Callable[[], int]) -> int:
+def agree_on_batch(folder: Path, largest: int, find: Callable[[int], int]) -> int:
     """Return how many images all processes that fill a cache encode at once: what the first of them found.
 
-    The record is linked into place, which fails where there is one: no process waits for another, on NFS too.
+    The record is linked into place, which fails where there is one: no process waits for another, on NFS too. A limit
+    other than that of the first one changes nothing any more, and the log says so.
 
     Args:
         folder: of the cache.
-        find: returns how many fit here; called where nothing is recorded.
+        largest: images at once, at most.
+        find: returns how many fit here, given ``largest``; called where nothing is recorded.
 
     Raises:
         ValueError: if the record can't be read.
@@ -79,7 +84,7 @@ def agree_on_batch(folder: Path, find: Callable[[], int]) -> int:
     path = folder / RECORD
     if not path.is_file():
         partial = folder / f"{os.getpid()}-{os.urandom(4).hex()}.partial"
-        partial.write_text(json.dumps({"images": find()}))
+        partial.write_text(json.dumps({"images": find(largest), "largest_batch": largest}))
         try:
             os.link(partial, path)
         except FileExistsError:
@@ -88,17 +93,29 @@ def agree_on_batch(folder: Path, find: Callable[[], int]) -> int:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-    return _read(path)
-
-
-def _read(path: Path) -> int:
-    try:
-        images = json.loads(path.read_text())["images"]
-        if type(images) is not int or images < 1:
-            raise ValueError(f"images is {images!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} can't be read ({error!r}); delete that file and the cache beside it.") from error
+    images, recorded = _read(path)
+    if largest != (images if recorded is None else recorded):
+        logger.warning(
+            "%s says that the embeddings there are encoded %d at once, and task.largest_batch=%d changes nothing; "
+            "another cache.folder begins anew.",
+            path,
+            images,
+            largest,
+        )
     return images
+
+
+def _read(path: Path) -> tuple[int, int | None]:
+    """Return the number of images, and the limit that it was found with; earlier versions recorded none."""
+    try:
+        record = json.loads(path.read_text())
+        images, largest = record["images"], record.get("largest_batch")
+        for value in (images, *([] if largest is None else [largest])):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"a number of images is {value!r}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} can't be read ({error!r}); delete that file and the cache beside it.") from error
+    return images, largest
 
 
 def available_bytes() -> int:

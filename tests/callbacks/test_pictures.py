@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from support.training import ADAMW, trainer
 
-from mobilesamv2 import build_sam
+from mobilesamv2 import build_sam, load_pretrained
 from mobilesamv2.callbacks.pictures import NAME, PredictionPictures
 from mobilesamv2.data.datamodule import TrainingData
-from mobilesamv2.data.samples import PromptSamples
+from mobilesamv2.data.photos import PhotosDataset
+from mobilesamv2.data.samples import EncoderSamples, PromptSamples
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.masks import encode
 from mobilesamv2.models.object_detector import build_detector
@@ -72,6 +74,9 @@ def test_an_object_has_one_colour_in_both_panels(monkeypatch: pytest.MonkeyPatch
     found = pixels.copy()
     found[0, 15:] = False
 
+    class Images(list[tuple[np.ndarray, GroundTruth]]):
+        has_objects = True
+
     class FindsLittle:
         def __init__(self, sam: object) -> None: ...
 
@@ -83,10 +88,22 @@ def test_an_object_has_one_colour_in_both_panels(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("mobilesamv2.callbacks.pictures.SegAny", FindsLittle)
     rles = encode(torch.from_numpy(pixels).transpose(1, 2))
     image, truth = np.full((60, 90, 3), 99, np.uint8), GroundTruth(1, (60, 90), rles, [2250, 1000], [None, None])
-    data = SimpleNamespace(validation=[0], samples=SimpleNamespace(samples=SimpleNamespace(images=[(image, truth)])))
+    data = SimpleNamespace(
+        validation=[0], samples=SimpleNamespace(samples=SimpleNamespace(images=Images([(image, truth)])))
+    )
     [(annotated, predicted)] = PredictionPictures(build_sam("mini"), 1)._rows(data)
     for middle in (np.s_[8:12, 8:45], np.s_[10:50, 63:77]):
         assert (annotated[middle] == predicted[middle]).all()
+
+
+def test_photos_without_annotations_are_prompted_by_points(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(2):
+        Image.fromarray(SyntheticDataset(2).load_image(i)).save(tmp_path / f"{i}.png")
+    data = TrainingData(EncoderSamples(PhotosDataset(tmp_path), 256), batch_size=1, validation_images=1)
+    [(annotated, predicted)] = PredictionPictures(load_pretrained("mini_conv"), 1)._rows(data)
+    assert caplog.text == ""
+    assert annotated.shape == predicted.shape
+    assert (annotated != predicted).any()
 
 
 def test_a_detectors_boxes_are_drawn() -> None:

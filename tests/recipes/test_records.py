@@ -1,11 +1,13 @@
-"""What a run records of its code."""
+"""What a run records of its code, and says of its weights."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+from support.runs import composed
 
-from mobilesamv2.recipes import records
+from mobilesamv2.recipes import distill, records
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -46,3 +48,29 @@ def test_a_commit_counts_where_it_has_the_package(tmp_path: Path, monkeypatch: p
 def test_a_folder_outside_any_repository_has_no_commit(tmp_path: Path) -> None:
     assert records._commit(tmp_path / "records.py") == {"commit": None, "is_clean": None}
     assert records._commit(tmp_path / "gone" / "records.py") == {"commit": None, "is_clean": None}
+
+
+@pytest.mark.parametrize(
+    ("whole", "backbone", "from_teacher", "said"),
+    [
+        (None, None, False, "random weights"),
+        (None, "timm", False, "random weights, its image encoder's backbone from those of timm"),
+        ("a.pt", "timm", False, "a.pt"),
+        ("a.pt", None, True, "its teacher's image encoder where the two have tensors in common, elsewhere from a.pt"),
+    ],
+)
+def test_the_line_on_what_a_model_starts_from(
+    whole: str | None, backbone: str | None, from_teacher: bool, said: str
+) -> None:
+    node = OmegaConf.create({"checkpoint": whole, "backbone_checkpoint": backbone})
+    assert records.describe_start("model", node, from_teacher) == f"model starts from {said}"
+
+
+def test_a_distillation_says_that_its_student_starts_from_the_teacher(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mini = ["model=by_name", "model.name=sam_vit_mini", "model@teacher=by_name", "teacher.name=sam_vit_mini"]
+    given = [*mini, "dataset=synthetic", "dataset.limit=2", f"cache.folder={tmp_path}", "task.init_from_teacher=true"]
+    distill.build(composed("experiment=distill_tinyvit", *given, primary="train"))
+    line = "model starts from its teacher's image encoder where the two have tensors in common, elsewhere from random"
+    assert line in capsys.readouterr().out

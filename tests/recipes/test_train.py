@@ -120,6 +120,32 @@ def test_the_jobs_of_a_sweep_are_a_group(tmp_path: Path, monkeypatch: pytest.Mon
     assert "group" not in told
 
 
+def test_a_run_of_weights_and_biases_ends_with_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, ended = SimpleNamespace(run=None), []
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+
+    def open_run(name: str, fails: bool = False) -> None:
+        def finish(exit_code: int) -> None:
+            ended.append((name, exit_code))
+            fake.run = None
+
+        fake.run = fake.run or SimpleNamespace(finish=finish)
+        if fails:
+            raise ZeroDivisionError
+
+    for name in ("first", "second"):
+        with build.own_wandb_run():
+            open_run(name)
+    with pytest.raises(ZeroDivisionError), build.own_wandb_run():
+        open_run("third", fails=True)
+    assert ended == [("first", 0), ("second", 0), ("third", 1)]
+    open_run("of a user")
+    with build.own_wandb_run():
+        open_run("fourth")
+    assert len(ended) == 3
+    assert fake.run is not None
+
+
 @pytest.mark.slow
 def test_a_student_of_full_size_becomes_a_mobile_sam(tar: Path, tmp_path: Path) -> None:
     """One step at 1024 pixels, with the student as its own teacher."""
@@ -143,8 +169,8 @@ def test_trains_a_small_sam_on_drawn_scenes(tmp_path: Path) -> None:
     assert (logged["num_workers"], logged["trainer.accelerator"]) == (0, "cpu")  # what may change from run to run too
     assert len(logged["images (SHA-256 of their ids)"]) == 64
     train(*given, f"output_dir={tmp_path}", "logger=wandb", "trainer.max_epochs=2")
-    parts = {path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*")}
-    assert parts == {json.loads((tmp_path / "run.json").read_text())["id"]}  # one run, in two parts
+    parts = [path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*")]
+    assert parts == [json.loads((tmp_path / "run.json").read_text())["id"]] * 2  # one run, in two parts
 
 
 def test_missing_files_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

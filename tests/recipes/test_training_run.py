@@ -323,23 +323,32 @@ def test_many_jobs_share_the_teachers_pass_out(tmp_path: Path, capsys: pytest.Ca
         write_sa1b_tar((scenes[i] for i in part), tmp_path / tar)
     folder = f"cache.folder={tmp_path / 'cache'}"
     teacher = ["model@teacher=by_name", "teacher.name=sam_vit_mini", folder, f"output_dir={tmp_path / 'jobs'}"]
-    train("experiment=cache_teacher", *teacher, f"dataset.tars={tmp_path / 'a.tar'}")
+    passes = ["experiment=cache_teacher", *teacher, "task.largest_batch=4"]
+    train(*passes, f"dataset.tars={tmp_path / 'a.tar'}")
     assert "5 images encoded" in capsys.readouterr().out
-    both = ["experiment=cache_teacher", *teacher, f"dataset.tars={tmp_path}", "cache.pixels=raw", "task.parts=2"]
-    for part, encoded in enumerate((2, 2, 0)):  # of images 5, 7 and 6, 8, which others have not cached
-        train(*both, f"task.part={part % 2}")
+    both = [*passes, f"dataset.tars={tmp_path}", "cache.pixels=raw", "task.parts=2"]
+    for run, encoded in enumerate((2, 2, 0)):  # of images 6, 8 and 5, 7, which others have not cached
+        train(*both, f"task.part={run % 2}")
         assert f"{encoded} images encoded" in (printed := capsys.readouterr().out)
+        assert f"  pixels of {(5, 9, 9)[run]} images, in {tmp_path / 'cache' / 'pixels_256'}" in printed
         assert ("100% of SA-1B: " in printed) == bool(encoded)
     with pytest.raises(SystemExit, match=r"task\.part must be below task\.parts=2, the number of jobs, got 2\."):
         train(*both, "task.part=2")
     pixels = PixelCache(tmp_path / "cache" / "pixels_256", 256, "raw")
-    assert [i in pixels for i in range(9)] == [False] * 5 + [True] * 4
+    assert len(pixels) == 9  # those of the images whose embeddings were cached before, too
+    next(pixels.folder.glob("*.safetensors")).unlink()
     given = ["experiment=distill_tinyvit", "model=mini", f"dataset.tars={tmp_path}", "validation_images=1", *teacher]
     train(*given, "trainer.max_epochs=1", "cache.pixels=raw", "batch_size=4")
-    pixels.refresh()
-    assert len(pixels) == 9  # what was missing is written, short shards too
+    assert len(PixelCache(pixels.folder, 256, "raw")) == 9  # what was missing is written, short shards too
     rows = list(csv.DictReader((tmp_path / "jobs" / "metrics.csv").open()))
     assert [float(row["train/teacher_images"]) for row in rows if row["train/teacher_images"]] == [0.0]
+
+
+def test_a_pass_of_the_teacher_takes_any_number_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["task=cache_teacher", "~model", "model@teacher=by_name", "teacher.name=sam_vit_mini"]
+    given += ["dataset=synthetic", "dataset.limit=1", f"cache.folder={tmp_path / 'cache'}", "task.largest_batch=2"]
+    train(*given, f"output_dir={tmp_path / 'run'}")  # fewer than batch_size and validation_images
+    assert "1 images encoded" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -4,11 +4,17 @@ import json
 import mmap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from support.training import trainer
 from torch import Tensor
 
+from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
+from mobilesamv2.data.pixels import PixelCache
+from mobilesamv2.data.samples import EncoderSamples
+from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.recipes.cache_teacher import report
 from mobilesamv2.registry import build_sam
 from mobilesamv2.tasks import teacher_batch
@@ -54,18 +60,37 @@ def test_memory_is_measured_while_a_function_runs() -> None:
     assert available_bytes() > 1e6
 
 
-def test_all_that_fill_a_cache_take_what_the_first_one_found(tmp_path: Path) -> None:
-    def other() -> int:
-        (tmp_path / RECORD).write_text('{"images": 6}')  # another process is first while this one tries
+def test_all_that_fill_a_cache_take_what_the_first_one_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def other(largest: int) -> int:
+        (tmp_path / RECORD).write_text(f'{{"images": 6, "largest_batch": {largest}}}')  # first, while this one tries
         return 9
 
-    assert agree_on_batch(tmp_path, other) == 6
-    assert agree_on_batch(tmp_path, lambda: 1 // 0) == 6  # nothing is tried
+    assert agree_on_batch(tmp_path, 16, other) == 6
+    assert agree_on_batch(tmp_path, 16, lambda largest: 1 // 0) == 6  # nothing is tried
+    assert caplog.text == ""
+    assert agree_on_batch(tmp_path, 8, lambda largest: 1 // 0) == 6
+    assert (
+        f"{tmp_path / RECORD} says that the embeddings there are encoded 6 at once, and task.largest_b" in caplog.text
+    )
     assert [path.name for path in tmp_path.iterdir()] == [RECORD]
-    for broken in ("", "[]", '{"images": 0}', '{"images": true}', "{}"):
+    caplog.clear()
+    (tmp_path / RECORD).write_text('{"images": 6}')  # of an earlier version
+    assert [agree_on_batch(tmp_path, largest, lambda largest: 1 // 0) for largest in (6, 64)] == [6, 6]
+    assert caplog.text.count("task.largest_batch=64 changes nothing") == caplog.text.count("WARNING") == 1
+    for broken in ("", "[]", '{"images": 0}', '{"images": true}', "{}", '{"images": 6, "largest_batch": "x"}'):
         (tmp_path / RECORD).write_text(broken)
         with pytest.raises(ValueError, match=f"{tmp_path / RECORD} can't be read .* delete that file"):
-            agree_on_batch(tmp_path, lambda: 1)
+            agree_on_batch(tmp_path, 16, lambda largest: 1)
+
+
+def test_a_trial_of_few_images_does_not_fix_their_number_for_the_cache(tmp_path: Path) -> None:
+    teacher = build_sam("sam_vit_mini")
+    cache = EmbeddingCache(tmp_path, teacher_identity(teacher))
+    task = CacheTeacher(Teacher(teacher, cache), largest_batch=3)
+    samples = EncoderSamples(SyntheticDataset(2, (60, 90)), teacher.image_size)
+    trainer(tmp_path).predict(task, datamodule=TrainingData(samples, batch_size=2, embeddings=cache))
+    assert len(cache) == 2
+    assert json.loads((tmp_path / RECORD).read_text()) == {"images": 3, "largest_batch": 3}
 
 
 def test_the_same_bits_whatever_arrives_together_or_is_resumed(tmp_path: Path) -> None:
@@ -99,3 +124,8 @@ def test_the_report_is_arithmetic(tmp_path: Path) -> None:
     assert lines[0] == "  10 images/s in this process, 2.1 MB an image, 2 images so far"
     assert lines[1] == "    1% of SA-1B: 3.11 hours of a process like this one, 0.235 TB, computed"
     assert lines[3] == "  100% of SA-1B: 311 hours of a process like this one, 23.5 TB, computed"
+    pixels = PixelCache(tmp_path / "pixels", 1024, "raw", shard_size=1)
+    pixels.write(pixels.encode(0, "a", np.zeros((1024, 682, 3), np.uint8), (1500, 1000)))
+    lines = report(cache, 10.0, [pixels])
+    assert lines[0] == "  10 images/s in this process, 4.19 MB an image, 2 images so far"
+    assert lines[3] == "  100% of SA-1B: 311 hours of a process like this one, 46.9 TB, computed"
