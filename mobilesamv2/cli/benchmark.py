@@ -143,10 +143,10 @@ def submit(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: if there is no result, or the folder of the results file is not there.
-        ValueError: if a result is refused.
+        ValueError: if a result is refused, or the file has another outcome of it.
     """
     from mobilesamv2.recipes.records import code_sha256
-    from mobilesamv2.reports.leaderboard import add_result, result_rows
+    from mobilesamv2.reports.leaderboard import add_results, result_rows
     from mobilesamv2.reports.published import read_published
     from mobilesamv2.reports.submission import check_submission
 
@@ -159,10 +159,9 @@ def submit(args: argparse.Namespace) -> None:
         )
     published = read_published()
     results = [check_submission(folder, code_sha256(), args.annotations) for folder in folders]
-    for folder, result in zip(folders, results, strict=True):
+    rows = [result_rows(result, args.by, published) for result in results]
+    for folder, is_new in zip(folders, add_results(rows, args.results, args.dry_run), strict=True):
         if args.dry_run:
             print(f"{folder}: accepted")
-        elif add_result(result_rows(result, args.by, published), args.results):
-            print(f"{folder}: added to {args.results}")
         else:
-            print(f"{folder}: was in {args.results} before")
+            print(f"{folder}: added to {args.results}" if is_new else f"{folder}: was in {args.results} before")

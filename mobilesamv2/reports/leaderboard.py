@@ -24,6 +24,9 @@ given beside the images: a detector's weights or boxes, or the weights of a teac
 OUTCOMES = ("value", "low", "high", "published", "encoder_ms", "total_ms", "peak_mib", "by")
 """Columns that do not tell one result from another."""
 
+COMPARED = tuple(column for column in OUTCOMES if column != "by")
+"""Outcomes in which a line must agree with the result that it is of; whoever checks it may be another person."""
+
 INTRODUCTION = """# Leaderboard
 
 Results that `mobilesamv2 benchmark submit` has checked ([how](benchmark.md#submit-a-result)), from
@@ -99,29 +102,55 @@ def read_results_file(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def add_result(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
-    """Add the lines of a result to the results file; return whether they were not there before.
+def add_results(results: Sequence[Sequence[Mapping[str, Any]]], path: Path, dry_run: bool = False) -> list[bool]:
+    """Add the lines of results to the results file, all or none; return of each whether it was not there before.
+
+    Args:
+        results: of each the lines, of ``result_rows``.
+        path: the results file.
+        dry_run: compare alone, and write nothing.
 
     Raises:
-        ValueError: if the file has other columns.
+        ValueError: if the file has other columns, or another outcome of one of the results.
         OSError: if it can't be written.
     """
-    before = read_results_file(path)
-    new: list[dict[str, str]] = [
-        {column: "" if row[column] is None else str(row[column]) for column in COLUMNS} for row in rows
-    ]
-    known = {_key(row) for row in before}
-    if all(_key(row) in known for row in new):
-        return False
-    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*before, *(row for row in new if _key(row) not in known)])
-    return True
+    lines = read_results_file(path)
+    added = []
+    for rows in results:
+        new = _new_lines(rows, lines, path)
+        lines += new
+        added.append(bool(new))
+    if any(added) and not dry_run:
+        with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(lines)
+    return added
 
 
-def _key(row: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(row[column] for column in COLUMNS if column not in OUTCOMES)
+def _new_lines(
+    rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, str]], path: Path
+) -> list[dict[str, str]]:
+    """Return the lines of a result that are not there before, whose own must all say what it says."""
+    lines = [{column: "" if row[column] is None else str(row[column]) for column in COLUMNS} for row in rows]
+    own, known = {_key(line): line for line in lines}, {_key(line) for line in before}
+    settings = {_key(line, "metric") for line in lines}
+    for line in before:
+        if _key(line, "metric") not in settings:
+            continue
+        here = own.get(_key(line), dict.fromkeys(COMPARED, "absent"))
+        column = next((column for column in COMPARED if line[column] != here[column]), None)
+        if column is not None:
+            raise ValueError(
+                f"{path} has another outcome of this result of {line['model']} under {line['protocol']}: {column} of "
+                f"{line['metric']} is {line[column] or 'empty'} there and {here[column] or 'empty'} here. Nothing was "
+                "added. Find out which of the two is right; if it is this one, delete the lines that are there."
+            )
+    return [line for line in lines if _key(line) not in known]
+
+
+def _key(row: Mapping[str, str], *without: str) -> tuple[str, ...]:
+    return tuple(row[column] for column in COLUMNS if column not in (*OUTCOMES, *without))
 
 
 def leaderboard_page(rows: Sequence[Mapping[str, str]]) -> str:
@@ -148,8 +177,7 @@ def _table(lines: Sequence[Mapping[str, str]]) -> list[list[str]]:
     metrics = list(dict.fromkeys(line["metric"] for line in lines))
     results: dict[tuple[str, ...], dict[str, Mapping[str, str]]] = {}
     for line in lines:
-        own = tuple(line[name] for name in COLUMNS if name not in (*OUTCOMES, "metric"))
-        results.setdefault(own, {})[line["metric"]] = line
+        results.setdefault(_key(line, "metric"), {})[line["metric"]] = line
     head = [
         "model",
         "weights",

@@ -17,11 +17,9 @@ from mobilesamv2.evaluation.shards import ImageResult
 from mobilesamv2.recipes import schema
 from mobilesamv2.recipes.records import code_sha256
 from mobilesamv2.registry import build_sam
-from mobilesamv2.reports.leaderboard import COLUMNS, leaderboard_page, read_results_file
+from mobilesamv2.reports.leaderboard import COLUMNS, add_results, leaderboard_page, read_results_file
 from mobilesamv2.reports.recompute import recompute
 from mobilesamv2.reports.submission import check_submission
-
-pytestmark = pytest.mark.slow
 
 schema.register()
 
@@ -69,12 +67,14 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(result))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PROTOCOLS)
 def test_a_result_as_it_was_left_is_accepted(kind: str, runs: dict[str, Path]) -> None:
     result = check_submission(runs[kind], code_sha256())
     assert result["protocol"]["name"] == PROTOCOLS[kind][0].removeprefix("protocol=")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -116,6 +116,7 @@ def test_metrics_of_another_kind_are_refused() -> None:
         recompute({"protocol": {"metric": {}}, "run": {"seed": 0}}, [image], Path(), None)
 
 
+@pytest.mark.slow
 def test_edited_counts_are_refused(run: Path) -> None:
     path = run / "per_image.npz"
     arrays = dict(np.load(path))
@@ -129,6 +130,7 @@ def test_edited_counts_are_refused(run: Path) -> None:
         check_submission(run, code_sha256())
 
 
+@pytest.mark.slow
 def test_a_part_that_other_code_made_is_refused(run: Path) -> None:
     [path] = (run / "progress").glob("*.npz")
     arrays = dict(np.load(path))
@@ -138,6 +140,7 @@ def test_a_part_that_other_code_made_is_refused(run: Path) -> None:
         check_submission(run, code_sha256())
 
 
+@pytest.mark.slow
 def test_average_precision_needs_its_annotations(runs: dict[str, Path], tmp_path: Path) -> None:
     moved = shutil.copytree(runs["boxes"], tmp_path / "run")
     named = Path(json.loads((moved / "results.json").read_text())["protocol"]["annotations"])
@@ -150,6 +153,7 @@ def test_average_precision_needs_its_annotations(runs: dict[str, Path], tmp_path
         check_submission(moved, code_sha256(), tmp_path / "none.json")
 
 
+@pytest.mark.slow
 def test_submit_adds_a_result_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.csv"
     command = ["benchmark", "submit", str(run), "--by", "A. Nybody", "--results", str(results)]
@@ -170,6 +174,35 @@ def test_submit_adds_a_result_once(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert f"{100 * result['metrics']['mIoU box']:.1f} [" in page
 
 
+LINE = dict.fromkeys(COLUMNS) | {"model": "mini", "protocol": "sam_hq", "by": "me"}
+
+
+@pytest.mark.parametrize(
+    ("column", "there", "sentence"),
+    [
+        ("value", 0.99, "value of mIoU box is 0.99 there and 0.05 here"),
+        ("high", None, "high of mIoU box is empty there and 0.06 here"),
+        ("total_ms", 1.0, "total_ms of mIoU box is 1.0 there and 20.0 here"),
+        ("metric", "AP", "value of AP is 0.05 there and absent here"),
+    ],
+)
+def test_another_outcome_in_the_results_is_no_result_of_before(
+    column: str, there: object, sentence: str, tmp_path: Path
+) -> None:
+    """Whoever reviews a submission runs the command for this; nothing is added where one of the results disagrees."""
+    results = tmp_path / "results.csv"
+    row = LINE | {"metric": "mIoU box", "value": 0.05, "low": 0.04, "high": 0.06, "total_ms": 20.0}
+    assert add_results([[row]], results) == [True]
+    assert add_results([[row | {"by": "a reviewer"}]], results) == [False]
+    results.unlink()
+    assert add_results([[row | {column: there}]], results) == [True]
+    before = results.read_bytes()
+    with pytest.raises(ValueError, match=f"has another outcome of this result of mini under sam_hq: {sentence}"):
+        add_results([[row | {"model": "another"}], [row]], results)
+    assert results.read_bytes() == before
+
+
+@pytest.mark.slow
 def test_submit_adds_nothing_where_one_cell_is_refused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "all" / "a")
     edit(shutil.copytree(run, tmp_path / "all" / "b"), lambda result: result["metrics"].update({"mIoU box": 0.99}))
@@ -179,6 +212,7 @@ def test_submit_adds_nothing_where_one_cell_is_refused(run: Path, tmp_path: Path
     assert not results.exists()
 
 
+@pytest.mark.slow
 def test_what_can_not_be_submitted_is_a_sentence(run: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.csv"
     for folder, path, sentence in (
