@@ -6,23 +6,23 @@ import fnmatch
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from mobilesamv2.data.json_files import read_json
-from mobilesamv2.files import read_arrays, sha256_of
+from mobilesamv2.files import read_arrays
 from mobilesamv2.identity import require_same_identity
 from mobilesamv2.model_zoo import MODEL_FILES
 from mobilesamv2.names import did_you_mean
-from mobilesamv2.recipes.checks import weight_files
 from mobilesamv2.recipes.overrides import group_options
+from mobilesamv2.recipes.run_folder import flat
 
 FREE_SETTINGS = (
     "output_dir", "num_workers", "batch_size", "compile", "logger*", "hydra*", "paths.*", "trainer.accelerator",
-    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.enable_*",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.enable_*", "protocol.source",
+    "protocol.silent",
 )  # fmt: skip
 """Settings that may differ from those that a cell was evaluated with: they change no metric beyond the order of
 summation. Files count by their content."""
@@ -167,12 +167,22 @@ def is_done(cell: Cell) -> bool:
     """Return whether a cell has its result.
 
     Raises:
-        ValueError: if its folder holds the result of other settings, or of files that have changed since.
+        ValueError: if its folder holds the result of other settings or files than a run would have today.
     """
     if not (cell.folder / "results.json").is_file():
         return False
     require_same_identity(_counting(_recorded(cell.folder)), _counting(cell.overrides), cell.folder, WAY_OUT)
-    _check_files(cell.folder)
+    from mobilesamv2.recipes.benchmark_inputs import changed_inputs  # here, since it imports Lightning
+    from mobilesamv2.recipes.run import compose_run
+
+    cfg = compose_run("evaluate", cell.overrides)
+    _require_same_conf(cell.folder, cfg)
+    try:
+        changed = next(changed_inputs(cell.folder, cfg), None)
+    except ValueError as error:
+        raise ValueError(f"{str(error).rstrip('.')}. {WAY_OUT}") from error
+    if changed is not None:
+        raise ValueError(f"{cell.folder} holds a result of {changed}. {WAY_OUT}")
     return True
 
 
@@ -185,11 +195,12 @@ def images_done(cell: Cell) -> int:
     return sum(read_arrays(path)["image_id"].size for path in sorted(cell.folder.glob("progress/*.npz")))
 
 
-def _recorded(folder: Path) -> list[str]:
-    """Return the overrides that a folder was evaluated with."""
-    path = folder / ".hydra" / "overrides.yaml"
+def _recorded(folder: Path, name: str = "overrides.yaml") -> Any:
+    """Return a record of Hydra's: the overrides that a folder was evaluated with, or what they composed."""
+    path = folder / ".hydra" / name
     try:
-        return [str(each) for each in yaml.safe_load(path.read_bytes())]
+        content = yaml.safe_load(path.read_bytes())
+        return dict(content) if name == "config.yaml" else [str(each) for each in content]
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path}, the record of {folder}, can't be read: {error!r}. {WAY_OUT}") from error
 
@@ -197,30 +208,16 @@ def _recorded(folder: Path) -> list[str]:
 def _counting(overrides: Sequence[str]) -> dict[str, str]:
     """Return the overrides that decide the metrics, by key."""
     pairs = (each.lstrip("+~").partition("=")[::2] for each in overrides)
-    return {key: value for key, value in pairs if not any(fnmatch.fnmatchcase(key, free) for free in FREE_SETTINGS)}
+    return {key: value for key, value in pairs if not _is_free(key)}
 
 
-def _check_files(folder: Path) -> None:
-    """Check that the weights and annotations of a result are those of today, as far as they are still there."""
-    result = read_json(folder / "results.json")
-    try:
-        networks = [node for node in result["run"].values() if isinstance(node, dict) and "sha256" in node]
-        pairs = [
-            (str(file), sha256)
-            for node in networks
-            for file, sha256 in zip(weight_files(OmegaConf.create(node)), node["sha256"], strict=True)
-        ]
-        annotations = str(result["protocol"].get("annotations"))
-        if annotations.endswith((".json", ".json.gz")):  # of other data sets the hash is not that of a file
-            pairs.append((annotations, result["protocol"]["annotations_sha256"]))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{folder / 'results.json'} is damaged ({error!r}). {WAY_OUT}") from error
-    for file, sha256 in pairs:
-        if sha256 is not None and Path(file).is_file() and _hash(file) != sha256:
-            raise ValueError(f"{folder} holds a result of another {file}, which has changed since. {WAY_OUT}")
+def _is_free(key: str) -> bool:
+    return any(fnmatch.fnmatchcase(key, free) for free in FREE_SETTINGS)
 
 
-@cache
-def _hash(file: str) -> str:
-    """Return the hash of a file, once for all cells that share it."""
-    return sha256_of([file])
+def _require_same_conf(folder: Path, cfg: DictConfig) -> None:
+    """Check that the files of conf/ still give a result its settings; keys of another version alone don't count."""
+    records = _recorded(folder, "config.yaml"), OmegaConf.to_container(cfg)
+    then, now = ({key: value for key, value in flat(record) if not _is_free(key)} for record in records)
+    then, now = ({key: each[key] for key in then.keys() & now.keys()} for each in (then, now))
+    require_same_identity(then, now, folder, WAY_OUT)

@@ -28,6 +28,7 @@ import pathlib, sys
 folder = pathlib.Path(sys.argv[1])
 (folder / ".hydra").mkdir(parents=True, exist_ok=True)
 (folder / ".hydra" / "overrides.yaml").write_text("[]")
+(folder / ".hydra" / "config.yaml").write_text("{}")
 (folder / "results.json").write_text('{"run": {}, "protocol": {}}')
 """
 
