@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -150,7 +151,19 @@ def benchmark_cells(
         protocols: that each is evaluated under.
         shared: overrides of every cell, such as those of the data set.
         folder: of the benchmark.
+
+    Raises:
+        ValueError: if a model has images of its own, or a setting is given two values of which one would win.
     """
+    for model in models:
+        own = next((each for each in model.overrides if re.match(r"[+~]*dataset\b", each)), None)
+        if own is not None:
+            raise ValueError(
+                f"All models must have the same images, got {own} for {model.label}: set it for all of them, outside "
+                "--models, or of a protocol."
+            )
+        for protocol in protocols:
+            _require_one_value(model, protocol, Choice("every cell", tuple(shared)))
     return [
         Cell(
             model.label,
@@ -161,6 +174,23 @@ def benchmark_cells(
         for model in models
         for protocol in protocols
     ]
+
+
+def _require_one_value(*choices: Choice) -> None:
+    """Check that no two choices set one key to different values."""
+    first: dict[str, tuple[str, Choice]] = {}
+    for choice in choices:
+        for each in choice.overrides:
+            value, other = first.setdefault(_key(each), (each, choice))
+            if other is not choice and value != each:
+                raise ValueError(
+                    f"A setting must have one value in a cell, got {value} for {other.label} and {each} for "
+                    f"{choice.label}: leave one of them out."
+                )
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def is_done(cell: Cell) -> bool:

@@ -87,6 +87,34 @@ def test_every_model_is_under_every_protocol(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "protocol", "shared", "sentence"),
+    [
+        (
+            "a: model=mini dataset.image_list=b.txt",
+            "sam_hq",
+            [],
+            "same images, got dataset.image_list=b.txt for a: set",
+        ),
+        ("mini dataset=coco", "sam_hq", ["dataset=coco"], "All models must have the same images, got dataset=coco"),
+        ("mini seed=1", "sam_hq", ["seed=2"], "one value in a cell, got seed=1 for mini and seed=2 for every cell"),
+        ("mini", "sam_hq dataset.limit=1", ["+dataset.limit=2"], "limit=1 for sam_hq and .dataset.limit=2 for every"),
+        ("mini +task.x=1", "sam_hq task.x=2", [], r"got \+task.x=1 for mini and task.x=2 for sam_hq: leave one of"),
+    ],
+)
+def test_settings_that_can_not_be_one_table_are_refused_before_anything_runs(
+    model: str, protocol: str, shared: list[str], sentence: str, tmp_path: Path
+) -> None:
+    chosen = model_choices([model]), benchmark_cells.protocol_choices([protocol])
+    with pytest.raises(ValueError, match=sentence):
+        cells_of(*chosen, shared, tmp_path)
+
+
+def test_a_setting_may_be_said_twice(tmp_path: Path) -> None:
+    chosen = model_choices(["mini seed=1"]), benchmark_cells.protocol_choices(["sam_hq dataset=coco"])
+    assert len(cells_of(*chosen, ["seed=1", "dataset=coco"], tmp_path)) == 1
+
+
 @pytest.fixture
 def cell(tmp_path: Path) -> Cell:
     """A cell with a result on one photo."""
