@@ -20,6 +20,9 @@ GROUPS = ("task", "prompt_sampler")
 FREE = ("task.save_masks",)
 """Settings that change no figure."""
 
+FREE_IF_NULL = ("task.boxes", "task.boundary_dilation_ratio")
+"""Settings that a protocol may leave open: boxes are the user's, and boundary IoU is a figure beside the others."""
+
 AGAINST = "model@teacher, whose masks are the truth,"
 """Which teacher it is, is the user's choice; whether there is one is the protocol's."""
 
@@ -31,7 +34,7 @@ def protocol_record(cfg: DictConfig) -> dict[str, str]:
 
 
 def require_protocol(cfg: DictConfig) -> None:
-    """Check that a run with the name of a protocol has its settings; those that it leaves null are free.
+    """Check that a run with the name of a protocol has its settings.
 
     Raises:
         ValueError: if a setting is another one, or the masks are made elsewhere.
@@ -45,7 +48,7 @@ def require_protocol(cfg: DictConfig) -> None:
         )
     published = _composed(name)
     fixed, own = (_settings(node) for node in (published, cfg))
-    pairs = [(key, value, own.get(key)) for key, value in fixed.items() if value is not None]
+    pairs = [(key, value, own.get(key)) for key, value in fixed.items() if value is not None or key not in FREE_IF_NULL]
     pairs += [(key, None, value) for key, value in own.items() if key not in fixed]
     pairs += [(AGAINST, *("annotated objects" if node.teacher is None else "a teacher" for node in (published, cfg)))]
     for key, value, got in pairs:

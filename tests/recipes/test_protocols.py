@@ -11,6 +11,7 @@ from support.runs import QUIET, composed, evaluate_here
 from support.runs import evaluate as evaluate_apart
 
 from mobilesamv2.cli.main import main as cli
+from mobilesamv2.recipes.protocols import require_protocol
 
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "protocol").glob("*.yaml"))
 ONE_OF_A_KIND = ["efficientvit_sam_box", "sam_points", "edgesam_box", "sam_boxes_ap"]
@@ -116,6 +117,7 @@ def test_the_first_click_is_the_centre_and_a_box_comes_before_any(scenes: list[s
         ("sam_proposals", "predictions=masks.json", r"predictions must not be set with protocol=sam_proposals"),
         ("sam_points", "~prompt_sampler", r"prompt_sampler\._target_ is .* in protocol=sam_points, got null"),
         ("efficientsam", "model@teacher=mini", r"model@teacher, .* is annotated objects in .*, got a teacher"),
+        ("sam_boxes_ap", "task.max_boxes=1", r"task\.max_boxes is null in protocol=sam_boxes_ap, got 1\."),
         ("sam_points", "protocol.name=mine", r"protocol\.name must be that of its file in conf/protocol, got mine\."),
     ],
 )
@@ -131,6 +133,15 @@ def test_a_change_is_measured_without_the_name(scenes: list[str], tmp_path: Path
     result = run("sam_points", scenes, tmp_path / "out", "task.max_clicks=1", "protocol.name=null")
     assert "name" not in result["protocol"]
     assert result["protocol"]["max_clicks"] == 1
+
+
+def test_what_a_protocol_leaves_open_is_named() -> None:
+    """Any other setting that it has as null is fixed by that."""
+    given = ["protocol=efficientsam", "task.boundary_dilation_ratio=.02"]
+    require_protocol(composed(*given))
+    require_protocol(composed("protocol=sam_boxes_ap", "task.boxes=boxes.json"))
+    with pytest.raises(ValueError, match=r"boundary_dilation_ratio is 0\.02 in protocol=sam_hq, got null"):
+        require_protocol(composed("protocol=sam_hq", "task.boundary_dilation_ratio=null"))
 
 
 @pytest.mark.slow
