@@ -145,6 +145,7 @@ def submit(args: argparse.Namespace) -> None:
         FileNotFoundError: if there is no result, or the folder of the results file is not there.
         ValueError: if a result is refused, or the file has another outcome of it.
     """
+    from mobilesamv2.recipes.protocols import require_recorded_protocol
     from mobilesamv2.recipes.records import code_sha256
     from mobilesamv2.reports.leaderboard import add_results, result_rows
     from mobilesamv2.reports.published import read_published
@@ -158,7 +159,9 @@ def submit(args: argparse.Namespace) -> None:
             f"There is no folder {args.results.parent}: run this in a clone, or name --results CSV."
         )
     published = read_published()
-    results = [check_submission(folder, code_sha256(), args.annotations) for folder in folders]
+    results = [
+        check_submission(folder, code_sha256(), require_recorded_protocol, args.annotations) for folder in folders
+    ]
     rows = [result_rows(result, args.by, published) for result in results]
     for folder, is_new in zip(folders, add_results(rows, args.results, args.dry_run), strict=True):
         if args.dry_run:

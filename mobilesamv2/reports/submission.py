@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,18 @@ TOLERANCE = 1e-9
 WAY_OUT = "Nothing was added."
 
 
-def check_submission(folder: Path, code_sha256: str, annotations: Path | None = None) -> dict[str, Any]:
+def check_submission(
+    folder: Path,
+    code_sha256: str,
+    check_protocol: Callable[[Mapping[str, Any]], None],
+    annotations: Path | None = None,
+) -> dict[str, Any]:
     """Check the folder of an evaluation, and return the content of its results.json.
 
     Args:
         folder: as ``mobilesamv2 evaluate`` has left it.
         code_sha256: of the code that checks.
+        check_protocol: raises a ValueError if what a result records of its protocol is not what its name says.
         annotations: file that AP is computed against; None is the one that the result names.
 
     Raises:
@@ -52,6 +58,7 @@ def check_submission(folder: Path, code_sha256: str, annotations: Path | None = 
         for environment in (result["run"], *environments):
             _require_code(environment, code_sha256)
         _check_identity(result, folder)
+        check_protocol(result["protocol"])
         _check_images(result, images)
         _check_numbers(result, recompute(result, images, folder, annotations), images, folder)
     except (KeyError, TypeError, AttributeError, IndexError) as error:

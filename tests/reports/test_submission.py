@@ -15,6 +15,7 @@ from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.cli.main import main
 from mobilesamv2.evaluation.shards import ImageResult
 from mobilesamv2.recipes import schema
+from mobilesamv2.recipes.protocols import require_recorded_protocol
 from mobilesamv2.recipes.records import code_sha256
 from mobilesamv2.registry import build_sam
 from mobilesamv2.reports.leaderboard import COLUMNS, add_results, leaderboard_page, read_results_file
@@ -59,6 +60,10 @@ def run(runs: dict[str, Path], tmp_path: Path) -> Path:
     return shutil.copytree(runs["prompts"], tmp_path / "run")
 
 
+def check(folder: Path, annotations: Path | None = None) -> dict[str, Any]:
+    return check_submission(folder, code_sha256(), require_recorded_protocol, annotations)
+
+
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change results.json."""
     path = folder / "results.json"
@@ -70,7 +75,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PROTOCOLS)
 def test_a_result_as_it_was_left_is_accepted(kind: str, runs: dict[str, Path]) -> None:
-    result = check_submission(runs[kind], code_sha256())
+    result = check(runs[kind])
     assert result["protocol"]["name"] == PROTOCOLS[kind][0].removeprefix("protocol=")
 
 
@@ -97,6 +102,8 @@ def test_a_result_as_it_was_left_is_accepted(kind: str, runs: dict[str, Path]) -
         (lambda r: r["run"]["model"].update({"onnx_encoder": "e.onnx"}), "e.onnx took the place of the image encoder"),
         (lambda r: r["run"].update({"model": None}), "no model was evaluated"),
         (lambda r: r["protocol"].pop("name"), "it names no protocol"),
+        (lambda r: r["protocol"].update({"name": "mine"}), "protocol.name must be one of conf/protocol, got mine"),
+        (lambda r: r["protocol"].update({"name": "sam_hq"}), "boundary_dilation_ratio is null in .* and 0.02 in prot"),
         (lambda r: r["protocol"].update({"annotations_sha256": None}), "its annotations have no SHA-256"),
         (lambda r: r["run"].update({"code_sha256": "0"}), "it was made by other code"),
         (lambda r: r["run"]["versions"].pop("torch"), "it does not say which versions made it"),
@@ -106,7 +113,7 @@ def test_a_result_as_it_was_left_is_accepted(kind: str, runs: dict[str, Path]) -
 def test_an_edited_result_is_refused(run: Path, change: Callable[[dict[str, Any]], object], reason: str) -> None:
     edit(run, change)
     with pytest.raises(ValueError, match=f"is refused: .*{reason}"):
-        check_submission(run, code_sha256())
+        check(run)
 
 
 def test_metrics_of_another_kind_are_refused() -> None:
@@ -122,12 +129,12 @@ def test_edited_counts_are_refused(run: Path) -> None:
     arrays = dict(np.load(path))
     np.savez_compressed(path, **arrays | {"iou_sums": arrays["iou_sums"] + 0.1})
     with pytest.raises(ValueError, match=r"iou_sums in per_image\.npz is not what progress/ has"):
-        check_submission(run, code_sha256())
+        check(run)
     np.savez_compressed(path, **arrays)
-    check_submission(run, code_sha256())
+    check(run)
     shutil.rmtree(run / "progress")
     with pytest.raises(ValueError, match=r"it has no progress/\*\.npz"):
-        check_submission(run, code_sha256())
+        check(run)
 
 
 @pytest.mark.slow
@@ -137,7 +144,7 @@ def test_a_part_that_other_code_made_is_refused(run: Path) -> None:
     environment = json.loads(str(arrays["environment"])) | {"code_sha256": "0"}
     np.savez_compressed(path, **arrays | {"environment": np.array(json.dumps(environment))})
     with pytest.raises(ValueError, match=r"made by other code \(code_sha256 0, and here .*\): check out its commit"):
-        check_submission(run, code_sha256())
+        check(run)
 
 
 @pytest.mark.slow
@@ -147,10 +154,10 @@ def test_average_precision_needs_its_annotations(runs: dict[str, Path], tmp_path
     other = tmp_path / "other.json"
     other.write_text(named.read_text() + " ")
     with pytest.raises(ValueError, match=r"its annotations are not those of .*other\.json"):
-        check_submission(moved, code_sha256(), other)
-    assert check_submission(moved, code_sha256(), named)["metrics"]["AP"] is not None
+        check(moved, other)
+    assert check(moved, named)["metrics"]["AP"] is not None
     with pytest.raises(FileNotFoundError, match="which is not there: --annotations FILE"):
-        check_submission(moved, code_sha256(), tmp_path / "none.json")
+        check(moved, tmp_path / "none.json")
 
 
 @pytest.mark.slow
