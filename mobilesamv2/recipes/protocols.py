@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mobilesamv2.prompts.sampler import RECORDED_NAMES
 from mobilesamv2.recipes import schema
@@ -92,13 +92,12 @@ def _recorded(cfg: DictConfig) -> dict[str, Any]:
         recorded["against"] = "annotated objects" if cfg.teacher is None else "masks of the teacher"
     if cfg.recipe == "segment_everything":
         recorded["sampler"] = str(cfg.prompt_sampler._target_).rpartition(".")[2]
-    value: Any
     for path, value in _settings(cfg).items():
         key = path.rpartition(".")[2]
         is_read = path.startswith("task.") or cfg.recipe == "segment_everything"
         is_open = path in FREE_IF_NULL and value is None
         if is_read and not is_open and key != "_target_" and path not in UNRECORDED:
-            recorded[NAMES.get(key, key)] = list(value) if OmegaConf.is_list(value) else value
+            recorded[NAMES.get(key, key)] = list(value) if isinstance(value, ListConfig) else value
     if not recorded.get("min_mask_region_area"):  # as in ``recorded_settings``
         recorded.pop("min_mask_region_area", None)
     return recorded

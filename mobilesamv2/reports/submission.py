@@ -2,7 +2,7 @@
 
 Everything that the folder of an evaluation has twice is compared: metrics and times with the counts of the images,
 per_image.npz and results.json with progress/, and the record of the settings with that of each part of the run. The
-code must be this one, so that what is computed again is what was computed there.
+code must be this one, so that what is computed again is what was computed there; the cost of the encoder is too.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mobilesamv2.evaluation.shards import ImageResult, read_images
 from mobilesamv2.files import read_arrays
 from mobilesamv2.identity import read_identity
 from mobilesamv2.metrics.stage_time import summarize
 from mobilesamv2.model_zoo import shipped_models
+from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.pretrained import MINIATURE_SIDE
+from mobilesamv2.registry import build_sam
 from mobilesamv2.reports.published import checkpoint_files
 from mobilesamv2.reports.recompute import Recomputed, recompute
 from mobilesamv2.reports.result_files import read_result
@@ -57,8 +60,10 @@ def check_submission(
             raise ValueError("it has no progress/*.npz, which has the counts of each image")
         for environment in (result["run"], *environments):
             _require_code(environment, code_sha256)
+        _check_environment(result["run"], environments)
         _check_identity(result, folder)
         check_protocol(result["protocol"])
+        _check_cost(result["run"])
         _check_images(result, images)
         _check_numbers(result, recompute(result, images, folder, annotations), images, folder)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -106,6 +111,27 @@ def _require_code(environment: Mapping[str, Any], code_sha256: str) -> None:
         raise ValueError(
             f"it was made by other code (code_sha256 {found}, and here {code_sha256}): {where} or repeat it"
         )
+
+
+def _check_environment(run: Mapping[str, Any], environments: Sequence[Mapping[str, Any]]) -> None:
+    """Check that the images were evaluated on the device, and by the versions, that results.json names."""
+    for key in ("device", "versions"):
+        known = [environment.get(key) for environment in environments]
+        if run[key] not in known:
+            raise ValueError(f"{key} is {run[key]} in results.json, and no part of progress/ has it, but {known[-1]}")
+
+
+def _check_cost(run: Mapping[str, Any]) -> None:
+    """Check parameters, multiply-accumulates and input of the image encoder, which this code counts again."""
+    model = run["model"]
+    with torch.device("meta"):
+        sam = build_sam(model["name"], encoder=model["encoder"], image_size=model.get("image_size"))
+    again = {**encoder_cost(sam.image_encoder, sam.encoder_side)._asdict(), "input_side": sam.encoder_side}
+    for key, value in again.items():
+        if run["encoder_cost"][key] != value:
+            raise ValueError(
+                f"encoder_cost.{key} is {run['encoder_cost'][key]} in results.json, and {model['encoder']} has {value}"
+            )
 
 
 def _check_identity(result: Mapping[str, Any], folder: Path) -> None:
