@@ -67,6 +67,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("outputs/benchmark"), help="folder (default: %(default)s)"
     )
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="YAML files of your own: models, protocols, tasks, data sets"
+    )
     parser.add_argument("--workers", type=int, default=1, help="cells at a time on this machine (default: %(default)s)")
     launcher_help = "run all cells by a launcher of Hydra's: slurm, with hydra.launcher.partition=NAME and the like"
     parser.add_argument("--launcher", help=launcher_help)
@@ -79,6 +82,7 @@ def run_cells(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError: if a name is unknown, a number out of its range, or the folder holds another benchmark.
+        FileNotFoundError: if there is no folder of further configurations.
         SystemExit: with status 1, if cells failed; they are named on stderr.
     """
     from mobilesamv2.recipes.benchmark import describe_cells, run_benchmark
@@ -93,7 +97,13 @@ def run_cells(args: argparse.Namespace) -> None:
     if hydra and args.launcher is None:
         raise ValueError(f"{hydra[0]} is of a launcher: --launcher slurm.")
     shared = [each for each in args.overrides if each not in hydra]
-    cells = benchmark_cells(model_choices(args.models), protocol_choices(args.protocols), shared, args.output)
+    if args.config_dir is not None and not args.config_dir.is_dir():
+        raise FileNotFoundError(f"There is no folder {args.config_dir} of configurations.")
+    models, protocols = (
+        model_choices(args.models, args.config_dir),
+        protocol_choices(args.protocols, args.config_dir),
+    )
+    cells = benchmark_cells(models, protocols, shared, args.output, args.config_dir)
     if args.dry_run:
         print(describe_cells(cells))
         return

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +54,35 @@ class Cell:
         protocol: its label.
         folder: of the evaluation.
         overrides: of ``mobilesamv2 evaluate``, all but ``output_dir``.
+        config_dir: of further configurations; None where there are none.
     """
 
     model: str
     protocol: str
     folder: Path
     overrides: tuple[str, ...]
+    config_dir: Path | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``mobilesamv2`` that evaluate this cell alone."""
+        return ["evaluate", *config_arguments(self.config_dir), *self.overrides, f"output_dir={self.folder}"]
 
     @property
     def command(self) -> str:
         """Return the command that evaluates this cell alone."""
-        return shlex.join(["mobilesamv2", "evaluate", *self.overrides, f"output_dir={self.folder}"])
+        return shlex.join(["mobilesamv2", *self.arguments])
 
 
-def model_choices(texts: Sequence[str]) -> list[Choice]:
+def config_arguments(config_dir: Path | None) -> list[str]:
+    """Return the arguments of a program of Hydra's that name a folder of further configurations."""
+    return [] if config_dir is None else ["--config-dir", str(config_dir.resolve())]
+
+
+def model_choices(texts: Sequence[str], config_dir: Path | None = None) -> list[Choice]:
     """Return the models that a user names: see ``_choices``; a name is of conf/model or of ``list_models()``.
+
+    conf/ is that of ``config_dir`` too.
 
     A model of conf/model has the weights of its file there, a published one those of ``paths.weights``, and any other
     random ones.
@@ -75,16 +90,18 @@ def model_choices(texts: Sequence[str]) -> list[Choice]:
     Raises:
         ValueError: if there is no such model, or two have one label.
     """
-    return _choices(texts, "model", _named_model)
+    return _choices(texts, "model", partial(_named_model, config_dir=config_dir))
 
 
-def protocol_choices(texts: Sequence[str]) -> list[Choice]:
+def protocol_choices(texts: Sequence[str], config_dir: Path | None = None) -> list[Choice]:
     """Return the protocols that a user names: see ``_choices``; a name is of conf/protocol, or a task that evaluates.
+
+    conf/ is that of ``config_dir`` too.
 
     Raises:
         ValueError: if there is no such protocol, or two have one label.
     """
-    return _choices(texts, "protocol", _named_protocol)
+    return _choices(texts, "protocol", partial(_named_protocol, config_dir=config_dir))
 
 
 def _choices(texts: Sequence[str], kind: str, find: Callable[[str], tuple[str, ...]]) -> list[Choice]:
@@ -115,8 +132,8 @@ def _folder_name(label: str, kind: str) -> str:
     return name
 
 
-def _named_model(name: str) -> tuple[str, ...]:
-    in_conf = [each for each in group_options("model") if each != "by_name"]
+def _named_model(name: str, config_dir: Path | None) -> tuple[str, ...]:
+    in_conf = [each for each in group_options("model", config_dir) if each != "by_name"]
     if name in in_conf:
         return (f"model={name}",)
     if name in MODEL_FILES:
@@ -130,9 +147,9 @@ def _named_model(name: str) -> tuple[str, ...]:
     raise ValueError(f"There is no model '{name}'.{did_you_mean(name, known)} Available: {', '.join(known)}.")
 
 
-def _named_protocol(name: str) -> tuple[str, ...]:
-    protocols = group_options("protocol")
-    tasks = [task for task in group_options("task") if task.startswith("evaluate_")]
+def _named_protocol(name: str, config_dir: Path | None) -> tuple[str, ...]:
+    protocols = group_options("protocol", config_dir)
+    tasks = [task for task in group_options("task", config_dir) if task.startswith("evaluate_")]
     if name in protocols:
         return (f"protocol={name}",)
     if name in tasks:
@@ -142,7 +159,11 @@ def _named_protocol(name: str) -> tuple[str, ...]:
 
 
 def benchmark_cells(
-    models: Sequence[Choice], protocols: Sequence[Choice], shared: Sequence[str], folder: Path
+    models: Sequence[Choice],
+    protocols: Sequence[Choice],
+    shared: Sequence[str],
+    folder: Path,
+    config_dir: Path | None = None,
 ) -> list[Cell]:
     """Return the cells of a benchmark, all protocols of a model before the next.
 
@@ -151,6 +172,7 @@ def benchmark_cells(
         protocols: that each is evaluated under.
         shared: overrides of every cell, such as those of the data set.
         folder: of the benchmark.
+        config_dir: of further configurations.
 
     Raises:
         ValueError: if a model has images of its own, or a setting is given two values of which one would win.
@@ -170,6 +192,7 @@ def benchmark_cells(
             protocol.label,
             folder / model.label / protocol.label,
             (*model.overrides, *protocol.overrides, *shared),
+            config_dir,
         )
         for model in models
         for protocol in protocols
@@ -205,7 +228,7 @@ def is_done(cell: Cell) -> bool:
     from mobilesamv2.recipes.benchmark_inputs import changed_inputs  # here, since it imports Lightning
     from mobilesamv2.recipes.run import compose_run
 
-    cfg = compose_run("evaluate", cell.overrides)
+    cfg = compose_run("evaluate", cell.overrides, cell.config_dir)
     _require_same_conf(cell.folder, cfg)
     try:
         changed = next(changed_inputs(cell.folder, cfg), None)
