@@ -16,10 +16,13 @@ COLUMNS: tuple[str, ...] = (
     "protocol", "annotations", "annotations_sha256", "images", "image_list_sha256", "objects", "model", "encoder",
     "weights", "weights_sha256", "inputs_sha256", "metric", "value", "low", "high", "published", "parameters", "macs",
     "input_side", "encoder_ms", "total_ms", "peak_mib", "device", "dtype", "seed", "mobilesamv2", "torch", "commit",
-    "code_sha256", "by",
+    "code_sha256", "by", "photos_sha256",
 )  # fmt: skip
 """A line is a metric of a result; fractions, clicks, ms and MiB as they are. ``inputs_sha256`` is of what the model is
 given beside the images: a detector's weights or boxes, or the weights of a teacher whose masks are the truth."""
+
+LATER = ("photos_sha256",)
+"""Columns, the last ones, that files of earlier versions lack; their lines have nothing there."""
 
 OUTCOMES = ("value", "low", "high", "published", "encoder_ms", "total_ms", "peak_mib", "by")
 """Columns that do not tell one result from another."""
@@ -68,6 +71,7 @@ def result_rows(result: Mapping[str, Any], by: str, published: Sequence[Publishe
         "torch": run["versions"]["torch"],
         **{key: run[key] for key in ("device", "dtype", "seed", "commit", "code_sha256")},
         "by": by,
+        "photos_sha256": run["photos_sha256"],
     }
     rows = []
     for metric in shown_metrics(result):
@@ -94,9 +98,9 @@ def read_results_file(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[: -len(LATER)]):
             raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}, got {reader.fieldnames}.")
-        rows = list(reader)
+        rows = [dict.fromkeys(set(LATER) - set(reader.fieldnames or ()), "") | row for row in reader]
     if any(None in row or None in row.values() for row in rows):
         raise ValueError(f"{path} has a line of more or fewer values than columns.")
     return rows
@@ -154,12 +158,13 @@ def _key(row: Mapping[str, str], *without: str) -> tuple[str, ...]:
 
 
 def leaderboard_page(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return the page of the documentation, as Markdown: a section for each protocol and list of images."""
+    """Return the page of the documentation, as Markdown: a section for each protocol and its images."""
     if not rows:
         return f"{INTRODUCTION}\nNobody has submitted a result so far.\n"
     sections: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     for row in rows:
-        key = tuple(row[name] for name in ("protocol", "annotations", "annotations_sha256", "image_list_sha256"))
+        of_data = ("annotations", "annotations_sha256", "image_list_sha256", "photos_sha256")
+        key = tuple(row[name] for name in ("protocol", *of_data))
         sections.setdefault(key, []).append(row)
     parts = [INTRODUCTION]
     for _, lines in sorted(sections.items()):
@@ -167,7 +172,8 @@ def leaderboard_page(rows: Sequence[Mapping[str, str]]) -> str:
         parts.append(
             f"## {first['protocol']}, {first['annotations']}, {first['images']} images\n\n{first['objects']} objects. "
             f"SHA-256 of the annotations `{first['annotations_sha256'][:12]}`, of the list of images "
-            f"`{first['image_list_sha256'][:12]}`.\n\n{as_markdown(_table(lines))}\n"
+            f"`{first['image_list_sha256'][:12]}`, of the photos "
+            f"{_hash(first['photos_sha256'])}.\n\n{as_markdown(_table(lines))}\n"
         )
     return "\n".join(parts)
 
@@ -199,7 +205,7 @@ def _table(lines: Sequence[Mapping[str, str]]) -> list[list[str]]:
             [
                 first["model"],
                 f"{first['weights']} `{first['weights_sha256'][:12]}`",
-                f"`{first['inputs_sha256'][:12]}`" if first["inputs_sha256"] else "-",
+                _hash(first["inputs_sha256"]),
                 *(_cell(own[metric]) if metric in own else "-" for metric in metrics),
                 f"{float(first['parameters']) / 1e6:.2f}",
                 f"{float(first['macs']) / 1e9:.1f} ({first['input_side']})",
@@ -210,6 +216,10 @@ def _table(lines: Sequence[Mapping[str, str]]) -> list[list[str]]:
             ]
         )
     return [head, *table]
+
+
+def _hash(sha256: str) -> str:
+    return f"`{sha256[:12]}`" if sha256 else "-"
 
 
 def _cell(line: Mapping[str, str]) -> str:

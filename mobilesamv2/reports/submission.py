@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mobilesamv2.evaluation.shards import ImageResult, read_images
+from mobilesamv2.evaluation.shards import ImageResult, photos_fingerprint, read_images
 from mobilesamv2.files import read_arrays
 from mobilesamv2.identity import read_identity
 from mobilesamv2.metrics.stage_time import summarize
@@ -147,12 +147,14 @@ def _check_identity(result: Mapping[str, Any], folder: Path) -> None:
 
 
 def _check_images(result: Mapping[str, Any], images: Sequence[ImageResult]) -> None:
-    """Check the number of images and the hash of their ids."""
+    """Check the number of images, and the hashes of their ids and of their content."""
     ids, protocol = [image.image_id for image in images], result["protocol"]
     if protocol["num_images"] != len(ids):
         raise ValueError(f"results.json is of {protocol['num_images']} images, and progress/ has {len(ids)}")
     if hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest() != protocol["image_list_sha256"]:
         raise ValueError("protocol.image_list_sha256 is not the hash of the ids of its images")
+    if result["run"]["photos_sha256"] != photos_fingerprint(images):
+        raise ValueError("run.photos_sha256 is not the hash of the content of its images")
 
 
 def _check_numbers(result: Mapping[str, Any], again: Recomputed, images: Sequence[ImageResult], folder: Path) -> None:

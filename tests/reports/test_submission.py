@@ -91,6 +91,7 @@ def test_a_result_as_it_was_left_is_accepted(kind: str, runs: dict[str, Path]) -
         (lambda r: r["run"]["peak_memory"].update({"mib": 1.0}), "run.peak_memory.mib in results.json is 1.0"),
         (lambda r: r["protocol"].update({"num_images": 2}), "results.json is of 2 images, and progress/ has 3"),
         (lambda r: r["protocol"].update({"image_list_sha256": "0"}), "image_list_sha256 is 0 in results.json and"),
+        (lambda r: r["run"].update({"photos_sha256": "0"}), "run.photos_sha256 is not the hash of the content of its"),
         (lambda r: r["protocol"].update({"mask_choice": "oracle"}), "mask_choice is oracle in results.json and single"),
         (lambda r: r["run"]["model"].update({"name": "mobile_sam"}), "model.name is mobile_sam in results.json"),
         (lambda r: r["run"]["model"].update({"checkpoint": None}), "mini had random weights: model.checkpoint was"),
@@ -212,6 +213,27 @@ def test_another_outcome_in_the_results_is_no_result_of_before(
     with pytest.raises(ValueError, match=f"has another outcome of this result of mini under sam_hq: {sentence}"):
         add_results([[row | {"model": "another"}], [row]], results)
     assert results.read_bytes() == before
+
+
+def test_results_on_other_photos_of_the_same_ids_stand_apart(tmp_path: Path) -> None:
+    row = LINE | {"metric": "mIoU box", "value": 0.05, "parameters": 9, "macs": 9, "images": 1, "annotations": "a.json"}
+    results = tmp_path / "results.csv"
+    assert add_results([[row | {"photos_sha256": "1" * 64}], [row | {"photos_sha256": "2" * 64}]], results) == [
+        True,
+        True,
+    ]
+    page = leaderboard_page(read_results_file(results))
+    assert page.count("## sam_hq, a.json, 1 images") == 2
+    assert "of the photos `222222222222`." in page
+
+
+def test_a_results_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    results = tmp_path / "results.csv"
+    results.write_text(f"{','.join(COLUMNS[:-1])}\n{','.join('sam_hq' for _ in COLUMNS[:-1])}\n")
+    [row] = read_results_file(results)
+    assert (row["protocol"], row["photos_sha256"]) == ("sam_hq", "")
+    assert add_results([[LINE | {"metric": "mIoU box", "photos_sha256": "1"}]], results) == [True]
+    assert [row["photos_sha256"] for row in read_results_file(results)] == ["", "1"]
 
 
 @pytest.mark.slow
