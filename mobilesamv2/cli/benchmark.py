@@ -67,6 +67,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("outputs/benchmark"), help="folder (default: %(default)s)"
     )
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="YAML files of your own: models, protocols, tasks, data sets"
+    )
     parser.add_argument("--workers", type=int, default=1, help="cells at a time on this machine (default: %(default)s)")
     launcher_help = "run all cells by a launcher of Hydra's: slurm, with hydra.launcher.partition=NAME and the like"
     parser.add_argument("--launcher", help=launcher_help)
@@ -79,6 +82,7 @@ def run_cells(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError: if a name is unknown, a number out of its range, or the folder holds another benchmark.
+        FileNotFoundError: if there is no folder of further configurations.
         SystemExit: with status 1, if cells failed; they are named on stderr.
     """
     from mobilesamv2.recipes.benchmark import describe_cells, run_benchmark
@@ -93,7 +97,13 @@ def run_cells(args: argparse.Namespace) -> None:
     if hydra and args.launcher is None:
         raise ValueError(f"{hydra[0]} is of a launcher: --launcher slurm.")
     shared = [each for each in args.overrides if each not in hydra]
-    cells = benchmark_cells(model_choices(args.models), protocol_choices(args.protocols), shared, args.output)
+    if args.config_dir is not None and not args.config_dir.is_dir():
+        raise FileNotFoundError(f"There is no folder {args.config_dir} of configurations.")
+    models, protocols = (
+        model_choices(args.models, args.config_dir),
+        protocol_choices(args.protocols, args.config_dir),
+    )
+    cells = benchmark_cells(models, protocols, shared, args.output, args.config_dir)
     if args.dry_run:
         print(describe_cells(cells))
         return
@@ -143,10 +153,11 @@ def submit(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: if there is no result, or the folder of the results file is not there.
-        ValueError: if a result is refused.
+        ValueError: if a result is refused, or the file has another outcome of it.
     """
+    from mobilesamv2.recipes.protocols import require_recorded_protocol
     from mobilesamv2.recipes.records import code_sha256
-    from mobilesamv2.reports.leaderboard import add_result, result_rows
+    from mobilesamv2.reports.leaderboard import add_results, result_rows
     from mobilesamv2.reports.published import read_published
     from mobilesamv2.reports.submission import check_submission
 
@@ -158,11 +169,12 @@ def submit(args: argparse.Namespace) -> None:
             f"There is no folder {args.results.parent}: run this in a clone, or name --results CSV."
         )
     published = read_published()
-    results = [check_submission(folder, code_sha256(), args.annotations) for folder in folders]
-    for folder, result in zip(folders, results, strict=True):
+    results = [
+        check_submission(folder, code_sha256(), require_recorded_protocol, args.annotations) for folder in folders
+    ]
+    rows = [result_rows(result, args.by, published) for result in results]
+    for folder, is_new in zip(folders, add_results(rows, args.results, args.dry_run), strict=True):
         if args.dry_run:
             print(f"{folder}: accepted")
-        elif add_result(result_rows(result, args.by, published), args.results):
-            print(f"{folder}: added to {args.results}")
         else:
-            print(f"{folder}: was in {args.results} before")
+            print(f"{folder}: added to {args.results}" if is_new else f"{folder}: was in {args.results} before")

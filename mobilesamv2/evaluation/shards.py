@@ -55,6 +55,14 @@ def truth_fingerprint(truth: GroundTruth) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
 
 
+def photos_fingerprint(images: Sequence[ImageResult]) -> str | None:
+    """Return a hash of the content of all images, by their ids; None where an earlier version kept none of one."""
+    if not all(image.content_hash for image in images):
+        return None
+    lines = "".join(f"{image.image_id} {image.content_hash}\n" for image in sorted(images, key=lambda i: i.image_id))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 class ResultShards:
     """Values, times and, with ``keep_masks``, masks of images, in files of a few images each.
 

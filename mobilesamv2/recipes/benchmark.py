@@ -17,7 +17,7 @@ from subprocess import Popen
 from tqdm import tqdm
 
 from mobilesamv2.files import write_text_atomic
-from mobilesamv2.recipes.benchmark_cells import Cell, images_done, is_done
+from mobilesamv2.recipes.benchmark_cells import Cell, config_arguments, images_done, is_done
 from mobilesamv2.recipes.folder_lock import locked
 from mobilesamv2.recipes.processes import sigterm_raises, start, stop
 from mobilesamv2.recipes.sweep_cells import CALLBACK, SweepCells
@@ -90,8 +90,7 @@ def _run_here(cells: Sequence[Cell], folder: Path, workers: int) -> Generator[tu
         while waiting or running:
             while waiting and len(running) < workers:
                 cell = waiting.pop(0)
-                arguments = ["evaluate", *cell.overrides, f"output_dir={cell.folder}"]
-                running[cell] = start(arguments, _log(cell, folder))
+                running[cell] = start(cell.arguments, _log(cell, folder))
             time.sleep(POLL_S)
             for cell in [cell for cell, process in running.items() if process.poll() is not None]:
                 code = running.pop(cell).returncode
@@ -114,7 +113,7 @@ def _launch(
         (cell.folder / ERROR_FILE).unlink(missing_ok=True)  # of an earlier sweep
     callback = [f"+{CALLBACK}._target_={SweepCells.__module__}.SweepCells", f"+{CALLBACK}.file={jobs}"]
     sweep = ["-m", f"hydra/launcher={launcher}", *callback, *hydra]
-    process = start(["evaluate", *sweep, f"output_dir={folder}"], log)
+    process = start(["evaluate", *config_arguments(cells[0].config_dir), *sweep, f"output_dir={folder}"], log)
     waiting = list(cells)
     try:
         ended = False

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from mobilesamv2.data.json_files import read_json
-from mobilesamv2.files import read_arrays, sha256_of
+from mobilesamv2.files import read_arrays
 from mobilesamv2.identity import require_same_identity
 from mobilesamv2.model_zoo import MODEL_FILES
 from mobilesamv2.names import did_you_mean
-from mobilesamv2.recipes.checks import weight_files
 from mobilesamv2.recipes.overrides import group_options
+from mobilesamv2.recipes.run_folder import flat
 
 FREE_SETTINGS = (
     "output_dir", "num_workers", "batch_size", "compile", "logger*", "hydra*", "paths.*", "trainer.accelerator",
-    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.enable_*",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.enable_*", "protocol.source",
+    "protocol.silent",
 )  # fmt: skip
 """Settings that may differ from those that a cell was evaluated with: they change no metric beyond the order of
 summation. Files count by their content."""
@@ -52,21 +54,35 @@ class Cell:
         protocol: its label.
         folder: of the evaluation.
         overrides: of ``mobilesamv2 evaluate``, all but ``output_dir``.
+        config_dir: of further configurations; None where there are none.
     """
 
     model: str
     protocol: str
     folder: Path
     overrides: tuple[str, ...]
+    config_dir: Path | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``mobilesamv2`` that evaluate this cell alone."""
+        return ["evaluate", *config_arguments(self.config_dir), *self.overrides, f"output_dir={self.folder}"]
 
     @property
     def command(self) -> str:
         """Return the command that evaluates this cell alone."""
-        return shlex.join(["mobilesamv2", "evaluate", *self.overrides, f"output_dir={self.folder}"])
+        return shlex.join(["mobilesamv2", *self.arguments])
 
 
-def model_choices(texts: Sequence[str]) -> list[Choice]:
+def config_arguments(config_dir: Path | None) -> list[str]:
+    """Return the arguments of a program of Hydra's that name a folder of further configurations."""
+    return [] if config_dir is None else ["--config-dir", str(config_dir.resolve())]
+
+
+def model_choices(texts: Sequence[str], config_dir: Path | None = None) -> list[Choice]:
     """Return the models that a user names: see ``_choices``; a name is of conf/model or of ``list_models()``.
+
+    conf/ is that of ``config_dir`` too.
 
     A model of conf/model has the weights of its file there, a published one those of ``paths.weights``, and any other
     random ones.
@@ -74,16 +90,18 @@ def model_choices(texts: Sequence[str]) -> list[Choice]:
     Raises:
         ValueError: if there is no such model, or two have one label.
     """
-    return _choices(texts, "model", _named_model)
+    return _choices(texts, "model", partial(_named_model, config_dir=config_dir))
 
 
-def protocol_choices(texts: Sequence[str]) -> list[Choice]:
+def protocol_choices(texts: Sequence[str], config_dir: Path | None = None) -> list[Choice]:
     """Return the protocols that a user names: see ``_choices``; a name is of conf/protocol, or a task that evaluates.
+
+    conf/ is that of ``config_dir`` too.
 
     Raises:
         ValueError: if there is no such protocol, or two have one label.
     """
-    return _choices(texts, "protocol", _named_protocol)
+    return _choices(texts, "protocol", partial(_named_protocol, config_dir=config_dir))
 
 
 def _choices(texts: Sequence[str], kind: str, find: Callable[[str], tuple[str, ...]]) -> list[Choice]:
@@ -114,8 +132,8 @@ def _folder_name(label: str, kind: str) -> str:
     return name
 
 
-def _named_model(name: str) -> tuple[str, ...]:
-    in_conf = [each for each in group_options("model") if each != "by_name"]
+def _named_model(name: str, config_dir: Path | None) -> tuple[str, ...]:
+    in_conf = [each for each in group_options("model", config_dir) if each != "by_name"]
     if name in in_conf:
         return (f"model={name}",)
     if name in MODEL_FILES:
@@ -129,9 +147,9 @@ def _named_model(name: str) -> tuple[str, ...]:
     raise ValueError(f"There is no model '{name}'.{did_you_mean(name, known)} Available: {', '.join(known)}.")
 
 
-def _named_protocol(name: str) -> tuple[str, ...]:
-    protocols = group_options("protocol")
-    tasks = [task for task in group_options("task") if task.startswith("evaluate_")]
+def _named_protocol(name: str, config_dir: Path | None) -> tuple[str, ...]:
+    protocols = group_options("protocol", config_dir)
+    tasks = [task for task in group_options("task", config_dir) if task.startswith("evaluate_")]
     if name in protocols:
         return (f"protocol={name}",)
     if name in tasks:
@@ -141,7 +159,11 @@ def _named_protocol(name: str) -> tuple[str, ...]:
 
 
 def benchmark_cells(
-    models: Sequence[Choice], protocols: Sequence[Choice], shared: Sequence[str], folder: Path
+    models: Sequence[Choice],
+    protocols: Sequence[Choice],
+    shared: Sequence[str],
+    folder: Path,
+    config_dir: Path | None = None,
 ) -> list[Cell]:
     """Return the cells of a benchmark, all protocols of a model before the next.
 
@@ -150,29 +172,70 @@ def benchmark_cells(
         protocols: that each is evaluated under.
         shared: overrides of every cell, such as those of the data set.
         folder: of the benchmark.
+        config_dir: of further configurations.
+
+    Raises:
+        ValueError: if a model has images of its own, or a setting is given two values of which one would win.
     """
+    for model in models:
+        own = next((each for each in model.overrides if re.match(r"[+~]*dataset\b", each)), None)
+        if own is not None:
+            raise ValueError(
+                f"All models must have the same images, got {own} for {model.label}: set it for all of them, outside "
+                "--models, or of a protocol."
+            )
+        for protocol in protocols:
+            _require_one_value(model, protocol, Choice("every cell", tuple(shared)))
     return [
         Cell(
             model.label,
             protocol.label,
             folder / model.label / protocol.label,
             (*model.overrides, *protocol.overrides, *shared),
+            config_dir,
         )
         for model in models
         for protocol in protocols
     ]
 
 
+def _require_one_value(*choices: Choice) -> None:
+    """Check that no two choices set one key to different values."""
+    first: dict[str, tuple[str, Choice]] = {}
+    for choice in choices:
+        for each in choice.overrides:
+            value, other = first.setdefault(_key(each), (each, choice))
+            if other is not choice and value != each:
+                raise ValueError(
+                    f"A setting must have one value in a cell, got {value} for {other.label} and {each} for "
+                    f"{choice.label}: leave one of them out."
+                )
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
 def is_done(cell: Cell) -> bool:
     """Return whether a cell has its result.
 
     Raises:
-        ValueError: if its folder holds the result of other settings, or of files that have changed since.
+        ValueError: if its folder holds the result of other settings or files than a run would have today.
     """
     if not (cell.folder / "results.json").is_file():
         return False
     require_same_identity(_counting(_recorded(cell.folder)), _counting(cell.overrides), cell.folder, WAY_OUT)
-    _check_files(cell.folder)
+    from mobilesamv2.recipes.benchmark_inputs import changed_inputs  # here, since it imports Lightning
+    from mobilesamv2.recipes.run import compose_run
+
+    cfg = compose_run("evaluate", cell.overrides, cell.config_dir)
+    _require_same_conf(cell.folder, cfg)
+    try:
+        changed = next(changed_inputs(cell.folder, cfg), None)
+    except ValueError as error:
+        raise ValueError(f"{str(error).rstrip('.')}. {WAY_OUT}") from error
+    if changed is not None:
+        raise ValueError(f"{cell.folder} holds a result of {changed}. {WAY_OUT}")
     return True
 
 
@@ -185,11 +248,12 @@ def images_done(cell: Cell) -> int:
     return sum(read_arrays(path)["image_id"].size for path in sorted(cell.folder.glob("progress/*.npz")))
 
 
-def _recorded(folder: Path) -> list[str]:
-    """Return the overrides that a folder was evaluated with."""
-    path = folder / ".hydra" / "overrides.yaml"
+def _recorded(folder: Path, name: str = "overrides.yaml") -> Any:
+    """Return a record of Hydra's: the overrides that a folder was evaluated with, or what they composed."""
+    path = folder / ".hydra" / name
     try:
-        return [str(each) for each in yaml.safe_load(path.read_bytes())]
+        content = yaml.safe_load(path.read_bytes())
+        return dict(content) if name == "config.yaml" else [str(each) for each in content]
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{path}, the record of {folder}, can't be read: {error!r}. {WAY_OUT}") from error
 
@@ -197,30 +261,16 @@ def _recorded(folder: Path) -> list[str]:
 def _counting(overrides: Sequence[str]) -> dict[str, str]:
     """Return the overrides that decide the metrics, by key."""
     pairs = (each.lstrip("+~").partition("=")[::2] for each in overrides)
-    return {key: value for key, value in pairs if not any(fnmatch.fnmatchcase(key, free) for free in FREE_SETTINGS)}
+    return {key: value for key, value in pairs if not _is_free(key)}
 
 
-def _check_files(folder: Path) -> None:
-    """Check that the weights and annotations of a result are those of today, as far as they are still there."""
-    result = read_json(folder / "results.json")
-    try:
-        networks = [node for node in result["run"].values() if isinstance(node, dict) and "sha256" in node]
-        pairs = [
-            (str(file), sha256)
-            for node in networks
-            for file, sha256 in zip(weight_files(OmegaConf.create(node)), node["sha256"], strict=True)
-        ]
-        annotations = str(result["protocol"].get("annotations"))
-        if annotations.endswith((".json", ".json.gz")):  # of other data sets the hash is not that of a file
-            pairs.append((annotations, result["protocol"]["annotations_sha256"]))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{folder / 'results.json'} is damaged ({error!r}). {WAY_OUT}") from error
-    for file, sha256 in pairs:
-        if sha256 is not None and Path(file).is_file() and _hash(file) != sha256:
-            raise ValueError(f"{folder} holds a result of another {file}, which has changed since. {WAY_OUT}")
+def _is_free(key: str) -> bool:
+    return any(fnmatch.fnmatchcase(key, free) for free in FREE_SETTINGS)
 
 
-@cache
-def _hash(file: str) -> str:
-    """Return the hash of a file, once for all cells that share it."""
-    return sha256_of([file])
+def _require_same_conf(folder: Path, cfg: DictConfig) -> None:
+    """Check that the files of conf/ still give a result its settings; keys of another version alone don't count."""
+    records = _recorded(folder, "config.yaml"), OmegaConf.to_container(cfg)
+    then, now = ({key: value for key, value in flat(record) if not _is_free(key)} for record in records)
+    then, now = ({key: each[key] for key in then.keys() & now.keys()} for each in (then, now))
+    require_same_identity(then, now, folder, WAY_OUT)

@@ -22,7 +22,7 @@ from mobilesamv2.data.datamodule import EvaluationData
 from mobilesamv2.data.json_files import json_files_of
 from mobilesamv2.evaluation.loop import EvaluateImages
 from mobilesamv2.evaluation.results import Results
-from mobilesamv2.evaluation.shards import ResultShards
+from mobilesamv2.evaluation.shards import ResultShards, photos_fingerprint
 from mobilesamv2.export.runtime import OnnxEncoder
 from mobilesamv2.files import sha256_of
 from mobilesamv2.metrics.peak_memory import MEASURED
@@ -189,6 +189,7 @@ def run_task(
         )
     # parts of this result that were computed elsewhere, or by another version
     run |= {"device": now["device"], "earlier_environments": shards.earlier_environments}
+    run["photos_sha256"] = photos_fingerprint(task.results)
     peaks = [image.peak_mib for image in task.results if image.peak_mib is not None]
     measured = MEASURED.get(trainer.strategy.root_device.type)
     return task, run | {"peak_memory": {"mib": max(peaks), "of": measured} if peaks else None}

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
@@ -94,9 +95,10 @@ def explanation(error: Exception, arguments: Sequence[str]) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith("To append")) + reason
 
 
-def group_options(group: str) -> list[str]:
-    """Return the names to choose from in a group of conf/; none where there is no such group."""
-    return sorted(path.stem for path in (schema.CONF / group).glob("*.yaml"))
+def group_options(group: str, config_dir: Path | None = None) -> list[str]:
+    """Return the names to choose from in a group of conf/ and of ``--config-dir``; none if there is no such group."""
+    folders = [schema.CONF] if config_dir is None else [schema.CONF, config_dir]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
 def _unknown_choice(file: str, options: Sequence[str] | None, arguments: Sequence[str]) -> str:

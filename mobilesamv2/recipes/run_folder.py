@@ -74,7 +74,7 @@ def run_identity(cfg: DictConfig, images: ImageDataset) -> dict[str, Any]:
 def flat_settings(cfg: DictConfig) -> dict[str, Any]:
     """Return all settings of a composed configuration by their dotted names."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
-    return dict(_flat(values))
+    return dict(flat(values))
 
 
 def run_id(folder: Path, resumed: bool) -> str:
@@ -211,10 +211,10 @@ def write_hydra_record(cfg: DictConfig, folder: Path) -> None:
     write_text_atomic(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(hydra.overrides.task))
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of nested mappings by their dotted names."""
     for key, value in node.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -16,13 +16,19 @@ COLUMNS: tuple[str, ...] = (
     "protocol", "annotations", "annotations_sha256", "images", "image_list_sha256", "objects", "model", "encoder",
     "weights", "weights_sha256", "inputs_sha256", "metric", "value", "low", "high", "published", "parameters", "macs",
     "input_side", "encoder_ms", "total_ms", "peak_mib", "device", "dtype", "seed", "mobilesamv2", "torch", "commit",
-    "code_sha256", "by",
+    "code_sha256", "by", "photos_sha256",
 )  # fmt: skip
 """A line is a metric of a result; fractions, clicks, ms and MiB as they are. ``inputs_sha256`` is of what the model is
 given beside the images: a detector's weights or boxes, or the weights of a teacher whose masks are the truth."""
 
+LATER = ("photos_sha256",)
+"""Columns, the last ones, that files of earlier versions lack; their lines have nothing there."""
+
 OUTCOMES = ("value", "low", "high", "published", "encoder_ms", "total_ms", "peak_mib", "by")
 """Columns that do not tell one result from another."""
+
+COMPARED = tuple(column for column in OUTCOMES if column != "by")
+"""Outcomes in which a line must agree with the result that it is of; whoever checks it may be another person."""
 
 INTRODUCTION = """# Leaderboard
 
@@ -65,6 +71,7 @@ def result_rows(result: Mapping[str, Any], by: str, published: Sequence[Publishe
         "torch": run["versions"]["torch"],
         **{key: run[key] for key in ("device", "dtype", "seed", "commit", "code_sha256")},
         "by": by,
+        "photos_sha256": run["photos_sha256"],
     }
     rows = []
     for metric in shown_metrics(result):
@@ -91,46 +98,73 @@ def read_results_file(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[: -len(LATER)]):
             raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}, got {reader.fieldnames}.")
-        rows = list(reader)
+        rows = [dict.fromkeys(set(LATER) - set(reader.fieldnames or ()), "") | row for row in reader]
     if any(None in row or None in row.values() for row in rows):
         raise ValueError(f"{path} has a line of more or fewer values than columns.")
     return rows
 
 
-def add_result(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
-    """Add the lines of a result to the results file; return whether they were not there before.
+def add_results(results: Sequence[Sequence[Mapping[str, Any]]], path: Path, dry_run: bool = False) -> list[bool]:
+    """Add the lines of results to the results file, all or none; return of each whether it was not there before.
+
+    Args:
+        results: of each the lines, of ``result_rows``.
+        path: the results file.
+        dry_run: compare alone, and write nothing.
 
     Raises:
-        ValueError: if the file has other columns.
+        ValueError: if the file has other columns, or another outcome of one of the results.
         OSError: if it can't be written.
     """
-    before = read_results_file(path)
-    new: list[dict[str, str]] = [
-        {column: "" if row[column] is None else str(row[column]) for column in COLUMNS} for row in rows
-    ]
-    known = {_key(row) for row in before}
-    if all(_key(row) in known for row in new):
-        return False
-    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*before, *(row for row in new if _key(row) not in known)])
-    return True
+    lines = read_results_file(path)
+    added = []
+    for rows in results:
+        new = _new_lines(rows, lines, path)
+        lines += new
+        added.append(bool(new))
+    if any(added) and not dry_run:
+        with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(lines)
+    return added
 
 
-def _key(row: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(row[column] for column in COLUMNS if column not in OUTCOMES)
+def _new_lines(
+    rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, str]], path: Path
+) -> list[dict[str, str]]:
+    """Return the lines of a result that are not there before, whose own must all say what it says."""
+    lines = [{column: "" if row[column] is None else str(row[column]) for column in COLUMNS} for row in rows]
+    own, known = {_key(line): line for line in lines}, {_key(line) for line in before}
+    settings = {_key(line, "metric") for line in lines}
+    for line in before:
+        if _key(line, "metric") not in settings:
+            continue
+        here = own.get(_key(line), dict.fromkeys(COMPARED, "absent"))
+        column = next((column for column in COMPARED if line[column] != here[column]), None)
+        if column is not None:
+            raise ValueError(
+                f"{path} has another outcome of this result of {line['model']} under {line['protocol']}: {column} of "
+                f"{line['metric']} is {line[column] or 'empty'} there and {here[column] or 'empty'} here. Nothing was "
+                "added. Find out which of the two is right; if it is this one, delete the lines that are there."
+            )
+    return [line for line in lines if _key(line) not in known]
+
+
+def _key(row: Mapping[str, str], *without: str) -> tuple[str, ...]:
+    return tuple(row[column] for column in COLUMNS if column not in (*OUTCOMES, *without))
 
 
 def leaderboard_page(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return the page of the documentation, as Markdown: a section for each protocol and list of images."""
+    """Return the page of the documentation, as Markdown: a section for each protocol and its images."""
     if not rows:
         return f"{INTRODUCTION}\nNobody has submitted a result so far.\n"
     sections: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     for row in rows:
-        key = tuple(row[name] for name in ("protocol", "annotations", "annotations_sha256", "image_list_sha256"))
+        of_data = ("annotations", "annotations_sha256", "image_list_sha256", "photos_sha256")
+        key = tuple(row[name] for name in ("protocol", *of_data))
         sections.setdefault(key, []).append(row)
     parts = [INTRODUCTION]
     for _, lines in sorted(sections.items()):
@@ -138,7 +172,8 @@ def leaderboard_page(rows: Sequence[Mapping[str, str]]) -> str:
         parts.append(
             f"## {first['protocol']}, {first['annotations']}, {first['images']} images\n\n{first['objects']} objects. "
             f"SHA-256 of the annotations `{first['annotations_sha256'][:12]}`, of the list of images "
-            f"`{first['image_list_sha256'][:12]}`.\n\n{as_markdown(_table(lines))}\n"
+            f"`{first['image_list_sha256'][:12]}`, of the photos "
+            f"{_hash(first['photos_sha256'])}.\n\n{as_markdown(_table(lines))}\n"
         )
     return "\n".join(parts)
 
@@ -148,8 +183,7 @@ def _table(lines: Sequence[Mapping[str, str]]) -> list[list[str]]:
     metrics = list(dict.fromkeys(line["metric"] for line in lines))
     results: dict[tuple[str, ...], dict[str, Mapping[str, str]]] = {}
     for line in lines:
-        own = tuple(line[name] for name in COLUMNS if name not in (*OUTCOMES, "metric"))
-        results.setdefault(own, {})[line["metric"]] = line
+        results.setdefault(_key(line, "metric"), {})[line["metric"]] = line
     head = [
         "model",
         "weights",
@@ -171,7 +205,7 @@ def _table(lines: Sequence[Mapping[str, str]]) -> list[list[str]]:
             [
                 first["model"],
                 f"{first['weights']} `{first['weights_sha256'][:12]}`",
-                f"`{first['inputs_sha256'][:12]}`" if first["inputs_sha256"] else "-",
+                _hash(first["inputs_sha256"]),
                 *(_cell(own[metric]) if metric in own else "-" for metric in metrics),
                 f"{float(first['parameters']) / 1e6:.2f}",
                 f"{float(first['macs']) / 1e9:.1f} ({first['input_side']})",
@@ -182,6 +216,10 @@ def _table(lines: Sequence[Mapping[str, str]]) -> list[list[str]]:
             ]
         )
     return [head, *table]
+
+
+def _hash(sha256: str) -> str:
+    return f"`{sha256[:12]}`" if sha256 else "-"
 
 
 def _cell(line: Mapping[str, str]) -> str:

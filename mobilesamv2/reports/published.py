@@ -19,6 +19,9 @@ EXPECTED = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "ben
 DETECTOR = "ObjectAwareModel.pt"
 """MobileSAMv2's, with whose boxes its values are measured."""
 
+NUM_IMAGES = {"instances_val2017.json": 5000, "lvis_v1_val.json": 19809}
+"""Of the annotation files that published values are of."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -46,6 +49,10 @@ class Published:
     table: str
     note: str
 
+    def is_of(self, num_images: int | None) -> bool:
+        """Return whether it is of so many images."""
+        return num_images is not None and num_images == (self.images or NUM_IMAGES.get(self.annotations))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -53,15 +60,19 @@ class Comparison:
 
     Attributes:
         published: the value.
-        inside: whether it lies in the measured interval; None where there is no interval.
+        inside: whether it lies in the measured interval; None where there is no interval, or other images.
+        num_images: that were measured.
     """
 
     published: Published
     inside: bool | None
+    num_images: int | None
 
     def __str__(self) -> str:
         """Return the value with its source and whether it lies in the interval, for a table."""
         place = {True: "inside", False: "outside", None: "no interval"}[self.inside]
+        if not self.published.is_of(self.num_images):
+            place = f"not comparable, {self.num_images} images here"
         images = None if self.published.images is None else f"{self.published.images} images"
         parts = [self.published.source, self.published.table, images, self.published.note]
         return f"{self.published.value:g} ({', '.join(filter(None, parts))}: {place})"
@@ -110,7 +121,8 @@ def comparisons(
     """Return the published values of a metric of a result, of the same weights, protocol and annotations.
 
     A model with other weights than the published file has none, random ones included, nor has one with another input,
-    or a detector other than MobileSAMv2's, of whose boxes the published values are.
+    or a detector other than MobileSAMv2's, of whose boxes the published values are. On another number of images a value
+    has no verdict.
 
     Args:
         result: the content of a results.json.
@@ -125,9 +137,15 @@ def comparisons(
     if not has_published_weights(model) or own_detector:
         return []
     interval, known = (result["interval"] or {}).get(metric), (model.get("name"), protocol, annotations, metric)
-    unit = 1 if metric.startswith("NoC") else 100
+    unit, num_images = 1 if metric.startswith("NoC") else 100, record.get("num_images")
+
+    def inside(value: Published) -> bool | None:
+        if interval is None or not value.is_of(num_images):
+            return None
+        return interval[0] <= value.value / unit <= interval[1]
+
     return [
-        Comparison(each, None if interval is None else interval[0] <= each.value / unit <= interval[1])
+        Comparison(each, inside(each), num_images)
         for each in published
         if (each.model, each.protocol, each.annotations, each.metric) == known
     ]

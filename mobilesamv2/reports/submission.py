@@ -2,25 +2,28 @@
 
 Everything that the folder of an evaluation has twice is compared: metrics and times with the counts of the images,
 per_image.npz and results.json with progress/, and the record of the settings with that of each part of the run. The
-code must be this one, so that what is computed again is what was computed there.
+code must be this one, so that what is computed again is what was computed there; the cost of the encoder is too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from mobilesamv2.evaluation.shards import ImageResult, read_images
+from mobilesamv2.evaluation.shards import ImageResult, photos_fingerprint, read_images
 from mobilesamv2.files import read_arrays
 from mobilesamv2.identity import read_identity
 from mobilesamv2.metrics.stage_time import summarize
 from mobilesamv2.model_zoo import shipped_models
+from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.pretrained import MINIATURE_SIDE
+from mobilesamv2.registry import build_sam
 from mobilesamv2.reports.published import checkpoint_files
 from mobilesamv2.reports.recompute import Recomputed, recompute
 from mobilesamv2.reports.result_files import read_result
@@ -31,12 +34,18 @@ TOLERANCE = 1e-9
 WAY_OUT = "Nothing was added."
 
 
-def check_submission(folder: Path, code_sha256: str, annotations: Path | None = None) -> dict[str, Any]:
+def check_submission(
+    folder: Path,
+    code_sha256: str,
+    check_protocol: Callable[[Mapping[str, Any]], None],
+    annotations: Path | None = None,
+) -> dict[str, Any]:
     """Check the folder of an evaluation, and return the content of its results.json.
 
     Args:
         folder: as ``mobilesamv2 evaluate`` has left it.
         code_sha256: of the code that checks.
+        check_protocol: raises a ValueError if what a result records of its protocol is not what its name says.
         annotations: file that AP is computed against; None is the one that the result names.
 
     Raises:
@@ -51,7 +60,10 @@ def check_submission(folder: Path, code_sha256: str, annotations: Path | None = 
             raise ValueError("it has no progress/*.npz, which has the counts of each image")
         for environment in (result["run"], *environments):
             _require_code(environment, code_sha256)
+        _check_environment(result["run"], environments)
         _check_identity(result, folder)
+        check_protocol(result["protocol"])
+        _check_cost(result["run"])
         _check_images(result, images)
         _check_numbers(result, recompute(result, images, folder, annotations), images, folder)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -101,6 +113,27 @@ def _require_code(environment: Mapping[str, Any], code_sha256: str) -> None:
         )
 
 
+def _check_environment(run: Mapping[str, Any], environments: Sequence[Mapping[str, Any]]) -> None:
+    """Check that the images were evaluated on the device, and by the versions, that results.json names."""
+    for key in ("device", "versions"):
+        known = [environment.get(key) for environment in environments]
+        if run[key] not in known:
+            raise ValueError(f"{key} is {run[key]} in results.json, and no part of progress/ has it, but {known[-1]}")
+
+
+def _check_cost(run: Mapping[str, Any]) -> None:
+    """Check parameters, multiply-accumulates and input of the image encoder, which this code counts again."""
+    model = run["model"]
+    with torch.device("meta"):
+        sam = build_sam(model["name"], encoder=model["encoder"], image_size=model.get("image_size"))
+    again = {**encoder_cost(sam.image_encoder, sam.encoder_side)._asdict(), "input_side": sam.encoder_side}
+    for key, value in again.items():
+        if run["encoder_cost"][key] != value:
+            raise ValueError(
+                f"encoder_cost.{key} is {run['encoder_cost'][key]} in results.json, and {model['encoder']} has {value}"
+            )
+
+
 def _check_identity(result: Mapping[str, Any], folder: Path) -> None:
     """Check that the settings in results.json are those that the images were evaluated with."""
     saved = read_identity(folder / "progress" / "identity.json", WAY_OUT)
@@ -114,12 +147,14 @@ def _check_identity(result: Mapping[str, Any], folder: Path) -> None:
 
 
 def _check_images(result: Mapping[str, Any], images: Sequence[ImageResult]) -> None:
-    """Check the number of images and the hash of their ids."""
+    """Check the number of images, and the hashes of their ids and of their content."""
     ids, protocol = [image.image_id for image in images], result["protocol"]
     if protocol["num_images"] != len(ids):
         raise ValueError(f"results.json is of {protocol['num_images']} images, and progress/ has {len(ids)}")
     if hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest() != protocol["image_list_sha256"]:
         raise ValueError("protocol.image_list_sha256 is not the hash of the ids of its images")
+    if result["run"]["photos_sha256"] != photos_fingerprint(images):
+        raise ValueError("run.photos_sha256 is not the hash of the content of its images")
 
 
 def _check_numbers(result: Mapping[str, Any], again: Recomputed, images: Sequence[ImageResult], folder: Path) -> None:

@@ -15,7 +15,7 @@ from support.runs import evaluate_here
 
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_sa1b_tar
-from mobilesamv2.evaluation.shards import ImageResult, ResultShards, read_images, truth_fingerprint
+from mobilesamv2.evaluation.shards import ImageResult, ResultShards, photos_fingerprint, read_images, truth_fingerprint
 from mobilesamv2.segevery import SegEvery
 from mobilesamv2.structures import GroundTruth
 
@@ -237,3 +237,14 @@ def test_a_replaced_tar_or_its_extracted_photos_are_evaluated_again(
 
 def scenes_of(dataset: SyntheticDataset) -> Iterator[tuple[int, tuple[np.ndarray, GroundTruth]]]:
     return ((i, dataset[i]) for i in range(len(dataset)))
+
+
+def test_the_fingerprint_of_photos_is_that_of_their_content() -> None:
+    """By their ids, in whatever order; results of earlier versions, which know no content, have none."""
+
+    def of(*hashes: tuple[int, str]) -> str | None:
+        return photos_fingerprint([ImageResult(i, {}, None, 0, content_hash=content) for i, content in hashes])
+
+    assert of((1, "a"), (2, "b")) == of((2, "b"), (1, "a")) != of((1, "b"), (2, "a"))
+    assert of((1, "a"), (2, "b")) != of((1, "a"), (2, "blurred"))
+    assert of((1, "a"), (2, "")) is None

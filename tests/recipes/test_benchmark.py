@@ -28,6 +28,7 @@ import pathlib, sys
 folder = pathlib.Path(sys.argv[1])
 (folder / ".hydra").mkdir(parents=True, exist_ok=True)
 (folder / ".hydra" / "overrides.yaml").write_text("[]")
+(folder / ".hydra" / "config.yaml").write_text("{}")
 (folder / "results.json").write_text('{"run": {}, "protocol": {}}')
 """
 
@@ -74,6 +75,33 @@ def test_a_cell_that_fails_is_named_and_the_others_run(
     programs |= {"bad": RESULT, "killed": RESULT}
     assert benchmark.run_benchmark(cells, tmp_path) == {}
     assert started[3:] == ["bad", "killed"]  # what is done is not run again
+
+
+def test_configurations_of_ones_own_reach_the_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf, given = tmp_path / "conf", []
+    (conf / "protocol").mkdir(parents=True)
+    (conf / "protocol" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /task: evaluate_clicks\n"
+    )
+    command = ["benchmark", "--models", "mini", "--protocols", "mine", "-o", str(tmp_path), "--config-dir", str(conf)]
+    main([*command, "dataset=synthetic", "--dry-run"])
+    assert f"mobilesamv2 evaluate --config-dir {conf} model=mini protocol=mine" in capsys.readouterr().out
+
+    def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+        given.append(arguments)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr(benchmark, "start", start)
+    for more in ([], ["--launcher", "submitit_local"]):
+        with pytest.raises(SystemExit):  # nothing was evaluated
+            main([*command, "dataset=synthetic", *more])
+    assert [arguments[:3] for arguments in given] == [["evaluate", "--config-dir", str(conf)]] * 2
+    with pytest.raises(SystemExit, match=r"There is no folder .*none of configurations"):
+        main([*command[:-1], str(tmp_path / "none")])
 
 
 def test_a_cell_without_a_result_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from support.runs import composed
+from support.small_lvis import write_small_lvis
 
-from mobilesamv2.files import sha256_of
-from mobilesamv2.recipes import benchmark_cells, schema
+from mobilesamv2.evaluation.shards import ImageResult, ResultShards
+from mobilesamv2.recipes import benchmark_cells, benchmark_inputs, schema
 from mobilesamv2.recipes.benchmark_cells import Cell, is_done, model_choices
 from mobilesamv2.recipes.benchmark_cells import benchmark_cells as cells_of
+from mobilesamv2.recipes.evaluation import hash_of, image_list_record
+from mobilesamv2.recipes.records import config_record
 
 schema.register()
 
@@ -81,21 +87,66 @@ def test_every_model_is_under_every_protocol(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "protocol", "shared", "sentence"),
+    [
+        (
+            "a: model=mini dataset.image_list=b.txt",
+            "sam_hq",
+            [],
+            "same images, got dataset.image_list=b.txt for a: set",
+        ),
+        ("mini dataset=coco", "sam_hq", ["dataset=coco"], "All models must have the same images, got dataset=coco"),
+        ("mini seed=1", "sam_hq", ["seed=2"], "one value in a cell, got seed=1 for mini and seed=2 for every cell"),
+        ("mini", "sam_hq dataset.limit=1", ["+dataset.limit=2"], "limit=1 for sam_hq and .dataset.limit=2 for every"),
+        ("mini +task.x=1", "sam_hq task.x=2", [], r"got \+task.x=1 for mini and task.x=2 for sam_hq: leave one of"),
+    ],
+)
+def test_settings_that_can_not_be_one_table_are_refused_before_anything_runs(
+    model: str, protocol: str, shared: list[str], sentence: str, tmp_path: Path
+) -> None:
+    chosen = model_choices([model]), benchmark_cells.protocol_choices([protocol])
+    with pytest.raises(ValueError, match=sentence):
+        cells_of(*chosen, shared, tmp_path)
+
+
+def test_a_setting_may_be_said_twice(tmp_path: Path) -> None:
+    chosen = model_choices(["mini seed=1"]), benchmark_cells.protocol_choices(["sam_hq dataset=coco"])
+    assert len(cells_of(*chosen, ["seed=1", "dataset=coco"], tmp_path)) == 1
+
+
 @pytest.fixture
 def cell(tmp_path: Path) -> Cell:
-    """A cell with a result."""
-    folder, weights = tmp_path / "cell", tmp_path / "mine.safetensors"
-    weights.write_text("weights")
-    made_with = ["model=mini", "dataset.limit=8", "num_workers=4", f"output_dir={folder}"]
+    """A cell with a result on one photo."""
+    data = write_small_lvis(tmp_path / "data", np.zeros((20, 30, 3), np.uint8))
+    (tmp_path / "w").mkdir()
+    for name in ("w/tinysam.pth", "boxes.json"):
+        (tmp_path / name).write_text("content")
+    (tmp_path / "ids.txt").write_text("1")
+    given = (
+        *overrides("tinysam"), "protocol=edgesam_boxes_ap", f"task.boxes={tmp_path}/boxes.json", "dataset=lvis",
+        f"dataset.annotations={data}/lvis.json", f"dataset.images={data}/images", f"paths.weights={tmp_path}/w",
+        f"dataset.image_list={tmp_path}/ids.txt",
+    )  # fmt: skip
+    folder, cfg = tmp_path / "cell", composed(*given)
     (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(made_with))
-    model = {"name": "mini", "checkpoint": str(weights), "backbone_checkpoint": None, "sha256": [sha256_of([weights])]}
-    result = {
-        "run": {"model": model, "device": "cpu"},
-        "protocol": {"annotations": "gone.json", "annotations_sha256": "0"},
-    }
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*given, "num_workers=4"]))
+    (folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    dataset = instantiate(cfg.dataset, _convert_="all")
+    boxes = {"boxes_sha256": hash_of(tmp_path / "boxes.json")}
+    result = {"run": {"model": config_record(cfg.model)}, "protocol": boxes | image_list_record(dataset, [0])}
     (folder / "results.json").write_text(json.dumps(result))
-    return Cell("mini", "x", folder, ("model=mini", "dataset.limit=8", "num_workers=0", "trainer.accelerator=cpu"))
+    shards = ResultShards(folder, {})
+    shards.add(ImageResult(1, {"n": np.zeros(1)}, None, 0, content_hash=dataset.content_hash(0)))
+    shards.flush()
+    return Cell("tinysam", "x", folder, (*given, "num_workers=0", "trainer.accelerator=cpu"))
+
+
+def look_again(cell: Cell) -> bool:
+    """What a benchmark finds that is started anew."""
+    for cached in (benchmark_inputs._hash, benchmark_inputs._content_hash, benchmark_inputs._dataset):
+        cached.cache_clear()
+    return is_done(cell)
 
 
 def test_a_result_of_the_same_settings_is_done(cell: Cell) -> None:
@@ -105,19 +156,50 @@ def test_a_result_of_the_same_settings_is_done(cell: Cell) -> None:
 
 
 def test_a_result_of_other_settings_is_refused(cell: Cell) -> None:
-    other = Cell(cell.model, cell.protocol, cell.folder, ("model=mini", "dataset.limit=4"))
-    with pytest.raises(ValueError, match=r"holds another run \(dataset.limit was 8 and is 4\). Name another folder"):
+    other = Cell(cell.model, cell.protocol, cell.folder, (*cell.overrides, "dataset.limit=4"))
+    with pytest.raises(ValueError, match=r"holds another run \(dataset.limit was null and is 4\). Name another folder"):
         is_done(other)
 
 
-def test_a_result_of_files_that_have_changed_is_refused(cell: Cell) -> None:
-    weights = cell.folder.parent / "mine.safetensors"
-    weights.write_text("trained further")
-    benchmark_cells._hash.cache_clear()
-    with pytest.raises(ValueError, match=r"holds a result of another .*mine\.safetensors, which has changed since"):
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("w/tinysam.pth", "trained further", r"another .*w/tinysam\.pth \(SHA-256 ed7002b439e9, and now"),
+        ("boxes.json", "other boxes", r"another .*boxes\.json"),
+        ("data/lvis.json", None, r"other annotations than .*lvis\.json has now"),
+        ("ids.txt", "2", "other images than the settings choose now"),
+        ("data/images/1.png", "another photo", "another photo of image 1"),
+    ],
+)
+def test_a_result_of_files_that_have_changed_is_refused(
+    name: str, content: str | None, sentence: str, cell: Cell
+) -> None:
+    path = cell.folder.parent / name
+    before = path.read_text(errors="replace")
+    path.write_text(before + " " if content is None else content)
+    with pytest.raises(ValueError, match=f"holds a result of {sentence}.*Name another folder"):
+        look_again(cell)
+    path.unlink()
+    assert look_again(cell)  # a result stands without them
+
+
+def test_a_result_of_weights_from_another_folder_is_refused(cell: Cell) -> None:
+    """Which one it is does not count; what lies there does."""
+    folder = cell.folder.parent / "v"
+    folder.mkdir()
+    elsewhere = Cell(cell.model, cell.protocol, cell.folder, (*cell.overrides, f"paths.weights={folder}"))
+    (folder / "tinysam.pth").write_text("content")
+    assert look_again(elsewhere)
+    (folder / "tinysam.pth").write_text("another model")
+    with pytest.raises(ValueError, match=r"holds a result of another .*v/tinysam\.pth"):
+        look_again(elsewhere)
+
+
+def test_a_result_of_other_files_of_conf_is_refused(cell: Cell) -> None:
+    path = cell.folder / ".hydra" / "config.yaml"
+    path.write_text(path.read_text().replace("mask_choice: single", "mask_choice: oracle"))
+    with pytest.raises(ValueError, match=r"holds another run \(task\.mask_choice was oracle and is single\)"):
         is_done(cell)
-    weights.unlink()
-    assert is_done(cell)  # a result stands without them
 
 
 @pytest.mark.parametrize("content", [b"", b"[1", b"3", b"\x00"])

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from support import ROOT
 from support.runs import QUIET, composed, evaluate_here
 from support.runs import evaluate as evaluate_apart
 
 from mobilesamv2.cli.main import main as cli
+from mobilesamv2.recipes.protocols import require_protocol, require_recorded_protocol
 
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "protocol").glob("*.yaml"))
 ONE_OF_A_KIND = ["efficientvit_sam_box", "sam_points", "edgesam_box", "sam_boxes_ap"]
@@ -73,6 +75,7 @@ def test_a_result_carries_its_protocol(
     assert f"protocol {name}" in capsys.readouterr().out
     for key in set(map(str, cfg.task)) - {"_target_", "boxes"}:
         assert protocol["noc_ious" if key == "ious" else key] == cfg.task[key]
+    require_recorded_protocol(protocol)
     assert result["n_gt"]["all"] == (6 if name == "efficientvit_sam_box" else 5)
 
 
@@ -82,6 +85,7 @@ def test_every_other_protocol_runs(name: str, scenes: list[str], tmp_path: Path)
     result = run(name, scenes, tmp_path)
     assert result["protocol"]["name"] == name
     assert all(value is None or np.isfinite(value) for value in result["metrics"].values())
+    require_recorded_protocol(result["protocol"])
 
 
 @pytest.mark.slow
@@ -116,6 +120,7 @@ def test_the_first_click_is_the_centre_and_a_box_comes_before_any(scenes: list[s
         ("sam_proposals", "predictions=masks.json", r"predictions must not be set with protocol=sam_proposals"),
         ("sam_points", "~prompt_sampler", r"prompt_sampler\._target_ is .* in protocol=sam_points, got null"),
         ("efficientsam", "model@teacher=mini", r"model@teacher, .* is annotated objects in .*, got a teacher"),
+        ("sam_boxes_ap", "task.max_boxes=1", r"task\.max_boxes is null in protocol=sam_boxes_ap, got 1\."),
         ("sam_points", "protocol.name=mine", r"protocol\.name must be that of its file in conf/protocol, got mine\."),
     ],
 )
@@ -131,6 +136,41 @@ def test_a_change_is_measured_without_the_name(scenes: list[str], tmp_path: Path
     result = run("sam_points", scenes, tmp_path / "out", "task.max_clicks=1", "protocol.name=null")
     assert "name" not in result["protocol"]
     assert result["protocol"]["max_clicks"] == 1
+
+
+@pytest.mark.parametrize("name", OF_PROPOSALS)
+def test_a_record_is_held_to_its_protocol(name: str) -> None:
+    cfg = composed(f"protocol={name}")
+    sampler = instantiate(cfg.prompt_sampler, **({"detector": None} if name.startswith("mobilesamv2") else {}))
+    record = {"name": name, **sampler.settings, **instantiate(cfg.task.metric, _convert_="all").settings}
+    require_recorded_protocol(json.loads(json.dumps(record)))
+    with pytest.raises(ValueError, match=rf"ks is \[1\] in results\.json and .* in protocol={name}"):
+        require_recorded_protocol(record | {"ks": [1]})
+
+
+@pytest.mark.parametrize(
+    ("record", "sentence"),
+    [
+        ({"name": "mine"}, "protocol.name must be one of conf/protocol, got mine"),
+        ({"name": "sam_points", "kinds": ["centre"]}, "first_prompt is null in results.json and centre in protocol="),
+        (
+            {"name": "mobilesam", "against": "annotated objects"},
+            "against is annotated objects in .*masks of the teacher",
+        ),
+    ],
+)
+def test_a_name_that_says_something_else_is_refused(record: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        require_recorded_protocol(record)
+
+
+def test_what_a_protocol_leaves_open_is_named() -> None:
+    """Any other setting that it has as null is fixed by that."""
+    given = ["protocol=efficientsam", "task.boundary_dilation_ratio=.02"]
+    require_protocol(composed(*given))
+    require_protocol(composed("protocol=sam_boxes_ap", "task.boxes=boxes.json"))
+    with pytest.raises(ValueError, match=r"boundary_dilation_ratio is 0\.02 in protocol=sam_hq, got null"):
+        require_protocol(composed("protocol=sam_hq", "task.boundary_dilation_ratio=null"))
 
 
 @pytest.mark.slow

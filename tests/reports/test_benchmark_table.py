@@ -18,7 +18,7 @@ from mobilesamv2.reports.benchmark import (
 )
 from mobilesamv2.reports.published import Published
 
-PUBLISHED = [Published("edge_sam", "p", "instances.json", None, "mIoU box", 41.5, "A paper", "table 1", "")]
+PUBLISHED = [Published("edge_sam", "p", "instances_val2017.json", None, "mIoU box", 41.5, "A paper", "table 1", "")]
 
 
 def write_result(folder: Path, name: str, checkpoint: str | None, device: str = "cpu", **changes: Any) -> Path:
@@ -28,8 +28,8 @@ def write_result(folder: Path, name: str, checkpoint: str | None, device: str = 
         "n_gt": {"all": 7},
         "ms": {"image_encoder": 80.4, "total": 120.6},
         "cpu_ms": None,
-        "protocol": {"name": "p", "annotations": "a/instances.json", "annotations_sha256": "1", "num_images": 3,
-                     "image_list_sha256": "2"},
+        "protocol": {"name": "p", "annotations": "a/instances_val2017.json", "annotations_sha256": "1",
+                     "num_images": 5000, "image_list_sha256": "2"},
         "run": {
             "model": {"name": name, "checkpoint": checkpoint, "sha256": [] if checkpoint is None else ["0"]},
             "encoder_cost": {"parameters": 5_780_000, "macs": 38_200_000_000, "input_side": 1024},
@@ -58,7 +58,7 @@ def test_the_table_has_intervals_published_values_and_costs(tmp_path: Path) -> N
     notes = benchmark_notes(cells)
     assert "With random weights, so that their metrics say nothing: mini." in notes
     assert "Peak memory: what was measured." in notes
-    assert "points: 3 images, 7 objects of instances.json." in notes
+    assert "points: 5000 images, 7 objects of instances_val2017.json." in notes
 
 
 def test_every_metric_is_in_the_csv_and_the_page_has_the_table(tmp_path: Path) -> None:

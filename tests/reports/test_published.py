@@ -10,7 +10,7 @@ from mobilesamv2.model_zoo import MODEL_FILES, WEIGHT_FILES
 from mobilesamv2.reports.published import Published, comparisons, has_published_weights, read_published
 
 HEAD = "model,protocol,annotations,images,metric,value,source,table,note\n"
-LINE = "mobile_sam,p,instances.json,,mIoU box,41.5,A paper,table 1,\n"
+LINE = "mobile_sam,p,instances_val2017.json,,mIoU box,41.5,A paper,table 1,\n"
 SHA256 = WEIGHT_FILES["mobile_sam.pt"].sha256
 
 
@@ -18,7 +18,7 @@ def result(**model: Any) -> dict[str, Any]:
     published = {"name": "mobile_sam", "checkpoint": "weights/mobile_sam.pt", "sha256": [SHA256]}
     return {
         "run": {"model": published | model},
-        "protocol": {"name": "p", "annotations": "/data/instances.json.gz"},
+        "protocol": {"name": "p", "annotations": "/data/instances_val2017.json.gz", "num_images": 5000},
         "interval": {"mIoU box": [0.4, 0.42], "NoC@90": [2.9, 3.1]},
     }
 
@@ -43,12 +43,23 @@ def test_a_value_inside_the_interval_is_told_from_one_outside(tmp_path: Path) ->
     assert [str(each) for each in comparisons(result(), "p", "mIoU box", published)] == [
         "41.5 (A paper, table 1: inside)", "42.7 (Another, table 1: outside)",
     ]  # fmt: skip
-    assert [str(each) for each in comparisons(result(), "p", "NoC@90", published)] == [
+    of_500 = result() | {"protocol": result()["protocol"] | {"num_images": 500}}
+    assert [str(each) for each in comparisons(of_500, "p", "NoC@90", published)] == [
         "2.95 (A paper, table 1, 500 images: inside)"
     ]
     assert comparisons(result(), "other", "mIoU box", published) == []
     no_interval = result() | {"interval": None}
     assert [each.inside for each in comparisons(no_interval, "p", "mIoU box", published)] == [None, None]
+
+
+@pytest.mark.parametrize("images", [None, 500])
+def test_a_value_of_another_number_of_images_has_no_verdict(images: int | None) -> None:
+    value = Published("mobile_sam", "p", "instances_val2017.json", images, "mIoU box", 41.5, "s", "t", "")
+    for num_images, inside in ((images or 5000, True), (3, None), (None, None)):
+        measured = result() | {"protocol": result()["protocol"] | {"num_images": num_images}}
+        [found] = comparisons(measured, "p", "mIoU box", [value])
+        assert found.inside is inside
+        assert ("3 images here" in str(found)) == (num_images == 3)
 
 
 @pytest.mark.parametrize(
@@ -64,13 +75,15 @@ def test_a_value_inside_the_interval_is_told_from_one_outside(tmp_path: Path) ->
     ],
 )
 def test_other_weights_have_no_published_value(model: dict[str, Any]) -> None:
-    value = Published(str(model.get("name", "mobile_sam")), "p", "instances.json", None, "mIoU box", 41.5, "s", "t", "")
+    value = Published(
+        str(model.get("name", "mobile_sam")), "p", "instances_val2017.json", None, "mIoU box", 41.5, "s", "t", ""
+    )
     assert comparisons(result(), "p", "mIoU box", [value]) or value.model == "mini"
     assert comparisons(result(**model), "p", "mIoU box", [value]) == []
 
 
 def test_another_detector_has_no_published_value() -> None:
-    value = Published("mobile_sam", "p", "instances.json", None, "mIoU box", 41.5, "s", "t", "boxes of X")
+    value = Published("mobile_sam", "p", "instances_val2017.json", None, "mIoU box", 41.5, "s", "t", "boxes of X")
     with_detector = result()
     for checkpoint, found in (("w/ObjectAwareModel.pt", ["41.5 (s, t, boxes of X: inside)"]), ("w/yolov8n.pt", [])):
         with_detector["run"]["detector"] = {"checkpoint": checkpoint}

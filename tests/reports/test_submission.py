@@ -15,13 +15,12 @@ from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.cli.main import main
 from mobilesamv2.evaluation.shards import ImageResult
 from mobilesamv2.recipes import schema
+from mobilesamv2.recipes.protocols import require_recorded_protocol
 from mobilesamv2.recipes.records import code_sha256
 from mobilesamv2.registry import build_sam
-from mobilesamv2.reports.leaderboard import COLUMNS, leaderboard_page, read_results_file
+from mobilesamv2.reports.leaderboard import COLUMNS, add_results, leaderboard_page, read_results_file
 from mobilesamv2.reports.recompute import recompute
 from mobilesamv2.reports.submission import check_submission
-
-pytestmark = pytest.mark.slow
 
 schema.register()
 
@@ -61,6 +60,10 @@ def run(runs: dict[str, Path], tmp_path: Path) -> Path:
     return shutil.copytree(runs["prompts"], tmp_path / "run")
 
 
+def check(folder: Path, annotations: Path | None = None) -> dict[str, Any]:
+    return check_submission(folder, code_sha256(), require_recorded_protocol, annotations)
+
+
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change results.json."""
     path = folder / "results.json"
@@ -69,12 +72,14 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(result))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PROTOCOLS)
 def test_a_result_as_it_was_left_is_accepted(kind: str, runs: dict[str, Path]) -> None:
-    result = check_submission(runs[kind], code_sha256())
+    result = check(runs[kind])
     assert result["protocol"]["name"] == PROTOCOLS[kind][0].removeprefix("protocol=")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -86,6 +91,7 @@ def test_a_result_as_it_was_left_is_accepted(kind: str, runs: dict[str, Path]) -
         (lambda r: r["run"]["peak_memory"].update({"mib": 1.0}), "run.peak_memory.mib in results.json is 1.0"),
         (lambda r: r["protocol"].update({"num_images": 2}), "results.json is of 2 images, and progress/ has 3"),
         (lambda r: r["protocol"].update({"image_list_sha256": "0"}), "image_list_sha256 is 0 in results.json and"),
+        (lambda r: r["run"].update({"photos_sha256": "0"}), "run.photos_sha256 is not the hash of the content of its"),
         (lambda r: r["protocol"].update({"mask_choice": "oracle"}), "mask_choice is oracle in results.json and single"),
         (lambda r: r["run"]["model"].update({"name": "mobile_sam"}), "model.name is mobile_sam in results.json"),
         (lambda r: r["run"]["model"].update({"checkpoint": None}), "mini had random weights: model.checkpoint was"),
@@ -97,8 +103,15 @@ def test_a_result_as_it_was_left_is_accepted(kind: str, runs: dict[str, Path]) -
         (lambda r: r["run"]["model"].update({"onnx_encoder": "e.onnx"}), "e.onnx took the place of the image encoder"),
         (lambda r: r["run"].update({"model": None}), "no model was evaluated"),
         (lambda r: r["protocol"].pop("name"), "it names no protocol"),
+        (lambda r: r["protocol"].update({"name": "mine"}), "protocol.name must be one of conf/protocol, got mine"),
+        (lambda r: r["protocol"].update({"name": "sam_hq"}), "boundary_dilation_ratio is null in .* and 0.02 in prot"),
         (lambda r: r["protocol"].update({"annotations_sha256": None}), "its annotations have no SHA-256"),
         (lambda r: r["run"].update({"code_sha256": "0"}), "it was made by other code"),
+        (lambda r: r["run"].update({"device": "H100"}), "device is H100 in .*, and no part of progress/ has"),
+        (lambda r: r["run"]["versions"].update({"torch": "9"}), "versions is .*'9'.* in results.json, and no part of"),
+        (lambda r: r["run"]["encoder_cost"].update({"parameters": 9}), "encoder_cost.parameters is 9 in results.json"),
+        (lambda r: r["run"]["encoder_cost"].update({"macs": 9}), "encoder_cost.macs is 9 in results.json, and tiny"),
+        (lambda r: r["run"]["encoder_cost"].update({"input_side": 9000}), "encoder_cost.input_side is 9000 in results"),
         (lambda r: r["run"]["versions"].pop("torch"), "it does not say which versions made it"),
         (lambda r: r["run"].pop("encoder_cost"), "results.json lacks what an evaluation writes"),
     ],
@@ -106,7 +119,7 @@ def test_a_result_as_it_was_left_is_accepted(kind: str, runs: dict[str, Path]) -
 def test_an_edited_result_is_refused(run: Path, change: Callable[[dict[str, Any]], object], reason: str) -> None:
     edit(run, change)
     with pytest.raises(ValueError, match=f"is refused: .*{reason}"):
-        check_submission(run, code_sha256())
+        check(run)
 
 
 def test_metrics_of_another_kind_are_refused() -> None:
@@ -116,40 +129,44 @@ def test_metrics_of_another_kind_are_refused() -> None:
         recompute({"protocol": {"metric": {}}, "run": {"seed": 0}}, [image], Path(), None)
 
 
+@pytest.mark.slow
 def test_edited_counts_are_refused(run: Path) -> None:
     path = run / "per_image.npz"
     arrays = dict(np.load(path))
     np.savez_compressed(path, **arrays | {"iou_sums": arrays["iou_sums"] + 0.1})
     with pytest.raises(ValueError, match=r"iou_sums in per_image\.npz is not what progress/ has"):
-        check_submission(run, code_sha256())
+        check(run)
     np.savez_compressed(path, **arrays)
-    check_submission(run, code_sha256())
+    check(run)
     shutil.rmtree(run / "progress")
     with pytest.raises(ValueError, match=r"it has no progress/\*\.npz"):
-        check_submission(run, code_sha256())
+        check(run)
 
 
+@pytest.mark.slow
 def test_a_part_that_other_code_made_is_refused(run: Path) -> None:
     [path] = (run / "progress").glob("*.npz")
     arrays = dict(np.load(path))
     environment = json.loads(str(arrays["environment"])) | {"code_sha256": "0"}
     np.savez_compressed(path, **arrays | {"environment": np.array(json.dumps(environment))})
     with pytest.raises(ValueError, match=r"made by other code \(code_sha256 0, and here .*\): check out its commit"):
-        check_submission(run, code_sha256())
+        check(run)
 
 
+@pytest.mark.slow
 def test_average_precision_needs_its_annotations(runs: dict[str, Path], tmp_path: Path) -> None:
     moved = shutil.copytree(runs["boxes"], tmp_path / "run")
     named = Path(json.loads((moved / "results.json").read_text())["protocol"]["annotations"])
     other = tmp_path / "other.json"
     other.write_text(named.read_text() + " ")
     with pytest.raises(ValueError, match=r"its annotations are not those of .*other\.json"):
-        check_submission(moved, code_sha256(), other)
-    assert check_submission(moved, code_sha256(), named)["metrics"]["AP"] is not None
+        check(moved, other)
+    assert check(moved, named)["metrics"]["AP"] is not None
     with pytest.raises(FileNotFoundError, match="which is not there: --annotations FILE"):
-        check_submission(moved, code_sha256(), tmp_path / "none.json")
+        check(moved, tmp_path / "none.json")
 
 
+@pytest.mark.slow
 def test_submit_adds_a_result_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.csv"
     command = ["benchmark", "submit", str(run), "--by", "A. Nybody", "--results", str(results)]
@@ -170,6 +187,56 @@ def test_submit_adds_a_result_once(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert f"{100 * result['metrics']['mIoU box']:.1f} [" in page
 
 
+LINE = dict.fromkeys(COLUMNS) | {"model": "mini", "protocol": "sam_hq", "by": "me"}
+
+
+@pytest.mark.parametrize(
+    ("column", "there", "sentence"),
+    [
+        ("value", 0.99, "value of mIoU box is 0.99 there and 0.05 here"),
+        ("high", None, "high of mIoU box is empty there and 0.06 here"),
+        ("total_ms", 1.0, "total_ms of mIoU box is 1.0 there and 20.0 here"),
+        ("metric", "AP", "value of AP is 0.05 there and absent here"),
+    ],
+)
+def test_another_outcome_in_the_results_is_no_result_of_before(
+    column: str, there: object, sentence: str, tmp_path: Path
+) -> None:
+    """Whoever reviews a submission runs the command for this; nothing is added where one of the results disagrees."""
+    results = tmp_path / "results.csv"
+    row = LINE | {"metric": "mIoU box", "value": 0.05, "low": 0.04, "high": 0.06, "total_ms": 20.0}
+    assert add_results([[row]], results) == [True]
+    assert add_results([[row | {"by": "a reviewer"}]], results) == [False]
+    results.unlink()
+    assert add_results([[row | {column: there}]], results) == [True]
+    before = results.read_bytes()
+    with pytest.raises(ValueError, match=f"has another outcome of this result of mini under sam_hq: {sentence}"):
+        add_results([[row | {"model": "another"}], [row]], results)
+    assert results.read_bytes() == before
+
+
+def test_results_on_other_photos_of_the_same_ids_stand_apart(tmp_path: Path) -> None:
+    row = LINE | {"metric": "mIoU box", "value": 0.05, "parameters": 9, "macs": 9, "images": 1, "annotations": "a.json"}
+    results = tmp_path / "results.csv"
+    assert add_results([[row | {"photos_sha256": "1" * 64}], [row | {"photos_sha256": "2" * 64}]], results) == [
+        True,
+        True,
+    ]
+    page = leaderboard_page(read_results_file(results))
+    assert page.count("## sam_hq, a.json, 1 images") == 2
+    assert "of the photos `222222222222`." in page
+
+
+def test_a_results_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    results = tmp_path / "results.csv"
+    results.write_text(f"{','.join(COLUMNS[:-1])}\n{','.join('sam_hq' for _ in COLUMNS[:-1])}\n")
+    [row] = read_results_file(results)
+    assert (row["protocol"], row["photos_sha256"]) == ("sam_hq", "")
+    assert add_results([[LINE | {"metric": "mIoU box", "photos_sha256": "1"}]], results) == [True]
+    assert [row["photos_sha256"] for row in read_results_file(results)] == ["", "1"]
+
+
+@pytest.mark.slow
 def test_submit_adds_nothing_where_one_cell_is_refused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "all" / "a")
     edit(shutil.copytree(run, tmp_path / "all" / "b"), lambda result: result["metrics"].update({"mIoU box": 0.99}))
@@ -179,6 +246,7 @@ def test_submit_adds_nothing_where_one_cell_is_refused(run: Path, tmp_path: Path
     assert not results.exists()
 
 
+@pytest.mark.slow
 def test_what_can_not_be_submitted_is_a_sentence(run: Path, tmp_path: Path) -> None:
     results = tmp_path / "results.csv"
     for folder, path, sentence in (
