@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,8 @@ _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_
 _FRAME = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
 _TRAINING = re.compile(r"(^|\.)(\w*loss\w*|criterion|\w*metrics?|n_averaged)(\.|$)")
 """Names of what only training reads."""
+_OPTIMIZER = re.compile(r"(^|\.)(\w*optimi[sz]er\w*|state\.\d+)\.")
+"""Dictionaries that optimizers keep, whose tensors may have the names and shapes of weights."""
 _MAX_DEPTH = 4
 """Dictionaries within dictionaries that are searched; a pickle may contain itself."""
 
@@ -50,11 +52,13 @@ class _Entry(NamedTuple):
     """A tensor in a file.
 
     Attributes:
+        name: path of the tensor; of a part that a dictionary holds without the part's name, with that name.
         value: the tensor.
         container: path of the dictionary that holds it, each step followed by a dot; empty for the file's own.
         root: what precedes the first part of a SAM in its name; None if it belongs to none.
     """
 
+    name: str
     value: Tensor
     container: str
     root: str | None
@@ -73,23 +77,28 @@ def split_parts(content: dict[Any, Any], path: Path, prefix: str | None = None) 
         ValueError: if the file contains no part of a SAM, several models of which no prefix chooses one, or tensors
             beside the model that are neither its normalisation of pixels nor of the training alone.
     """
-    entries = {name: _Entry(value, container, _root(name)) for name, value, container in _tensors(content)}
-    roots = {entry.root for entry in entries.values() if entry.root is not None}
+    entries = list(_entries(content))
+    roots = {entry.root for entry in entries if entry.root is not None}
     if not roots:
-        return _bare_part(entries, content, path, prefix)
+        keys = [entry.name for entry in entries] or [str(key) for key in content]
+        raise ValueError(f"{path} contains no part of a SAM; its keys are {first_few(keys)}.")
     root = _choose(roots, path, prefix)
-    containers = {entry.container for entry in entries.values() if entry.root == root}
+    containers = {entry.container for entry in entries if entry.root == root}
     others = tuple(other for other in roots - {root} if other)
     state: StateDict = {}
-    for name, entry in entries.items():
-        if entry.root not in (root, None) or entry.container not in containers or name.startswith(others):
+    beside: StateDict = {}
+    for entry in entries:
+        if entry.root not in (root, None) or entry.name.startswith(others):
             continue
-        local = _WRAPPERS.sub("", name.removeprefix(root))
+        if entry.container not in containers:
+            if prefix is None and _may_matter(entry):
+                beside[entry.name] = entry.value
+            continue
+        local = _WRAPPERS.sub("", entry.name.removeprefix(root))
         if local in state:
-            raise ValueError(f"{path} has {local} twice, once as {name}; remove one of them.")
+            raise ValueError(f"{path} has {local} twice, once as {entry.name}; remove one of them.")
         state[local] = entry.value
     parts: dict[str, StateDict] = {}
-    beside: StateDict = {}
     for key, value in _rename(state, path).items():
         part, _, name = key.partition(".")
         if part in PARTS:
@@ -118,6 +127,29 @@ def _tensors(content: dict[Any, Any], container: str = "", depth: int = 0) -> It
             yield from _tensors(value, f"{name}.", depth + 1)
 
 
+def _entries(content: dict[Any, Any]) -> Iterator[_Entry]:
+    """Yield the tensors in a file, but for what optimizers keep."""
+    dictionaries: dict[str, StateDict] = {}
+    for name, value, container in _tensors(content):
+        if not _OPTIMIZER.search(container):
+            dictionaries.setdefault(container, {})[name] = value
+    for container, tensors in dictionaries.items():
+        has_names = any(_root(name) is not None for name in tensors)
+        part = None if has_names else _part_of({_WRAPPERS.sub("", name.removeprefix(container)) for name in tensors})
+        for name, value in tensors.items():
+            if part is None:
+                yield _Entry(name, value, container, _root(name))
+            else:
+                yield _Entry(f"{container}{part}.{name.removeprefix(container)}", value, container, container)
+
+
+def _may_matter(entry: _Entry) -> bool:
+    """Return whether a tensor in another dictionary than the model's is one that may change what it computes."""
+    *_, last = entry.name.split(".")
+    is_weight = entry.value.is_floating_point() and (entry.value.ndim > 1 or last in ("weight", "bias"))
+    return is_weight or last in _FRAME
+
+
 def _root(name: str) -> str | None:
     found = _ROOT.match(name)
     return None if found is None else found[1] or ""
@@ -141,28 +173,11 @@ def _choose(roots: Iterable[str], path: Path, prefix: str | None) -> str:
     raise ValueError(f"prefix must be that of one model in {path}, one of {shown}, got {prefix!r}.")
 
 
-def _bare_part(
-    entries: dict[str, _Entry], content: dict[Any, Any], path: Path, prefix: str | None
-) -> dict[str, StateDict]:
-    """Return the only part that a file holds without the part's name in its keys."""
-    groups: dict[str, StateDict] = {}
-    for name, entry in entries.items():
-        local = _WRAPPERS.sub("", name.removeprefix(entry.container))
-        groups.setdefault(entry.container, {})[local] = entry.value
-    found = {container: part for container, state in groups.items() if (part := _part_of(state))}
-    if not found:
-        keys = list(entries) or [str(key) for key in content]
-        raise ValueError(f"{path} contains no part of a SAM; its keys are {first_few(keys)}.")
-    container = _choose(found, path, prefix)
-    part, state = found[container], groups[container]
-    return {part: rename_encoder(state) if part == "image_encoder" else state}
-
-
-def _part_of(state: StateDict) -> str | None:
+def _part_of(keys: Set[str]) -> str | None:
     """Return which part keys without a prefix are of."""
-    if is_encoder(state):
+    if is_encoder(keys):
         return "image_encoder"
-    return next((part for key, part in _BARE.items() if key in state), None)
+    return next((part for key, part in _BARE.items() if key in keys), None)
 
 
 def _rename(state: StateDict, path: Path) -> StateDict:

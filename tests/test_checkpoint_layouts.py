@@ -107,6 +107,48 @@ def test_parts_of_two_models_do_not_become_one(trained: Sam, tmp_path: Path) -> 
     assert load_weights(build_sam("micro_conv"), tmp_path / "two.pt", "student") == ("image_encoder",)
 
 
+@pytest.mark.parametrize(
+    ("layout", "of_whole", "of_bare"),
+    [
+        (lambda whole, bare: {"student": bare, "teacher": whole}, "teacher", "student"),
+        (lambda whole, bare: {"model": whole, "ema": prefixed(bare, "module.")}, "model", "ema"),
+        (lambda whole, bare: whole | {"image_encoder_ema": bare}, "", "image_encoder_ema"),
+    ],
+)
+def test_a_bare_part_beside_a_model_is_another_model(
+    tmp_path: Path, layout: Callable[[State, State], dict[str, Any]], of_whole: str, of_bare: str
+) -> None:
+    sam, path = build_sam("sam_vit_mini"), tmp_path / "two.pt"
+    own = sam.image_encoder.state_dict()
+    torch.save(layout(sam.state_dict(), {k.removeprefix("backbone."): v + 1 for k, v in own.items()}), path)
+    with pytest.raises(ValueError, match=r"two\.pt holds 2 models, whose keys have the prefixes '.*', '.*'\. Choose"):
+        load_weights(build_sam("sam_vit_mini"), path)
+    whole, bare = build_sam("sam_vit_mini", path, prefix=of_whole, allow_partial=False), build_sam("sam_vit_mini")
+    assert load_weights(bare, path, of_bare) == ("image_encoder",)
+    assert all(torch.equal(value, own[key]) for key, value in whole.image_encoder.state_dict().items())
+    assert all(torch.equal(value, own[key] + 1) for key, value in bare.image_encoder.state_dict().items())
+
+
+def test_a_dictionary_of_weights_beside_the_model_is_refused_unless_the_model_is_named(
+    trained: Sam, tmp_path: Path
+) -> None:
+    path, head = tmp_path / "head.pt", {"0.weight": torch.zeros(2, 3), "0.bias": torch.zeros(2)}
+    torch.save({"model": trained.state_dict(), "optimizer": OPTIMIZER, "head": head}, path)
+    with pytest.raises(ValueError, match=r"unexpected key\(s\), of no part of a SAM: head\.0\.weight, head\.0\.bias"):
+        load_weights(build_sam("micro_conv"), path)
+    assert len(load_weights(build_sam("micro_conv"), path, "model")) == 3
+    torch.save({"model": trained.state_dict(), "pixel_mean": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="has pixel_mean"):
+        load_weights(build_sam("micro_conv"), path)
+
+
+@pytest.mark.parametrize("key", [0, "image_encoder.neck.0.weight"])
+def test_the_states_of_optimizers_are_no_models(trained: Sam, tmp_path: Path, key: object) -> None:
+    state = {"state": {key: {"exp_avg": torch.zeros(4, 4)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({"model": trained.state_dict(), "optimizer": state}, tmp_path / "last.pt")
+    assert len(load_weights(build_sam("micro_conv"), tmp_path / "last.pt")) == 3
+
+
 def test_tensors_beside_the_model_that_may_matter_are_refused(trained: Sam, tmp_path: Path) -> None:
     path, state = tmp_path / "beside.pt", trained.state_dict()
     torch.save(prefixed(state, "sam.") | {"lora.0.weight": torch.zeros(4)}, path)
