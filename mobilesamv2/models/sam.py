@@ -42,6 +42,9 @@ class Sam(nn.Module):
     packs_levels = False
     """Whether an image embedding may have finer levels packed into its cells."""
 
+    mask_input_limit: float | None = None
+    """Logits beyond which low-res masks are clamped before they are fed back as mask inputs; None clamps none."""
+
     def __init__(
         self,
         image_encoder: nn.Module,
@@ -130,6 +133,11 @@ class Sam(nn.Module):
         sparse, dense = self.prompt_encoder(points, labels, boxes_xyxy, mask_input)
         positions = self.prompt_encoder.image_positions()
         return self.mask_decoder(image_embedding, positions, sparse, dense, multimask_output)
+
+    def as_mask_input(self, low_res_logits: Tensor) -> Tensor:
+        """Return low-res logits of any shape as the model takes them back as a mask input."""
+        limit = self.mask_input_limit
+        return low_res_logits if limit is None else low_res_logits.clamp(-limit, limit)
 
     def decode_stages(
         self,
