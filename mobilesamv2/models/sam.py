@@ -40,7 +40,7 @@ class Sam(nn.Module):
     """How images become the model's input, and its low-res masks those of images."""
 
     packs_levels = False
-    """Whether an image embedding may have finer levels packed into its cells."""
+    """Whether an image embedding may have levels of strides 8 and 4 packed into its cells, as by ``pack_levels``."""
 
     mask_input_limit: float | None = None
     """Logits beyond which low-res masks are clamped before they are fed back as mask inputs; None clamps none."""
@@ -87,12 +87,12 @@ class Sam(nn.Module):
 
     @property
     def level_channels(self) -> tuple[int, ...]:
-        """Return the channels of each level in an image embedding, coarsest first: C, and of SAM 2 finer ones."""
+        """Return the channels of each level in an image embedding, coarsest first: C, and of some models finer ones."""
         return (self.prompt_encoder.embed_dim,)
 
     @property
     def embedding_channels(self) -> int:
-        """Return the channels of an image embedding: C, or more where it holds finer levels too."""
+        """Return the channels of an image embedding, of all its levels."""
         return sum(self.level_channels)
 
     def for_inference(self) -> Sam:

@@ -109,8 +109,9 @@ class SamHq(Sam):
 
     @property
     @override
-    def embedding_channels(self) -> int:
-        return 3 * self.prompt_encoder.embed_dim
+    def level_channels(self) -> tuple[int, ...]:
+        width = self.prompt_encoder.embed_dim
+        return width, 2 * width
 
     @override
     def _build_mask_decoder(self, embed_dim: int, num_heads: int, mlp_dim: int) -> MaskDecoder:
