@@ -58,9 +58,10 @@ class Distill(LearnsFromTeacher):
     ) -> None:
         super().__init__(teacher)
         crosses = self.takes_sam_for_sam2 and is_sam2_of_sam(student, teacher.sam)
-        if student.resizing is not teacher.sam.resizing and not crosses:
+        decoders = [sam.mask_decoder.state_dict().keys() for sam in (student, teacher.sam)]
+        if (student.resizing is not teacher.sam.resizing or decoders[0] != decoders[1]) and not crosses:
             raise ValueError(
-                "The student must be of its teacher's family, SAM, SAM 2 or EfficientSAM, got "
+                "The student must be of its teacher's family, SAM, SAM-HQ, SAM 2 or EfficientSAM, got "
                 f"{student.name} for {teacher.sam.name}"
                 f"{'' if self.takes_sam_for_sam2 else '; task=distill takes a SAM for SAM 2'}."
             )

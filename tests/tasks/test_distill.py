@@ -68,6 +68,13 @@ def test_a_sam_hq_learns_all_of_its_teachers_embedding() -> None:
         DistillDecoupled(hq(side=128), Teacher(hq()), ADAMW)
 
 
+def test_a_sam_hq_teaches_no_sam() -> None:
+    """Its mask decoder has further parts, whatever the width."""
+    for name in ("mini", "mini_conv"):
+        with pytest.raises(ValueError, match="of its teacher's family, SAM, SAM-HQ, SAM 2 or EfficientSAM, got mini"):
+            DistillDecoupled(build_sam(name), Teacher(hq()), ADAMW)
+
+
 def test_a_constant_embedding_stays_constant() -> None:
     assert torch.allclose(resample_embedding(torch.full((1, 2, 16, 16), 3.0), 8), torch.tensor(3.0))
     same = torch.randn(1, 2, 4, 4)
