@@ -333,8 +333,9 @@ def load_sam(path: str | Path) -> Sam:
         ValueError: if the file's metadata do not name its model, or name one that is not known, or it is a ``SamModel``
             of transformers that is not in the registry or whose ``config.json``, beside it, states another model.
     """
-    if (name := identify_transformers(Path(path))) is not None:
-        sam = build_sam(name, path, allow_partial=False)
+    if (found := identify_transformers(Path(path))) is not None:
+        name, image_size = found
+        sam = build_sam(name, path, image_size=image_size, allow_partial=False)
         check_config(sam, Path(path).parent)
         return sam
     metadata = read_metadata(path)
