@@ -168,7 +168,8 @@ def _choose(roots: Iterable[str], path: Path, prefix: str | None) -> str:
     if prefix is None:
         raise ValueError(
             f"{path} holds {len(roots)} models, whose keys have the prefixes {shown}. Choose one: "
-            f"build_sam(name, file, prefix={roots[-1].removesuffix('.')!r})."
+            f"build_sam(name, file, prefix={roots[-1].removesuffix('.')!r}), or of train.py and evaluate.py "
+            f"+model.prefix={roots[-1].removesuffix('.')}."
         )
     raise ValueError(f"prefix must be that of one model in {path}, one of {shown}, got {prefix!r}.")
 
