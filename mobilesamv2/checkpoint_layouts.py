@@ -35,8 +35,20 @@ _ROOT = re.compile(
     rf"^(.*\.)??({'|'.join(PARTS)}|sam_prompt_encoder|sam_mask_decoder|vision_encoder|shared_image_embedding)\."
 )
 _ALIASES = {"PromtEncoder": "prompt_encoder", "MaskDecoder": "mask_decoder"}  # sic; MobileSAMv2's
-# Names in which a part without its name begins; those of image encoders are in encoder_checkpoints.
-_BARE = {"iou_token.weight": "mask_decoder", "point_embeddings.0.weight": "prompt_encoder"}
+# A name in a part without its name -> its name in SAM 2, transformers or SAM; published image encoders are in
+# encoder_checkpoints.
+_BARE = {
+    "transformer.layers.0.mlp.layers.0.weight": "sam_mask_decoder",
+    "iou_token.weight": "mask_decoder",
+    "point_embeddings.0.weight": "prompt_encoder",
+    "point_embed.0.weight": "prompt_encoder",
+    "patch_embed.projection.weight": "vision_encoder",
+    "trunk.patch_embed.proj.weight": "image_encoder",
+}
+_SHORT = {"image_encoder": "encoder", "mask_decoder": "decoder"}
+"""Names of dictionaries that hold a part and are part of the model around them."""
+_OF_THE_IMAGE = ("compress_vit_feat", "embedding_encoder", "neck.conv_s0", "neck.conv_s1")
+"""Modules of the image encoder that SAM-HQ and SAM 2 keep in the mask decoder."""
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What DistributedDataParallel, torch.compile, FSDP and activation checkpoints put into names."""
 _FRAME = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
@@ -66,6 +78,8 @@ class _Entry(NamedTuple):
 
 def split_parts(content: dict[Any, Any], path: Path, prefix: str | None = None) -> dict[str, StateDict]:
     """Return the parts of the SAM in a file, under this project's names.
+
+    A mask decoder alone may come with modules of the image encoder, which are parts of their own then.
 
     Args:
         content: what the file contains.
@@ -108,7 +122,7 @@ def split_parts(content: dict[Any, Any], path: Path, prefix: str | None = None) 
     _check_beside(beside, path)
     if "image_encoder" in parts:
         parts["image_encoder"] = rename_encoder(parts["image_encoder"])
-    return move_sam_hq(parts)
+    return _of_a_decoder(move_sam_hq(parts))
 
 
 def first_few(keys: list[str]) -> str:
@@ -136,11 +150,15 @@ def _entries(content: dict[Any, Any]) -> Iterator[_Entry]:
     for container, tensors in dictionaries.items():
         has_names = any(_root(name) is not None for name in tensors)
         part = None if has_names else _part_of({_WRAPPERS.sub("", name.removeprefix(container)) for name in tensors})
+        root = container
+        if part in _SHORT and re.search(rf"(^|\.){_SHORT[part]}\.$", container):
+            root = container.removesuffix(f"{_SHORT[part]}.")
         for name, value in tensors.items():
-            if part is None:
+            local = name.removeprefix(container)
+            if part is None or _TRAINING.search(local) or local.rpartition(".")[2] in _FRAME:
                 yield _Entry(name, value, container, _root(name))
             else:
-                yield _Entry(f"{container}{part}.{name.removeprefix(container)}", value, container, container)
+                yield _Entry(f"{root}{part}.{local}", value, container, root)
 
 
 def _may_matter(entry: _Entry) -> bool:
@@ -176,7 +194,8 @@ def _choose(roots: Iterable[str], path: Path, prefix: str | None) -> str:
 
 def _part_of(keys: Set[str]) -> str | None:
     """Return which part keys without a prefix are of."""
-    if is_encoder(keys):
+    is_own = all(any(key.startswith(start) for key in keys) for start in ("backbone.", "neck."))
+    if is_own or is_encoder(keys):
         return "image_encoder"
     return next((part for key, part in _BARE.items() if key in keys), None)
 
@@ -189,6 +208,19 @@ def _rename(state: StateDict, path: Path) -> StateDict:
         except ValueError as error:
             raise ValueError(f"{path} can't be loaded: {error}") from error
     return rename_efficient_sam(rename_sam2(state))
+
+
+def _of_a_decoder(parts: dict[str, StateDict]) -> dict[str, StateDict]:
+    """Return the parts, with what came with a mask decoder alone of the image encoder as parts of their own."""
+    encoder = parts.get("image_encoder", {})
+    of_decoder = {module: {} for module in _OF_THE_IMAGE}
+    for key, value in encoder.items():
+        module = next((module for module in _OF_THE_IMAGE if key.startswith(f"{module}.")), None)
+        if module is None:
+            return parts
+        of_decoder[module][key.removeprefix(f"{module}.")] = value
+    rest = {part: state for part, state in parts.items() if part != "image_encoder"}
+    return rest | {f"image_encoder.{module}": state for module, state in of_decoder.items() if state}
 
 
 def _check_beside(beside: StateDict, path: Path) -> None:
