@@ -22,7 +22,7 @@ from mobilesamv2.models.registration import HOW_TO_REGISTER, Family, registered_
 from mobilesamv2.models.repvit_sam import edge_sam, repvit_sam
 from mobilesamv2.models.sam import MAX_IMAGE_SIZE, Sam
 from mobilesamv2.models.sam2 import Sam2
-from mobilesamv2.models.sam_hq import SamHq, sam_hq_tiny_vit, sam_hq_vit
+from mobilesamv2.models.sam_hq import ENCODERS_OF_SAM_HQ, SamHq
 from mobilesamv2.models.sam_variants import EdgeSam, EfficientViTSam, TinySam
 from mobilesamv2.models.timm_backbone import require_timm_model
 from mobilesamv2.names import did_you_mean
@@ -31,9 +31,7 @@ from mobilesamv2.structures import EFFICIENT_SAM_THRESHOLDS, SAM_2_THRESHOLDS, S
 from mobilesamv2.transformers_checkpoints import check_config, identify_transformers
 
 TIMM_PREFIX = "timm/"
-
 MICRO_SAM_ENCODERS = {"t": "tiny_vit_5m", "b": "sam_vit_b", "l": "sam_vit_l"}
-
 SAM2_SIZES = ("tiny", "small", "base_plus", "large")
 
 ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
@@ -75,12 +73,6 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "micro_conv": partial(timm_encoder, "mobilenetv4_conv_small_035", finest_stride=4),
 }
 """Image encoders of SAM by name, beside ``timm/<backbone>``."""
-
-ENCODERS_OF_SAM_HQ: dict[str, Callable[..., ImageEncoder]] = {
-    **{f"sam_hq_vit_{size[0]}": partial(sam_hq_vit, f"samvit_{size}_patch16") for size in ("base", "large", "huge")},
-    "sam_hq_vit_tiny": partial(sam_hq_tiny_vit, "tiny_vit_5m_224"),
-}
-"""Image encoders of SAM-HQ by name; no other has the finer features that its mask decoder reads."""
 
 _PYRAMIDS: dict[str, Callable[..., ImageEncoder]] = {
     **{f"tiny_vit_{size}": partial(timm_pyramid, f"tiny_vit_{size}_224") for size in ("5m", "11m", "21m")},
@@ -334,8 +326,7 @@ def load_sam(path: str | Path) -> Sam:
             of transformers that is not in the registry or whose ``config.json``, beside it, states another model.
     """
     if (found := identify_transformers(Path(path))) is not None:
-        name, image_size = found
-        sam = build_sam(name, path, image_size=image_size, allow_partial=False)
+        sam = build_sam(found[0], path, image_size=found[1], allow_partial=False)
         check_config(sam, Path(path).parent)
         return sam
     metadata = read_metadata(path)

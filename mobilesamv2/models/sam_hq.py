@@ -145,6 +145,13 @@ def sam_hq_tiny_vit(variant: str, *, image_size: int, out_channels: int) -> Imag
     return HqImageEncoder(encoder, early_channels, out_channels, _tiny_vit_maps)
 
 
+ENCODERS_OF_SAM_HQ: dict[str, Callable[..., ImageEncoder]] = {
+    **{f"sam_hq_vit_{size[0]}": partial(sam_hq_vit, f"samvit_{size}_patch16") for size in ("base", "large", "huge")},
+    "sam_hq_vit_tiny": partial(sam_hq_tiny_vit, "tiny_vit_5m_224"),
+}
+"""Image encoders of SAM-HQ by name; no other has the finer features that its mask decoder reads."""
+
+
 def _vit_maps(block: int, backbone: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     last, (early,) = backbone.forward_intermediates(images, indices=[block])
     return last, early
