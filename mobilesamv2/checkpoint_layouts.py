@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,13 +35,27 @@ _ROOT = re.compile(
     rf"^(.*\.)??({'|'.join(PARTS)}|sam_prompt_encoder|sam_mask_decoder|vision_encoder|shared_image_embedding)\."
 )
 _ALIASES = {"PromtEncoder": "prompt_encoder", "MaskDecoder": "mask_decoder"}  # sic; MobileSAMv2's
-# Names in which a part without its name begins; those of image encoders are in encoder_checkpoints.
-_BARE = {"iou_token.weight": "mask_decoder", "point_embeddings.0.weight": "prompt_encoder"}
+# A name in a part without its name -> its name in SAM 2, transformers or SAM; published image encoders are in
+# encoder_checkpoints.
+_BARE = {
+    "transformer.layers.0.mlp.layers.0.weight": "sam_mask_decoder",
+    "iou_token.weight": "mask_decoder",
+    "point_embeddings.0.weight": "prompt_encoder",
+    "point_embed.0.weight": "prompt_encoder",
+    "patch_embed.projection.weight": "vision_encoder",
+    "trunk.patch_embed.proj.weight": "image_encoder",
+}
+_SHORT = {"image_encoder": "encoder", "mask_decoder": "decoder"}
+"""Names of dictionaries that hold a part and are part of the model around them."""
+_OF_THE_IMAGE = ("compress_vit_feat", "embedding_encoder", "neck.conv_s0", "neck.conv_s1")
+"""Modules of the image encoder that SAM-HQ and SAM 2 keep in the mask decoder."""
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What DistributedDataParallel, torch.compile, FSDP and activation checkpoints put into names."""
 _FRAME = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
 _TRAINING = re.compile(r"(^|\.)(\w*loss\w*|criterion|\w*metrics?|n_averaged)(\.|$)")
 """Names of what only training reads."""
+_OPTIMIZER = re.compile(r"(^|\.)(\w*optimi[sz]er\w*|state\.\d+)\.")
+"""Dictionaries that optimizers keep, whose tensors may have the names and shapes of weights."""
 _MAX_DEPTH = 4
 """Dictionaries within dictionaries that are searched; a pickle may contain itself."""
 
@@ -50,11 +64,13 @@ class _Entry(NamedTuple):
     """A tensor in a file.
 
     Attributes:
+        name: path of the tensor; of a part that a dictionary holds without the part's name, with that name.
         value: the tensor.
         container: path of the dictionary that holds it, each step followed by a dot; empty for the file's own.
         root: what precedes the first part of a SAM in its name; None if it belongs to none.
     """
 
+    name: str
     value: Tensor
     container: str
     root: str | None
@@ -62,6 +78,8 @@ class _Entry(NamedTuple):
 
 def split_parts(content: dict[Any, Any], path: Path, prefix: str | None = None) -> dict[str, StateDict]:
     """Return the parts of the SAM in a file, under this project's names.
+
+    A mask decoder alone may come with modules of the image encoder, which are parts of their own then.
 
     Args:
         content: what the file contains.
@@ -73,23 +91,28 @@ def split_parts(content: dict[Any, Any], path: Path, prefix: str | None = None) 
         ValueError: if the file contains no part of a SAM, several models of which no prefix chooses one, or tensors
             beside the model that are neither its normalisation of pixels nor of the training alone.
     """
-    entries = {name: _Entry(value, container, _root(name)) for name, value, container in _tensors(content)}
-    roots = {entry.root for entry in entries.values() if entry.root is not None}
+    entries = list(_entries(content))
+    roots = {entry.root for entry in entries if entry.root is not None}
     if not roots:
-        return _bare_part(entries, content, path, prefix)
+        keys = [entry.name for entry in entries] or [str(key) for key in content]
+        raise ValueError(f"{path} contains no part of a SAM; its keys are {first_few(keys)}.")
     root = _choose(roots, path, prefix)
-    containers = {entry.container for entry in entries.values() if entry.root == root}
+    containers = {entry.container for entry in entries if entry.root == root}
     others = tuple(other for other in roots - {root} if other)
     state: StateDict = {}
-    for name, entry in entries.items():
-        if entry.root not in (root, None) or entry.container not in containers or name.startswith(others):
+    beside: StateDict = {}
+    for entry in entries:
+        if entry.root not in (root, None) or entry.name.startswith(others):
             continue
-        local = _WRAPPERS.sub("", name.removeprefix(root))
+        if entry.container not in containers:
+            if prefix is None and _may_matter(entry):
+                beside[entry.name] = entry.value
+            continue
+        local = _WRAPPERS.sub("", entry.name.removeprefix(root))
         if local in state:
-            raise ValueError(f"{path} has {local} twice, once as {name}; remove one of them.")
+            raise ValueError(f"{path} has {local} twice, once as {entry.name}; remove one of them.")
         state[local] = entry.value
     parts: dict[str, StateDict] = {}
-    beside: StateDict = {}
     for key, value in _rename(state, path).items():
         part, _, name = key.partition(".")
         if part in PARTS:
@@ -99,7 +122,7 @@ def split_parts(content: dict[Any, Any], path: Path, prefix: str | None = None) 
     _check_beside(beside, path)
     if "image_encoder" in parts:
         parts["image_encoder"] = rename_encoder(parts["image_encoder"])
-    return move_sam_hq(parts)
+    return _of_a_decoder(move_sam_hq(parts))
 
 
 def first_few(keys: list[str]) -> str:
@@ -116,6 +139,33 @@ def _tensors(content: dict[Any, Any], container: str = "", depth: int = 0) -> It
             yield name, value, container
         elif isinstance(value, dict) and depth < _MAX_DEPTH:
             yield from _tensors(value, f"{name}.", depth + 1)
+
+
+def _entries(content: dict[Any, Any]) -> Iterator[_Entry]:
+    """Yield the tensors in a file, but for what optimizers keep."""
+    dictionaries: dict[str, StateDict] = {}
+    for name, value, container in _tensors(content):
+        if not _OPTIMIZER.search(container):
+            dictionaries.setdefault(container, {})[name] = value
+    for container, tensors in dictionaries.items():
+        has_names = any(_root(name) is not None for name in tensors)
+        part = None if has_names else _part_of({_WRAPPERS.sub("", name.removeprefix(container)) for name in tensors})
+        root = container
+        if part in _SHORT and re.search(rf"(^|\.){_SHORT[part]}\.$", container):
+            root = container.removesuffix(f"{_SHORT[part]}.")
+        for name, value in tensors.items():
+            local = name.removeprefix(container)
+            if part is None or _TRAINING.search(local) or local.rpartition(".")[2] in _FRAME:
+                yield _Entry(name, value, container, _root(name))
+            else:
+                yield _Entry(f"{root}{part}.{local}", value, container, root)
+
+
+def _may_matter(entry: _Entry) -> bool:
+    """Return whether a tensor in another dictionary than the model's is one that may change what it computes."""
+    *_, last = entry.name.split(".")
+    is_weight = entry.value.is_floating_point() and (entry.value.ndim > 1 or last in ("weight", "bias"))
+    return is_weight or last in _FRAME
 
 
 def _root(name: str) -> str | None:
@@ -136,33 +186,18 @@ def _choose(roots: Iterable[str], path: Path, prefix: str | None) -> str:
     if prefix is None:
         raise ValueError(
             f"{path} holds {len(roots)} models, whose keys have the prefixes {shown}. Choose one: "
-            f"build_sam(name, file, prefix={roots[-1].removesuffix('.')!r})."
+            f"build_sam(name, file, prefix={roots[-1].removesuffix('.')!r}), or of train.py and evaluate.py "
+            f"+model.prefix={roots[-1].removesuffix('.')}."
         )
     raise ValueError(f"prefix must be that of one model in {path}, one of {shown}, got {prefix!r}.")
 
 
-def _bare_part(
-    entries: dict[str, _Entry], content: dict[Any, Any], path: Path, prefix: str | None
-) -> dict[str, StateDict]:
-    """Return the only part that a file holds without the part's name in its keys."""
-    groups: dict[str, StateDict] = {}
-    for name, entry in entries.items():
-        local = _WRAPPERS.sub("", name.removeprefix(entry.container))
-        groups.setdefault(entry.container, {})[local] = entry.value
-    found = {container: part for container, state in groups.items() if (part := _part_of(state))}
-    if not found:
-        keys = list(entries) or [str(key) for key in content]
-        raise ValueError(f"{path} contains no part of a SAM; its keys are {first_few(keys)}.")
-    container = _choose(found, path, prefix)
-    part, state = found[container], groups[container]
-    return {part: rename_encoder(state) if part == "image_encoder" else state}
-
-
-def _part_of(state: StateDict) -> str | None:
+def _part_of(keys: Set[str]) -> str | None:
     """Return which part keys without a prefix are of."""
-    if is_encoder(state):
+    is_own = all(any(key.startswith(start) for key in keys) for start in ("backbone.", "neck."))
+    if is_own or is_encoder(keys):
         return "image_encoder"
-    return next((part for key, part in _BARE.items() if key in state), None)
+    return next((part for key, part in _BARE.items() if key in keys), None)
 
 
 def _rename(state: StateDict, path: Path) -> StateDict:
@@ -173,6 +208,19 @@ def _rename(state: StateDict, path: Path) -> StateDict:
         except ValueError as error:
             raise ValueError(f"{path} can't be loaded: {error}") from error
     return rename_efficient_sam(rename_sam2(state))
+
+
+def _of_a_decoder(parts: dict[str, StateDict]) -> dict[str, StateDict]:
+    """Return the parts, with what came with a mask decoder alone of the image encoder as parts of their own."""
+    encoder = parts.get("image_encoder", {})
+    of_decoder = {module: {} for module in _OF_THE_IMAGE}
+    for key, value in encoder.items():
+        module = next((module for module in _OF_THE_IMAGE if key.startswith(f"{module}.")), None)
+        if module is None:
+            return parts
+        of_decoder[module][key.removeprefix(f"{module}.")] = value
+    rest = {part: state for part, state in parts.items() if part != "image_encoder"}
+    return rest | {f"image_encoder.{module}": state for module, state in of_decoder.items() if state}
 
 
 def _check_beside(beside: StateDict, path: Path) -> None:

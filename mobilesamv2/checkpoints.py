@@ -69,9 +69,14 @@ def load_weights(sam: Sam, path: str | Path, prefix: str | None = None) -> tuple
     """
     path = Path(path)
     parts = split_parts(read_state_dict(path, unwrap=False), path, prefix)
-    modules = {part: getattr(sam, part) for part in parts}
-    mismatches: list[str] = []
+    known = dict(sam.named_modules())
+    modules = {part: known[part] for part in parts if part in known}
+    mismatches = [
+        f"unexpected key(s) in {part}: {first_few(sorted(parts[part]))}" for part in parts if part not in known
+    ]
     for part, state in parts.items():
+        if part not in modules:
+            continue
         ours = modules[part].state_dict()
         _check_kinds(path, ours, state, f"{part}.")
         mismatches += _mismatches(part, ours, state)

@@ -58,7 +58,7 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights", download:
     if path.suffix in (".pt", ".pth"):
         return _load_published_file(path)
     if path.is_dir():
-        return load_sam(path / HUB_FILE)
+        return load_sam(_weights_in(path))
     if is_repository(name):
         return load_sam(find_on_hub(name, download))
     known = list_models(pretrained=True)
@@ -95,6 +95,24 @@ def load_model(
         raise ValueError(f"--model must name the model of {len(checkpoint)} weight files, got none.")
     path = Path(checkpoint[0])
     return load_sam(path) if path.suffix == ".safetensors" else _load_published_file(path)
+
+
+def _weights_in(folder: Path) -> Path:
+    """Return the path of a folder's weight file, and the way out where transformers wrote the weights otherwise."""
+    file, pickled = folder / HUB_FILE, folder / "pytorch_model.bin"
+    if file.is_file():
+        return file
+    if pickled.is_file():
+        raise ValueError(
+            f"{folder} must hold a {HUB_FILE}, got {pickled.name}: load it by the name of its model, "
+            f"build_sam('sam_vit_b', '{pickled}') for example."
+        )
+    if any(folder.glob("*.index.json")):
+        raise ValueError(
+            f"{folder} must hold a {HUB_FILE}, got weights in several files. transformers joins them: "
+            f"SamModel.from_pretrained('{folder}').save_pretrained(OTHER_FOLDER, max_shard_size='50GB')."
+        )
+    return file
 
 
 def _load_published_file(path: Path) -> Sam:

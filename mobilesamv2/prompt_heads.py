@@ -96,7 +96,8 @@ def build_prompt_head(
 def _embedding_of(sam: Sam) -> dict[str, Any]:
     """Return what a head depends on of a model's embeddings, by the names of its arguments."""
     return {
-        "level_channels": sam.level_channels,
+        # SAM-HQ's finer features, which lie in the cells in another order, are not read
+        "level_channels": sam.level_channels if sam.packs_levels else sam.level_channels[:1],
         "image_size": sam.image_size,
         "keep_aspect_ratio": sam.resizing.keep_aspect_ratio,
     }

@@ -22,7 +22,7 @@ from mobilesamv2.models.registration import HOW_TO_REGISTER, Family, registered_
 from mobilesamv2.models.repvit_sam import edge_sam, repvit_sam
 from mobilesamv2.models.sam import MAX_IMAGE_SIZE, Sam
 from mobilesamv2.models.sam2 import Sam2
-from mobilesamv2.models.sam_hq import SamHq, sam_hq_tiny_vit, sam_hq_vit
+from mobilesamv2.models.sam_hq import ENCODERS_OF_SAM_HQ, SamHq
 from mobilesamv2.models.sam_variants import EdgeSam, EfficientViTSam, TinySam
 from mobilesamv2.models.timm_backbone import require_timm_model
 from mobilesamv2.names import did_you_mean
@@ -31,9 +31,7 @@ from mobilesamv2.structures import EFFICIENT_SAM_THRESHOLDS, SAM_2_THRESHOLDS, S
 from mobilesamv2.transformers_checkpoints import check_config, identify_transformers
 
 TIMM_PREFIX = "timm/"
-
 MICRO_SAM_ENCODERS = {"t": "tiny_vit_5m", "b": "sam_vit_b", "l": "sam_vit_l"}
-
 SAM2_SIZES = ("tiny", "small", "base_plus", "large")
 
 ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
@@ -65,8 +63,6 @@ ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
     "edge_sam": partial(edge_sam, "repvit_m1"),
     "efficient_sam_vitt": partial(efficient_sam_vit, "vit_tiny_patch16_224", 192, 3),
     "efficient_sam_vits": partial(efficient_sam_vit, "vit_small_patch16_224", 384, 6),
-    **{f"sam_hq_vit_{size[0]}": partial(sam_hq_vit, f"samvit_{size}_patch16") for size in ("base", "large", "huge")},
-    "sam_hq_vit_tiny": partial(sam_hq_tiny_vit, "tiny_vit_5m_224"),
     "repvit": partial(timm_encoder, "repvit_m1_1"),
     "mini_conv": partial(
         timm_encoder, "tf_efficientnet_lite0", finest_stride=4, coarsest_stride=16, neck_width=192, neck_depth=4
@@ -111,13 +107,13 @@ class EncoderSet(NamedTuple):
 
     Attributes:
         by_name: how to build those of this module.
-        from_timm: builds one from a backbone of timm, by its name.
-        family: what others register for.
+        from_timm: builds one from a backbone of timm, by its name; None if the family takes none.
+        family: what others register for; None if the family takes none of theirs.
     """
 
     by_name: dict[str, Callable[..., ImageEncoder]]
-    from_timm: Callable[..., ImageEncoder]
-    family: Family
+    from_timm: Callable[..., ImageEncoder] | None
+    family: Family | None
 
     def registered(self) -> dict[str, Callable[..., ImageEncoder]]:
         """Return those that register themselves.
@@ -125,7 +121,7 @@ class EncoderSet(NamedTuple):
         Raises:
             ValueError: if one has a name of this module's, or a module can't be imported.
         """
-        own = registered_encoders(self.family)
+        own = {} if self.family is None else registered_encoders(self.family)
         if taken := own.keys() & self.by_name.keys():
             raise ValueError(f"An encoder registers as '{min(taken)}', which is the name of another: rename it.")
         return own
@@ -138,6 +134,7 @@ class EncoderSet(NamedTuple):
 ENCODER_SETS: dict[type[Sam], EncoderSet] = {
     Sam: EncoderSet(ENCODERS, timm_encoder, "sam"),
     Sam2: EncoderSet(ENCODERS_OF_SAM_2, timm_pyramid, "sam2"),
+    SamHq: EncoderSet(ENCODERS_OF_SAM_HQ, None, None),
 }
 """Image encoders by the family of models."""
 
@@ -239,7 +236,7 @@ def list_models(pretrained: bool = False) -> list[str]:
 
 
 def list_encoders(family: type[Sam] = Sam) -> list[str]:
-    """Return the names of a family's image encoders, beside ``timm/<backbone>``."""
+    """Return the names of a family's image encoders, beside ``timm/<backbone>``, which SAM-HQ does not take."""
     encoders = _encoders_of(family)
     return [*encoders.by_name, *encoders.registered()]
 
@@ -329,8 +326,8 @@ def load_sam(path: str | Path) -> Sam:
         ValueError: if the file's metadata do not name its model, or name one that is not known, or it is a ``SamModel``
             of transformers that is not in the registry or whose ``config.json``, beside it, states another model.
     """
-    if (name := identify_transformers(Path(path))) is not None:
-        sam = build_sam(name, path, allow_partial=False)
+    if (found := identify_transformers(Path(path))) is not None:
+        sam = build_sam(found[0], path, image_size=found[1], allow_partial=False)
         check_config(sam, Path(path).parent)
         return sam
     metadata = read_metadata(path)
@@ -348,7 +345,7 @@ def build_encoder(name: str, image_size: int, out_channels: int, family: type[Sa
         name: one of ``list_encoders(family)``, or ``timm/<backbone>``.
         image_size: S, pixels.
         out_channels: C.
-        family: of the model that the encoder is for, SAM or SAM 2.
+        family: of the model that the encoder is for: SAM, SAM 2 or SAM-HQ.
 
     Raises:
         ValueError: if the name is unknown or of another family, or the backbone does not fit (see ``TimmBackbone`` and
@@ -367,13 +364,15 @@ def _find_encoder(name: str, family: type[Sam]) -> Callable[..., ImageEncoder]:
     encoders = _encoders_of(family)
     if name.startswith(TIMM_PREFIX):
         require_timm_model(name.removeprefix(TIMM_PREFIX))
-        return partial(encoders.from_timm, name.removeprefix(TIMM_PREFIX))
+        if encoders.from_timm is not None:
+            return partial(encoders.from_timm, name.removeprefix(TIMM_PREFIX))
     if (build := encoders.find(name)) is not None:
         return build
-    if any(others.find(name) for others in ENCODER_SETS.values()):
+    if name.startswith(TIMM_PREFIX) or any(others.find(name) for others in ENCODER_SETS.values()):
+        of_timm = "" if encoders.from_timm is None else " and timm/<any backbone of timm that fits>"
         raise ValueError(
             f"The image encoder '{name}' is of another family than the model, {family.__name__}, which takes "
-            f"{', '.join(list_encoders(family))} and timm/<any backbone of timm that fits>."
+            f"{', '.join(list_encoders(family))}{of_timm}."
         )
     raise ValueError(_unknown("image encoder", name, list_encoders(family)))
 

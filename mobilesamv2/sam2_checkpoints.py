@@ -17,6 +17,7 @@ from mobilesamv2.models.sam2 import Sam2
 logger = logging.getLogger(__name__)
 
 _TRUNK = "image_encoder.backbone.body.model"
+_THEIR_TRUNK = "image_encoder.trunk."
 _NAMES = KeyTable(
     (
         ("image_encoder.trunk.blocks.{}.mlp.layers.0.", f"{_TRUNK}.blocks.{{}}.mlp.fc1."),
@@ -39,8 +40,8 @@ _MEMORY = re.compile(
 
 
 def rename_sam2(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the image model of a released SAM 2 or 2.1 under this project's names; other files unchanged."""
-    if "no_mem_embed" not in content or not any(str(key).startswith("sam_mask_decoder.") for key in content):
+    """Return the image model of a released SAM 2 or 2.1, or parts of it, under this project's names; others as is."""
+    if not any(str(key).startswith(("sam_mask_decoder.", "sam_prompt_encoder.", _THEIR_TRUNK)) for key in content):
         return content
     kept = {str(key): value for key, value in content.items() if not is_memory(str(key))}
     left_out = sorted({str(key).split(".")[0] for key in content if is_memory(str(key))})

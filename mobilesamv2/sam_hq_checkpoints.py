@@ -11,7 +11,7 @@ def move_sam_hq(parts: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tens
     """Return the parts of a SAM-HQ with what depends on the image alone in its image encoder; others unchanged."""
     decoder = parts.get("mask_decoder", {})
     moved = {key: value for key, value in decoder.items() if key.startswith(_OF_THE_IMAGE)}
-    if not moved or "image_encoder" not in parts:
+    if not moved:
         return parts
     rest = {key: value for key, value in decoder.items() if key not in moved}
-    return parts | {"image_encoder": parts["image_encoder"] | moved, "mask_decoder": rest}
+    return parts | {"image_encoder": parts.get("image_encoder", {}) | moved, "mask_decoder": rest}

@@ -30,7 +30,8 @@ class Prediction(NamedTuple):
         masks: (N, M, H, W) bool.
         predicted_iou: (N, M) float32.
         low_res_logits: (N, M, S/4, S/4) float32; one of a prompt's M can be
-            passed back as its ``mask_input``.
+            passed back as its ``mask_input``. Of SAM 2 they are clamped to -32 to 32, as by its official predictor,
+            after the masks are made of them.
     """
 
     masks: np.ndarray
@@ -182,7 +183,8 @@ class SegAny:
         full = np.empty((*logits.shape[:2], height, width), dtype=bool)
         for i, low_res in enumerate(logits):
             full[i] = (self.frame.logits_to_original(low_res) > MASK_THRESHOLD).transpose(1, 2).cpu().numpy()
-        return Prediction(full, predicted_iou.float().cpu().numpy(), logits.float().cpu().numpy())
+        low_res_logits = self.sam.as_mask_input(logits.float())
+        return Prediction(full, predicted_iou.float().cpu().numpy(), low_res_logits.cpu().numpy())
 
     @torch.inference_mode()
     def predict_low_res(

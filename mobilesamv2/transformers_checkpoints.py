@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobilesamv2.data.json_files import is_finite_number, read_json, shown
 from mobilesamv2.key_tables import KeyTable
-from mobilesamv2.models.sam import Sam
+from mobilesamv2.models.sam import MAX_IMAGE_SIZE, Sam
 from mobilesamv2.structures import EMBEDDING_STRIDE
 
 CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
@@ -76,20 +76,21 @@ def is_transformers(keys: Set[str]) -> bool:
     )
 
 
-def identify_transformers(path: Path) -> str | None:
-    """Return the registry name of the ``SamModel`` in a safetensors file; None if the file holds none.
+def identify_transformers(path: Path) -> tuple[str, int] | None:
+    """Return the registry name and image size of the ``SamModel`` in a safetensors file; None if the file holds none.
 
     Raises:
-        ValueError: if it holds one of a size that is not in the registry.
+        ValueError: if it holds one of a size that is not in the registry, or that no model has.
     """
     try:
         with safe_open(path, framework="pt") as file:
             keys = set(file.keys())
             if "vision_encoder.pos_embed" not in keys or not is_transformers(keys):
                 return None
-            *_, width = file.get_slice("vision_encoder.pos_embed").get_shape() or [0]
+            shape = file.get_slice("vision_encoder.pos_embed").get_shape()  # (1, S/16, S/16, channels)
     except (OSError, SafetensorError):  # whoever reads the file says what is wrong with it
         return None
+    width = shape[-1] if shape else 0
     depth = len({key.split(".")[2] for key in keys if key.startswith("vision_encoder.layers.")})
     if (width, depth) not in _VITS:
         known = ", ".join(f"{name} ({width} x {depth})" for (width, depth), name in _VITS.items())
@@ -97,7 +98,13 @@ def identify_transformers(path: Path) -> str | None:
             f"{path} holds transformers' SamModel with a ViT of width {width} and {depth} blocks, which must be one of "
             f"{known}. Add a row to registry.ENCODERS and MODELS for another, and load it with build_sam(name, file)."
         )
-    return _VITS[width, depth]
+    side = EMBEDDING_STRIDE * shape[1] if len(shape) == 4 else 0
+    if side % 32 or not 32 <= side <= MAX_IMAGE_SIZE:
+        raise ValueError(
+            f"{path} must hold a SamModel for images of a multiple of 32 pixels from 32 to {MAX_IMAGE_SIZE}, got "
+            f"vision_encoder.pos_embed of shape {tuple(shape)}."
+        )
+    return _VITS[width, depth], side
 
 
 def check_config(sam: Sam, folder: Path) -> None:

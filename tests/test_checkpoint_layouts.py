@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from support.random_weights import stir
 
 from mobilesamv2 import build_sam
 from mobilesamv2.checkpoints import load_weights
 from mobilesamv2.models.sam import Sam
+from mobilesamv2.models.sam_hq import SamHq, sam_hq_vit
+from mobilesamv2.sam2_checkpoints import to_sam2
+from mobilesamv2.transformers_checkpoints import to_transformers
 
 State = dict[str, torch.Tensor]
 
@@ -71,6 +75,96 @@ def test_a_bare_part_loads_as_what_it_is(trained: Sam, tmp_path: Path, part: str
     assert all(torch.equal(value, theirs[key]) for key, value in getattr(sam, part).state_dict().items())
 
 
+def without(state: State, prefix: str) -> State:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def hq() -> SamHq:
+    """A SAM-HQ in miniature, of random weights."""
+    sizes = {"embed_dim": 96, "depth": 2, "num_heads": 3, "global_attn_indexes": (1,)}
+    encoder = sam_hq_vit("samvit_base_patch16", image_size=256, out_channels=64, **sizes)
+    return SamHq(encoder, image_size=256, embed_dim=64, decoder_heads=4, decoder_mlp_dim=256)
+
+
+def sam_hq_decoder(sam: Sam) -> State:
+    """The mask decoder under SAM-HQ's names, which has two modules of our image encoder."""
+    encoder = sam.image_encoder.state_dict().items()
+    moved = {key: value for key, value in encoder if key.startswith(("compress_vit_feat.", "embedding_encoder."))}
+    return sam.mask_decoder.state_dict() | moved
+
+
+BARE: dict[str, tuple[Callable[[], Sam], Callable[[Sam], dict[str, Any]], str, tuple[str, ...]]] = {
+    "our image encoder": (lambda: build_sam("micro_conv"), lambda s: s.image_encoder.state_dict(), "image_encoder", ()),
+    "with pixels and a loss": (
+        lambda: build_sam("micro_conv"),
+        lambda s: s.mask_decoder.state_dict() | FRAME | {"loss.alpha": torch.ones(1)},
+        "mask_decoder",
+        (),
+    ),
+    "SAM-HQ": (hq, sam_hq_decoder, "mask_decoder", ("compress_vit_feat.", "embedding_encoder.")),
+    "SAM-HQ, by its name": (
+        hq,
+        lambda s: prefixed(sam_hq_decoder(s), "mask_decoder."),
+        "mask_decoder",
+        ("compress_vit_feat.", "embedding_encoder."),
+    ),
+    "SAM 2": (
+        lambda: build_sam("sam2_mini"),
+        lambda s: {"model": without(to_sam2(s), "sam_mask_decoder.")},
+        "mask_decoder",
+        ("neck.conv_s0.", "neck.conv_s1."),
+    ),
+    "SAM 2, by its name": (
+        lambda: build_sam("sam2_mini"),
+        lambda s: {k: v for k, v in to_sam2(s).items() if k.startswith("sam_mask_decoder.")},
+        "mask_decoder",
+        ("neck.conv_s0.", "neck.conv_s1."),
+    ),
+    **{
+        f"transformers' {theirs}": (
+            lambda: build_sam("sam_vit_mini"),
+            lambda s, theirs=theirs: without(to_transformers(s), f"{theirs}."),
+            ours,
+            (),
+        )
+        for theirs, ours in (("vision_encoder", "image_encoder"), ("mask_decoder", "mask_decoder"))
+    },
+}
+
+
+@pytest.mark.parametrize("case", BARE)
+def test_bare_parts_of_every_format_load(tmp_path: Path, case: str) -> None:
+    build, layout, part, modules = BARE[case]
+    theirs, ours, path = build(), build(), tmp_path / "part.pt"
+    stir(theirs, seed=1)
+    torch.save(layout(theirs), path)
+    assert load_weights(ours, path) == (part,)
+    loaded = [f"{part}.", *(f"image_encoder.{module}" for module in modules)]
+    state = ours.state_dict()
+    for key, value in theirs.state_dict().items():
+        is_random = value.is_floating_point() and value.numel() > 1 and value.unique().numel() > 1
+        if any(key.startswith(start) for start in loaded):
+            assert torch.equal(value, state[key])
+        elif is_random:
+            assert not torch.equal(value, state[key])
+
+
+def test_two_bare_parts_of_one_model_are_one_model(trained: Sam, tmp_path: Path) -> None:
+    path = tmp_path / "parts.pt"
+    torch.save({"encoder": trained.image_encoder.state_dict(), "decoder": trained.mask_decoder.state_dict()}, path)
+    assert load_weights(build_sam("micro_conv"), path) == ("image_encoder", "mask_decoder")
+
+
+def test_a_decoder_of_another_family_names_what_does_not_fit(tmp_path: Path) -> None:
+    torch.save(sam_hq_decoder(hq()), tmp_path / "hq.pt")
+    with pytest.raises(ValueError, match=r"unexpected key\(s\) in image_encoder\.compress_vit_feat: 0\.bias"):
+        load_weights(build_sam("mini"), tmp_path / "hq.pt")
+    official = {k: v for k, v in to_sam2(build_sam("sam2_mini")).items() if k.startswith("image_encoder.")}
+    torch.save(official, tmp_path / "hiera.pt")
+    with pytest.raises(ValueError, match=r"missing key\(s\) in image_encoder: neck\.conv_s0\.bias"):
+        load_weights(build_sam("sam2_mini"), tmp_path / "hiera.pt")
+
+
 TWO_MODELS: dict[str, tuple[Callable[[State, State], dict[str, Any]], str, str]] = {
     "student and teacher": (lambda a, b: prefixed(a, "student.") | prefixed(b, "teacher."), "student", "teacher"),
     "model and EMA": (lambda a, b: {"model": a, "ema": b}, "model", "ema"),
@@ -89,7 +183,9 @@ def test_two_models_in_a_file_are_never_mixed_or_guessed(trained: Sam, tmp_path:
     other = {key: value + 1 for key, value in trained.state_dict().items()}
     path = tmp_path / "two.pt"
     torch.save(layout(trained.state_dict(), other), path)
-    with pytest.raises(ValueError, match=r"two\.pt holds 2 models, whose keys have the prefixes '.*', '.*'\. Ch"):
+    with pytest.raises(
+        ValueError, match=r"two\.pt holds 2 models, whose keys have the prefixes '.*', '.*'\. Ch.*\+model\.p"
+    ):
         build_sam("micro_conv", path)
     for prefix, expected in ((first, trained.state_dict()), (second, other)):
         sam = build_sam("micro_conv", path, prefix=prefix, allow_partial=False)
@@ -105,6 +201,48 @@ def test_parts_of_two_models_do_not_become_one(trained: Sam, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="holds 2 models, whose keys have the prefixes 'student', 'teacher'"):
         load_weights(build_sam("micro_conv"), tmp_path / "two.pt")
     assert load_weights(build_sam("micro_conv"), tmp_path / "two.pt", "student") == ("image_encoder",)
+
+
+@pytest.mark.parametrize(
+    ("layout", "of_whole", "of_bare"),
+    [
+        (lambda whole, bare: {"student": bare, "teacher": whole}, "teacher", "student"),
+        (lambda whole, bare: {"model": whole, "ema": prefixed(bare, "module.")}, "model", "ema"),
+        (lambda whole, bare: whole | {"image_encoder_ema": bare}, "", "image_encoder_ema"),
+    ],
+)
+def test_a_bare_part_beside_a_model_is_another_model(
+    tmp_path: Path, layout: Callable[[State, State], dict[str, Any]], of_whole: str, of_bare: str
+) -> None:
+    sam, path = build_sam("sam_vit_mini"), tmp_path / "two.pt"
+    own = sam.image_encoder.state_dict()
+    torch.save(layout(sam.state_dict(), {k.removeprefix("backbone."): v + 1 for k, v in own.items()}), path)
+    with pytest.raises(ValueError, match=r"two\.pt holds 2 models, whose keys have the prefixes '.*', '.*'\. Choose"):
+        load_weights(build_sam("sam_vit_mini"), path)
+    whole, bare = build_sam("sam_vit_mini", path, prefix=of_whole, allow_partial=False), build_sam("sam_vit_mini")
+    assert load_weights(bare, path, of_bare) == ("image_encoder",)
+    assert all(torch.equal(value, own[key]) for key, value in whole.image_encoder.state_dict().items())
+    assert all(torch.equal(value, own[key] + 1) for key, value in bare.image_encoder.state_dict().items())
+
+
+def test_a_dictionary_of_weights_beside_the_model_is_refused_unless_the_model_is_named(
+    trained: Sam, tmp_path: Path
+) -> None:
+    path, head = tmp_path / "head.pt", {"0.weight": torch.zeros(2, 3), "0.bias": torch.zeros(2)}
+    torch.save({"model": trained.state_dict(), "optimizer": OPTIMIZER, "head": head}, path)
+    with pytest.raises(ValueError, match=r"unexpected key\(s\), of no part of a SAM: head\.0\.weight, head\.0\.bias"):
+        load_weights(build_sam("micro_conv"), path)
+    assert len(load_weights(build_sam("micro_conv"), path, "model")) == 3
+    torch.save({"model": trained.state_dict(), "pixel_mean": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="has pixel_mean"):
+        load_weights(build_sam("micro_conv"), path)
+
+
+@pytest.mark.parametrize("key", [0, "image_encoder.neck.0.weight"])
+def test_the_states_of_optimizers_are_no_models(trained: Sam, tmp_path: Path, key: object) -> None:
+    state = {"state": {key: {"exp_avg": torch.zeros(4, 4)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({"model": trained.state_dict(), "optimizer": state}, tmp_path / "last.pt")
+    assert len(load_weights(build_sam("micro_conv"), tmp_path / "last.pt")) == 3
 
 
 def test_tensors_beside_the_model_that_may_matter_are_refused(trained: Sam, tmp_path: Path) -> None:

@@ -116,6 +116,34 @@ def test_what_we_write_comes_back_bit_for_bit(ours: Sam, folder: Path) -> None:
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in ours.state_dict().items())
 
 
+def test_another_image_size_comes_back(tmp_path: Path) -> None:
+    sam = build_sam("sam_vit_mini", image_size=128)
+    folder = save_transformers(sam, tmp_path)
+    again = load_pretrained(folder)
+    assert (again.name, again.image_size) == ("sam_vit_mini", 128)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in sam.state_dict().items())
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {"vision_encoder.pos_embed": torch.zeros(1, 0, 0, 96)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors must hold a SamModel for images .* \(1, 0, 0, 96\)"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (
+            "pytorch_model.bin",
+            r"got pytorch_model\.bin: load it by .* build_sam\('sam_vit_b', '.*pytorch_model\.bin'\)",
+        ),
+        ("model.safetensors.index.json", r"got weights in several files\. transformers joins them: SamModel"),
+    ],
+)
+def test_folders_of_other_weight_files_name_the_way_out(tmp_path: Path, file: str, message: str) -> None:
+    (tmp_path / file).touch()
+    with pytest.raises(ValueError, match=rf"must hold a model\.safetensors, {message}"):
+        load_pretrained(tmp_path)
+
+
 def test_an_encoder_without_the_rest_loads_as_a_part(folder: Path, tmp_path: Path) -> None:
     state = {k: v for k, v in load_file(folder / "model.safetensors").items() if k.startswith("vision_encoder.")}
     torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "encoder.pt")

@@ -21,7 +21,7 @@ class PromptedMasks(NamedTuple):
 
     Attributes:
         masks: (N, H, W) bool, a view of contiguous (N, W, H).
-        low_res_logits: (N, 1, S/4, S/4), which can be passed back as ``mask_input``.
+        low_res_logits: (N, 1, S/4, S/4), which can be passed back as ``mask_input``, see ``Sam.as_mask_input``.
     """
 
     masks: np.ndarray
@@ -73,14 +73,14 @@ def predict_chosen(
         low_res = _chosen(segany, logits, predicted_iou, mask_choice, prompts, targets)
     for _ in range(mask_refinements):
         with timer.stage("mask_decoder"):
-            low_res, _ = segany.predict_low_res(prompts, False, low_res)
+            low_res, _ = segany.predict_low_res(prompts, False, segany.sam.as_mask_input(low_res))
         timer.num_prompts += len(prompts)
     with timer.stage("postprocessing"):
         height, width = segany.frame.original_size
         masks_wh = np.empty((len(low_res), width, height), dtype=bool)
         for i, logit in enumerate(low_res):
             masks_wh[i] = _full_size(segany, logit)[0]
-    return PromptedMasks(masks_wh.transpose(0, 2, 1), low_res)
+    return PromptedMasks(masks_wh.transpose(0, 2, 1), segany.sam.as_mask_input(low_res))
 
 
 def _chosen(

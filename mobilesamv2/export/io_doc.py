@@ -39,7 +39,8 @@ SAM_2_IO_DOC = (
     "and nothing is padded or cropped, so that x and y have a scale each. Every prompt ends with a point (0, 0) "
     "labelled -1, those with a box too (pad_boxes in the metadata). image_embedding has 4C channels, the finer levels "
     "packed, or 2C or C where the encoder leaves them out. Mask 0 is the single mask, or, where it is unstable, the "
-    "best of 1 to 3, as in torch."
+    "best of 1 to 3, as in torch. low_res_logits are to be clamped to -32 to 32 where they are fed back as mask_input, "
+    "as SAM 2's predictor does, and as they are where masks are made of them."
 )
 EFFICIENT_SAM_IO_DOC = (
     "Of an EfficientSAM: the image is resized to S x S by a bilinear filter on floats without antialiasing, whatever "

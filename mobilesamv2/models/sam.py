@@ -40,7 +40,10 @@ class Sam(nn.Module):
     """How images become the model's input, and its low-res masks those of images."""
 
     packs_levels = False
-    """Whether an image embedding may have finer levels packed into its cells."""
+    """Whether an image embedding may have levels of strides 8 and 4 packed into its cells, as by ``pack_levels``."""
+
+    mask_input_limit: float | None = None
+    """Logits beyond which low-res masks are clamped before they are fed back as mask inputs; None clamps none."""
 
     def __init__(
         self,
@@ -84,12 +87,12 @@ class Sam(nn.Module):
 
     @property
     def level_channels(self) -> tuple[int, ...]:
-        """Return the channels of each level in an image embedding, coarsest first: C, and of SAM 2 finer ones."""
+        """Return the channels of each level in an image embedding, coarsest first: C, and of some models finer ones."""
         return (self.prompt_encoder.embed_dim,)
 
     @property
     def embedding_channels(self) -> int:
-        """Return the channels of an image embedding: C, or more where it holds finer levels too."""
+        """Return the channels of an image embedding, of all its levels."""
         return sum(self.level_channels)
 
     def for_inference(self) -> Sam:
@@ -130,6 +133,11 @@ class Sam(nn.Module):
         sparse, dense = self.prompt_encoder(points, labels, boxes_xyxy, mask_input)
         positions = self.prompt_encoder.image_positions()
         return self.mask_decoder(image_embedding, positions, sparse, dense, multimask_output)
+
+    def as_mask_input(self, low_res_logits: Tensor) -> Tensor:
+        """Return low-res logits of any shape as the model takes them back as a mask input."""
+        limit = self.mask_input_limit
+        return low_res_logits if limit is None else low_res_logits.clamp(-limit, limit)
 
     def decode_stages(
         self,

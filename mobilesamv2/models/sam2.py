@@ -20,6 +20,9 @@ from mobilesamv2.transforms import Resizing
 STABILITY_DELTA, STABILITY_THRESH = 0.05, 0.98
 """Logits and IoU of the stability below which the best of three masks replaces the single one. Source: SAM 2's code."""
 
+MASK_INPUT_LIMIT = 32.0
+"""Logits to which SAM 2's official image predictor clamps the low-res masks that it returns, to be fed back."""
+
 
 class Sam2MaskDecoder(MaskDecoder):
     """SAM's mask decoder with finer levels of the image, a token for the object's presence, and IoU in [0, 1].
@@ -89,6 +92,7 @@ class Sam2(Sam):
 
     resizing = Resizing.SQUARE
     packs_levels = True
+    mask_input_limit = MASK_INPUT_LIMIT
 
     @property
     @override

@@ -109,8 +109,9 @@ class SamHq(Sam):
 
     @property
     @override
-    def embedding_channels(self) -> int:
-        return 3 * self.prompt_encoder.embed_dim
+    def level_channels(self) -> tuple[int, ...]:
+        width = self.prompt_encoder.embed_dim
+        return width, 2 * width
 
     @override
     def _build_mask_decoder(self, embed_dim: int, num_heads: int, mlp_dim: int) -> MaskDecoder:
@@ -142,6 +143,13 @@ def sam_hq_tiny_vit(variant: str, *, image_size: int, out_channels: int) -> Imag
     encoder = tiny_vit(variant, image_size=image_size, out_channels=out_channels)
     early_channels = int(encoder.backbone.stages[2].downsample.conv3.conv.out_channels)
     return HqImageEncoder(encoder, early_channels, out_channels, _tiny_vit_maps)
+
+
+ENCODERS_OF_SAM_HQ: dict[str, Callable[..., ImageEncoder]] = {
+    **{f"sam_hq_vit_{size[0]}": partial(sam_hq_vit, f"samvit_{size}_patch16") for size in ("base", "large", "huge")},
+    "sam_hq_vit_tiny": partial(sam_hq_tiny_vit, "tiny_vit_5m_224"),
+}
+"""Image encoders of SAM-HQ by name; no other has the finer features that its mask decoder reads."""
 
 
 def _vit_maps(block: int, backbone: Any, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,9 +60,10 @@ class Distill(LearnsFromTeacher):
     ) -> None:
         super().__init__(teacher)
         crosses = self.takes_sam_for_sam2 and is_sam2_of_sam(student, teacher.sam)
-        if student.resizing is not teacher.sam.resizing and not crosses:
+        decoders = [sam.mask_decoder.state_dict().keys() for sam in (student, teacher.sam)]
+        if (student.resizing is not teacher.sam.resizing or decoders[0] != decoders[1]) and not crosses:
             raise ValueError(
-                "The student must be of its teacher's family, SAM, SAM 2 or EfficientSAM, got "
+                "The student must be of its teacher's family, SAM, SAM-HQ, SAM 2 or EfficientSAM, got "
                 f"{student.name} for {teacher.sam.name}"
                 f"{'' if self.takes_sam_for_sam2 else '; task=distill takes a SAM for SAM 2'}."
             )
@@ -123,8 +124,9 @@ class DistillDecoupled(Distill):
         warmup_images: images of the learning rate's warm-up.
         mse_weight: weight of the mean squared error.
         cosine_weight: weight of one minus the cosine similarity of each cell.
-        level_weights: of SAM 2, the weights of its levels at strides 16, 8 and 4, as many as the student has; the loss
-            is their weighted mean. None weighs them equally. SAM has one level, and takes None only.
+        level_weights: of SAM 2, the weights of its levels at strides 16, 8 and 4, as many as the student has, of SAM-HQ
+            those of SAM's embedding and of its finer features; the loss is their weighted mean. None weighs them
+            equally. SAM has one level, and takes None only.
         mask_padding: leave out the cells that hold no pixel of the image, as EdgeSAM does.
         init_from_teacher: start from the tensors of the teacher's image encoder that have the same name and shape, for
             a student that is a pruned teacher; else the student keeps the weights that it comes with.
@@ -206,7 +208,7 @@ def _level_shares(weights: Sequence[float] | None, student: Sam, number: int) ->
     """Return the share of the loss that each level has which a student learns, ``number`` of them."""
     if weights is None:
         return [1 / number] * number
-    if not student.packs_levels:
+    if len(student.level_channels) == 1 and not student.packs_levels:
         raise ValueError(
             f"task.level_weights must be null for {student.name}: its embedding has one level, got {list(weights)}."
         )
@@ -227,10 +229,10 @@ def _require_levels(student: Sam, teacher: Teacher, crosses: bool) -> None:
             f"{'' if teacher.has_all_levels else some}, which leaves out the finer ones."
         )
     sizes = [(sam.image_size, sam.prompt_encoder.embed_dim) for sam in (student, teacher.sam)]
-    if student.packs_levels and sizes[0] != sizes[1]:
+    if (student.packs_levels or len(student.level_channels) > 1) and sizes[0] != sizes[1]:
         raise ValueError(
-            f"A student of SAM 2 must have its teacher's image size and embedding width {sizes[1]}, got {sizes[0]}: "
-            "its finer levels are packed cell by cell."
+            f"A student of SAM 2 or SAM-HQ must have its teacher's image size and embedding width {sizes[1]}, got "
+            f"{sizes[0]}: its finer levels are packed cell by cell."
         )
 
 

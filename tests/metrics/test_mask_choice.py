@@ -10,6 +10,7 @@ import torch
 from mobilesamv2 import SegAny, build_sam
 from mobilesamv2.data.results_files import Boxes
 from mobilesamv2.evaluation.boxes import EvaluateBoxes
+from mobilesamv2.evaluation.prompted_masks import predict_chosen
 from mobilesamv2.evaluation.prompts import EvaluatePrompts
 from mobilesamv2.evaluation.shards import ResultShards
 from mobilesamv2.masks import decode, encode
@@ -119,6 +120,20 @@ def test_a_refinement_feeds_the_chosen_mask_back_and_takes_one(angle: np.ndarray
     assert none is None
     assert torch.equal(chosen, THREE[:1][None])
     assert torch.equal(single, SINGLE[None, None])
+
+
+def test_what_is_fed_back_is_clamped_where_the_family_clamps_it(
+    angle: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by SAM 2's official image predictor, to 32; after masks are made of the logits."""
+    monkeypatch.setattr(Sam, "mask_input_limit", 3.0)
+    _, calls = evaluated(angle, kinds=["box"], mask_choice="predicted_iou", mask_refinements=1)
+    assert torch.equal(calls[1][1], THREE[:1][None].clamp(-3, 3))
+    segany = HandMadeSegAny(build_sam("mini", image_size=SIDE))
+    segany.set_image(np.zeros((SIDE, SIDE, 3), dtype=np.uint8))
+    found = predict_chosen(segany, Prompts(boxes_xyxy=torch.tensor([[0.0, 0, 32, 32]])), "single")
+    assert torch.equal(found.low_res_logits, SINGLE[None, None].clamp(-3, 3))
+    assert build_sam("sam2_mini").as_mask_input(torch.tensor([-40.0, 5, 40])).tolist() == [-32, 5, 32]
 
 
 def test_objects_below_an_area_are_left_out(angle: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from support.random_weights import stir
 from mobilesamv2 import build_sam, list_models
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.models.sam2 import Sam2
+from mobilesamv2.models.sam_hq import SamHq
 from mobilesamv2.models.timm_backbone import TimmBackbone
 from mobilesamv2.registry import build_encoder, list_encoders
 
@@ -35,6 +36,7 @@ PYRAMIDS = ["convnext_atto", "swin_tiny_patch4_window7_224", "mobilenetv4_conv_s
     [
         *((n, Sam) for n in [*(n for n in list_encoders(Sam) if n not in BIG), *(f"timm/{n}" for n in TIMM)]),
         *((n, Sam2) for n in [*(n for n in list_encoders(Sam2) if n not in BIG), *(f"timm/{n}" for n in PYRAMIDS)]),
+        *((n, SamHq) for n in list_encoders(SamHq) if n not in BIG),
     ],
 )
 def test_encoder_shapes_and_gradients(name: str, family: type[Sam]) -> None:
@@ -43,7 +45,7 @@ def test_encoder_shapes_and_gradients(name: str, family: type[Sam]) -> None:
     encoder = build_encoder(name, image_size=256, out_channels=32, family=family).train()
     side = encoder.input_side or 256
     embedding = encoder(torch.randn(2, 3, side, side))
-    width = 3 if name.startswith("sam_hq") else 1  # finer levels as channels
+    width = 3 if family is SamHq else 1  # finer levels as channels
     if family is Sam2:
         width = 1 if name.endswith("stride16") else 2 if name.endswith("stride8") else 4
     assert embedding.shape == (2, width * 32, 16, 16)
@@ -135,6 +137,11 @@ def test_another_encoder_fits_into_a_model() -> None:
             "'sam2_hiera_tiny' is of another family than the model, Sam, which takes sam_vit_b",
         ),
         ("sam2_mini", "repvti", "Did you mean 'repvit'"),
+        *(
+            ("sam_hq_vit_tiny", other, f"'{other}' is of another family .*, SamHq, which takes .*, sam_hq_vit_tiny\\.$")
+            for other in ("tiny_vit_5m", "sam_vit_b", "timm/resnet18")
+        ),
+        ("mobile_sam", "sam_hq_vit_tiny", "'sam_hq_vit_tiny' is of another family than the model, Sam, which takes"),
     ],
 )
 def test_unknown_names_are_named(name: str, encoder: str | None, message: str) -> None:

@@ -263,3 +263,10 @@ def test_a_yolo_is_no_prompt_head() -> None:
 
     with pytest.raises(ValueError, match=r"must be a prompt head, .* got Blind: detector=mini_prompt_head, or"):
         PromptHeadBoxes(Blind())
+
+
+def test_a_head_reads_no_finer_features_of_sam_hq() -> None:
+    """They lie in the cells in another order than SAM 2's levels."""
+    sam = build_sam("sam_hq_vit_tiny", image_size=64)
+    head = build_prompt_head(sam, width=8)
+    assert (head.level_channels, sam.level_channels) == ((256,), (256, 512))

@@ -10,8 +10,9 @@ from mobilesamv2 import build_sam, load_sam
 from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.embeddings import EmbeddingCache
-from mobilesamv2.data.samples import EncoderSamples, PromptSamples
+from mobilesamv2.data.samples import EncoderSamples, PromptSamples, to_model_inputs
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.models.sam_hq import SamHq, sam_hq_vit
 from mobilesamv2.tasks.distill import DistillDecoupled, resample_embedding
 from mobilesamv2.tasks.distill_masks import DistillMasks
 from mobilesamv2.tasks.teacher import Teacher, teacher_identity
@@ -39,6 +40,41 @@ def test_the_decoder_reads_the_teachers_embedding_on_another_grid() -> None:
     sparse = large.prompt_encoder(boxes_xyxy=torch.tensor([[40.0, 60.0, 200.0, 190.0]]) - 0.5)[0]
     half = small.prompt_encoder(boxes_xyxy=torch.tensor([[20.0, 30.0, 100.0, 95.0]]) - 0.5)[0]
     assert torch.allclose(sparse, half, atol=1e-5)
+
+
+def hq(width: int = 64, side: int = 256) -> SamHq:
+    """A SAM-HQ in miniature, of random weights."""
+    sizes = {"embed_dim": 96, "depth": 2, "num_heads": 3, "global_attn_indexes": (1,)}
+    encoder = sam_hq_vit("samvit_base_patch16", image_size=side, out_channels=width, **sizes)
+    return SamHq(encoder, image_size=side, embed_dim=width, decoder_heads=4, decoder_mlp_dim=256).eval()
+
+
+def test_a_sam_hq_learns_all_of_its_teachers_embedding() -> None:
+    """Its finer features are a level of their own; here they alone are off, and learn from it."""
+    torch.manual_seed(0)
+    student, samples = hq(), EncoderSamples(SyntheticDataset(1), 256)
+    batch = to_model_inputs(samples.collate([samples[0]]))
+    off = torch.cat([torch.zeros(64), torch.full((128,), 2.0)])[:, None, None]
+    for weights, expected in ((None, 2.0), ([1.0, 3.0], 3.0)):
+        task = DistillDecoupled(student, Teacher(hq()), ADAMW, level_weights=weights)
+        theirs = student.image_encoder(batch["pixels"]).detach() + off
+        task.teacher.embedding = lambda batch, theirs=theirs: theirs
+        mse, _ = task._errors(batch)
+        assert mse.item() == pytest.approx(expected, rel=1e-5)
+    mse.backward()
+    for name in ("compress_vit_feat", "embedding_encoder"):
+        for parameter in student.image_encoder.get_submodule(name).parameters():
+            assert parameter.grad is not None
+            assert parameter.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match=r"SAM-HQ must have its teacher's image size and embedding width \(256, 64\)"):
+        DistillDecoupled(hq(side=128), Teacher(hq()), ADAMW)
+
+
+def test_a_sam_hq_teaches_no_sam() -> None:
+    """Its mask decoder has further parts, whatever the width."""
+    for name in ("mini", "mini_conv"):
+        with pytest.raises(ValueError, match="of its teacher's family, SAM, SAM-HQ, SAM 2 or EfficientSAM, got mini"):
+            DistillDecoupled(build_sam(name), Teacher(hq()), ADAMW)
 
 
 def test_a_constant_embedding_stays_constant() -> None:

@@ -36,6 +36,6 @@ def test_a_student_imitates_its_embedding_and_takes_its_decoder() -> None:
 @pytest.mark.parametrize("name", ["mini", "sam2_mini"])
 def test_students_of_other_families_are_refused(name: str) -> None:
     teacher = Teacher(build_sam("efficient_sam_vitt", image_size=256))
-    message = f"of its teacher's family, SAM, SAM 2 or EfficientSAM, got {name} for efficient_sam_vitt"
+    message = f"of its teacher's family, SAM, SAM-HQ, SAM 2 or EfficientSAM, got {name} for efficient_sam_vitt"
     with pytest.raises(ValueError, match=message):
         DistillDecoupled(build_sam(name), teacher, ADAMW)
