@@ -165,7 +165,7 @@ def build_sampler(args: argparse.Namespace, sam: Sam, device: str) -> PromptSamp
             raise ValueError("--detector-size is of an ultralytics detector; a prompt head has the model's input.")
         default = "ObjectAwareModel.pt" if args.sampler == "object_aware" else prompt_head_file(sam.name)
         checkpoint = args.detector or find_weights(default, args.weights)
-        detector = load_detector(checkpoint, sam, args.detector_size or 1024)
+        detector = load_detector(checkpoint, sam, args.detector_size)
         confidence = {} if args.confidence is None else {"confidence": args.confidence}
         build = getattr(prompts, SAMPLERS[args.sampler])
         return build(detector.to(device), **confidence, min_mask_region_area=min_area)
