@@ -14,7 +14,7 @@ from mobilesamv2.app.session import Photo, Session, open_photo
 from mobilesamv2.data.pixel_values import ValueRange, check_value_range
 from mobilesamv2.data.synthetic.render import render_scene
 from mobilesamv2.extras import missing_library
-from mobilesamv2.model_zoo import PACKAGE_WEIGHTS, find_weights
+from mobilesamv2.model_zoo import PACKAGE_WEIGHTS, find_named, find_weights
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.pretrained import load_model, toy_note
 from mobilesamv2.prompt_heads import load_detector
@@ -118,8 +118,8 @@ def open_demo(
         model: a name that ``load_pretrained`` accepts; None is ``mobile_sam``, or ``mini_conv`` if there is no file of
             ``mobile_sam``.
         weights: folder of published files; see ``load_pretrained``.
-        detector: an ultralytics ``.pt``, or the safetensors file of a prompt head of the first model; None is
-            ``ObjectAwareModel.pt`` of ``weights``, or the detector that ships.
+        detector: an ultralytics ``.pt``, or the safetensors file of a prompt head of the first model, as ``find_named``
+            takes it; None is ``ObjectAwareModel.pt`` of ``weights``, or the detector that ships.
         compare: names of further models, to compare with.
         detector_size: longest side of the detector's input, pixels; None as in ``build_detector``.
         confidence: initial threshold for the confidence of the detector's boxes; None is what suits the detector.
@@ -176,8 +176,9 @@ def _find_detector(
     named: Path | None, sam: Sam, weights: Path, size: int | None, device: str
 ) -> tuple[Detector | EmbeddingDetector | None, str, float]:
     """Return the detector, a note about it, and the confidence that suits it."""
-    file = named
-    if file is None:
+    if named is not None:
+        file = find_named(named, weights)
+    else:
         try:
             file = find_weights(DETECTOR_FILE, weights)
         except FileNotFoundError:

@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from mobilesamv2.export.onnx import export_onnx
     from mobilesamv2.export.quantize import calibration_images, quantize_encoder
+    from mobilesamv2.model_zoo import find_named
     from mobilesamv2.pretrained import load_pretrained
     from mobilesamv2.registry import build_sam
 
@@ -79,7 +80,8 @@ def run(args: argparse.Namespace) -> None:
     if args.checkpoint and args.random:
         raise ValueError("--checkpoint and --random exclude each other: set one of them.")
     if args.checkpoint or args.random:
-        sam = build_sam(args.model, args.checkpoint or None, allow_partial=False)
+        files = [find_named(file, args.weights) for file in args.checkpoint]
+        sam = build_sam(args.model, files or None, allow_partial=False)
     else:
         sam = load_pretrained(args.model, args.weights, may_download(args.model, args.weights, args.download))
     for precision in ("fp32", "fp16") if args.fp16 else ("fp32",):

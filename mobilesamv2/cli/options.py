@@ -97,7 +97,8 @@ def add_detector(parser: argparse.ArgumentParser, shipped: bool = False) -> None
         file, confidence = (f", {each} mini_detector.pt" for each in ("else the shipped", "or 0.1 with"))
     detector_help = (
         f"object detector: an ultralytics .pt (default: ObjectAwareModel.pt in --weights{file}), or a prompt head, a "
-        "safetensors file, which reads the model's own image embedding"
+        "safetensors file, which reads the model's own image embedding; a bare name is also looked up in --weights and "
+        "among the files that ship"
     )
     parser.add_argument("--detector", type=Path, help=detector_help)
     confidence_help = f"lowest confidence of its boxes (default: 0.4{confidence})"

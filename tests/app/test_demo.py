@@ -58,7 +58,7 @@ def test_a_detector_from_a_file(tmp_path: Path) -> None:
 
 
 def test_the_shipped_detector_by_its_name_is_used_as_the_default_one(demo: DemoApp, tmp_path: Path) -> None:
-    named = open_demo("mini_conv", tmp_path, PACKAGE_WEIGHTS / "mini_detector.pt")
+    named = open_demo("mini_conv", tmp_path, Path("mini_detector.pt"))
     assert (named.confidence, named.detector.image_size) == (demo.confidence, demo.detector.image_size) == (0.1, 384)
 
 
