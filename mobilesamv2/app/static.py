@@ -12,6 +12,7 @@ from PIL import Image
 from mobilesamv2.app.onnxruntime_web import BACKENDS, write_onnxruntime_web
 from mobilesamv2.data.synthetic.render import render_scene
 from mobilesamv2.export.onnx import MAX_GRAPH_BYTES, export_metadata, export_onnx
+from mobilesamv2.export.runtime import require_export_packages
 from mobilesamv2.files import atomic_write, write_text_atomic
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.pretrained import toy_warning
@@ -44,6 +45,7 @@ def write_static_page(sam: Sam, folder: Path, onnxruntime: Path | None = None) -
         ConnectionError: if the npm package can't be downloaded.
         OSError: if a file can't be written.
     """
+    require_export_packages()  # before anything is downloaded or written
     _require_room(folder)
     nbytes = sum(value.nbytes for value in sam.state_dict().values())
     if nbytes > MAX_GRAPH_BYTES:

@@ -64,10 +64,12 @@ def run(args: argparse.Namespace) -> None:
     """Write the graphs and report how far they are from torch, and int8 from float32.
 
     Raises:
+        ImportError: if a package of the extra ``export`` is not installed.
         ValueError: if options contradict each other.
     """
     from mobilesamv2.export.onnx import export_onnx
     from mobilesamv2.export.quantize import calibration_images, quantize_encoder
+    from mobilesamv2.export.runtime import require_export_packages
     from mobilesamv2.model_zoo import find_named
     from mobilesamv2.pretrained import load_pretrained
     from mobilesamv2.registry import build_sam
@@ -79,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
     calibration = calibration_images(args.calibration) if args.calibration else []
     if args.checkpoint and args.random:
         raise ValueError("--checkpoint and --random exclude each other: set one of them.")
+    require_export_packages()  # before weights are downloaded
     if args.checkpoint or args.random:
         files = [find_named(file, args.weights) for file in args.checkpoint]
         sam = build_sam(args.model, files or None, allow_partial=False)

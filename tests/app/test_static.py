@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import re
+import sys
 import tarfile
 import tomllib
 from collections.abc import Iterator
@@ -196,6 +197,20 @@ def test_without_a_network(server: Server, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("MOBILESAMV2_DOWNLOAD", "0")
     with pytest.raises(FileNotFoundError, match=rf"MOBILESAMV2_DOWNLOAD, CI or HF_HUB_OFFLINE forbids.*{way_out}"):
         write_onnxruntime_web(tmp_path / "page")
+
+
+def test_without_the_extra_nothing_is_downloaded_or_written(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match=r"not installed: onnxscript.*mobilesamv2\[export\]"):
+        write_static_page(build_sam("micro_conv"), tmp_path / "page")
+    assert server.requested == []
+    assert not (tmp_path / "page").exists()
+    monkeypatch.setattr("mobilesamv2.pretrained.find_or_download", None)  # of weights
+    for command in (["app", "--static", "page", "--model", "mobile_sam"], ["export", "mobile_sam", "-o", "page"]):
+        with pytest.raises(SystemExit, match=r"not installed: onnxscript.*mobilesamv2\[export\]"):
+            main(command)
 
 
 def test_a_folder_of_node_modules(tmp_path: Path) -> None:
