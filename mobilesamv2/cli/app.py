@@ -15,6 +15,7 @@ from mobilesamv2.cli.options import (
     available_device,
     may_download,
 )
+from mobilesamv2.recipes.processes import sigterm_raises
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     serve(demo, args.port, args.share)
 
 
+@sigterm_raises()  # so that what is half written is removed
 def write_static(args: argparse.Namespace) -> None:
     """Write the page that needs no server.
 

@@ -14,6 +14,7 @@ from mobilesamv2.export.io_doc import (
     SAM_DECODER_IO_DOC,
     SAM_ENCODER_IO_DOC,
 )
+from mobilesamv2.recipes.processes import sigterm_raises
 
 
 class ParagraphFormatter(argparse.HelpFormatter):
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-check", action="store_true", help="do not compare with torch")
 
 
+@sigterm_raises()  # so that what is half written is removed
 def run(args: argparse.Namespace) -> None:
     """Write the graphs and report how far they are from torch, and int8 from float32.
 
