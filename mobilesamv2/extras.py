@@ -5,7 +5,7 @@ from __future__ import annotations
 EXTRA_OF = {
     **dict.fromkeys(("pytorch_lightning", "lightning", "hydra", "omegaconf", "submitit", "tensorboard"), "train"),
     **dict.fromkeys(("wandb", "lvis", "matplotlib", "tabulate", "jinja2", "hydra_plugins"), "train"),
-    "ultralytics": "detector",
+    **dict.fromkeys(("ultralytics", "cv2"), "detector"),
     "gradio": "app",
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
 }

@@ -6,6 +6,8 @@ import hashlib
 import io
 import math
 import os
+import re
+import shutil
 import uuid
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -21,6 +23,9 @@ NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.forma
 
 MAX_COMPRESSION = 1100
 """Bytes that one byte of deflate can expand to, rounded up."""
+
+PARTIAL = re.compile(r"[0-9a-f]{32}\.partial|\.[a-z0-9_]{8}\.partial")
+"""Names of the temporary files of ``atomic_write``, and of the temporary folders of an export."""
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)  # there is no other way to ask for it
@@ -49,6 +54,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         if partial.parent.is_dir():
             partial.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove the temporary files and folders that a program left in a folder when it was killed.
+
+    Call it only where no other program writes.
+    """
+    for path in folder.glob("*.partial"):
+        if PARTIAL.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager

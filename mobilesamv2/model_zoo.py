@@ -239,6 +239,20 @@ def find_weights(name: str, folder: str | Path = "weights") -> Path:
     raise FileNotFoundError(f"There is no weight file {name} in {places}.{hint}")
 
 
+def find_named(path: str | Path, folder: str | Path = "weights") -> Path:
+    """Return the path of a weight file that a user named; a bare name that is no file here is left to ``find_weights``.
+
+    Args:
+        path: of a file, or a file name, ``mini_detector.pt`` for example.
+        folder: as in ``find_weights``.
+
+    Raises:
+        FileNotFoundError: if no folder has a file of a bare name; a path with a folder is returned as it is.
+    """
+    path = Path(path)
+    return path if path.is_file() or path.name != str(path) else find_weights(path.name, folder)
+
+
 def find_or_download(name: str, folder: str | Path = "weights", download: bool | None = None) -> Path:
     """Return the path of a weight file as ``find_weights`` does, or download it where no folder has it.
 

@@ -9,7 +9,14 @@ from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.files import write_text_atomic
 from mobilesamv2.hub import HUB_FILE, find_on_hub, is_repository
 from mobilesamv2.model_card import CARD_FILE, Paths, model_card
-from mobilesamv2.model_zoo import MODEL_FILES, PACKAGE_WEIGHTS, find_or_download, require_weights, shipped_models
+from mobilesamv2.model_zoo import (
+    MODEL_FILES,
+    PACKAGE_WEIGHTS,
+    find_named,
+    find_or_download,
+    require_weights,
+    shipped_models,
+)
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.names import did_you_mean
 from mobilesamv2.registry import build_sam, list_models, load_sam
@@ -54,9 +61,9 @@ def load_pretrained(name: str | Path, weights: str | Path = "weights", download:
             name, [find_or_download(file, weights, download) for file in MODEL_FILES[name]], allow_partial=False
         )
     if path.suffix == ".safetensors":
-        return load_sam(path)
+        return load_sam(find_named(path, weights))
     if path.suffix in (".pt", ".pth"):
-        return _load_published_file(path)
+        return _load_published_file(find_named(path, weights))
     if path.is_dir():
         return load_sam(_weights_in(path))
     if is_repository(name):
@@ -78,7 +85,8 @@ def load_model(
     Args:
         name: as in ``load_pretrained``, or, with weight files, as in ``build_sam``; None where the only weight file
             says what model it is of.
-        checkpoint: weight files that together contain the model; empty for those of the name.
+        checkpoint: weight files that together contain the model, as ``find_named`` takes them; empty for those of the
+            name.
         weights: as in ``load_pretrained``.
         download: as in ``load_pretrained``.
 
@@ -87,14 +95,14 @@ def load_model(
         ValueError: if there are no weights under this name, or the files do not fit or do not tell the model.
         ConnectionError: as in ``load_pretrained``.
     """
-    if name is not None and checkpoint:
-        return build_sam(name, checkpoint, allow_partial=False)
+    files = [find_named(file, weights) for file in checkpoint]
+    if name is not None and files:
+        return build_sam(name, files, allow_partial=False)
     if name is not None:
         return load_pretrained(name, weights, download)
-    if len(checkpoint) != 1:
-        raise ValueError(f"--model must name the model of {len(checkpoint)} weight files, got none.")
-    path = Path(checkpoint[0])
-    return load_sam(path) if path.suffix == ".safetensors" else _load_published_file(path)
+    if len(files) != 1:
+        raise ValueError(f"--model must name the model of {len(files)} weight files, got none.")
+    return load_sam(files[0]) if files[0].suffix == ".safetensors" else _load_published_file(files[0])
 
 
 def _weights_in(folder: Path) -> Path:

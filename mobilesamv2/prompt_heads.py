@@ -196,13 +196,13 @@ class EncodedDetector(nn.Module):
         return self.head.detect_in_embedding(self.encode(image), (image.shape[0], image.shape[1]), **settings)
 
 
-def load_detector(path: str | Path, sam: Sam, image_size: int = 1024) -> ObjectDetector | PromptHead:
+def load_detector(path: str | Path, sam: Sam, image_size: int | None = None) -> ObjectDetector | PromptHead:
     """Load what a file holds, a prompt head (.safetensors) or an ultralytics detector (.pt), in eval mode on the CPU.
 
     Args:
         path: of the file.
         sam: the model whose embeddings a prompt head reads.
-        image_size: longest side of the input of an ultralytics detector, pixels.
+        image_size: longest side of the input of an ultralytics detector, pixels; None as in ``build_detector``.
 
     Raises:
         FileNotFoundError: if the file does not exist.

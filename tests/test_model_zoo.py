@@ -19,6 +19,7 @@ from mobilesamv2.model_zoo import (
     PublishedFile,
     download_published,
     files_of,
+    find_named,
     find_weights,
     require_weights,
     weight_folders,
@@ -212,6 +213,18 @@ def test_weights_are_looked_up_in_the_folder_then_the_users_then_the_package(
         (tmp_path / folder / "mini_conv.safetensors").touch()
         assert find_weights("mini_conv.safetensors").parent.resolve() == tmp_path / folder
     assert find_weights("mini_conv.safetensors", "elsewhere").parent == tmp_path / "user"
+
+
+def test_a_bare_name_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of this name here comes first; a path with a folder is meant as it is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOBILESAMV2_WEIGHTS", str(tmp_path / "user"))
+    assert find_named("mini_detector.pt") == PACKAGE_WEIGHTS / "mini_detector.pt"
+    assert find_named(Path("folder/mini_detector.pt")) == Path("folder/mini_detector.pt")
+    (tmp_path / "mini_detector.pt").touch()
+    assert find_named("mini_detector.pt").resolve() == tmp_path / "mini_detector.pt"
+    with pytest.raises(FileNotFoundError, match=r"There is no weight file mine\.pt in weights, "):
+        find_named("mine.pt")
 
 
 def test_missing_weights_name_all_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

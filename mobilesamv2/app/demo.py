@@ -14,7 +14,7 @@ from mobilesamv2.app.session import Photo, Session, open_photo
 from mobilesamv2.data.pixel_values import ValueRange, check_value_range
 from mobilesamv2.data.synthetic.render import render_scene
 from mobilesamv2.extras import missing_library
-from mobilesamv2.model_zoo import PACKAGE_WEIGHTS, find_weights
+from mobilesamv2.model_zoo import PACKAGE_WEIGHTS, find_named, find_weights
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.pretrained import load_model, toy_note
 from mobilesamv2.prompt_heads import load_detector
@@ -24,13 +24,13 @@ from mobilesamv2.prompts.sampler import PromptSampler
 DETECTOR_FILE = "ObjectAwareModel.pt"
 """MobileSAMv2's detector, looked up in the folders of weights."""
 
-DETECTOR_SIZE, DETECTOR_CONFIDENCE = 1024, 0.4
-"""Longest side of its input, pixels, and lowest confidence of its boxes, as in MobileSAMv2's demo."""
+DETECTOR_CONFIDENCE = 0.4
+"""Lowest confidence of its boxes, as in MobileSAMv2's demo."""
 
 SHIPPED_DETECTOR = "mini_detector.pt"
 """Used where there is no other; it knows synthetic scenes only."""
 
-SHIPPED_DETECTOR_SIZE, SHIPPED_DETECTOR_CONFIDENCE = 384, 0.1
+SHIPPED_DETECTOR_CONFIDENCE = 0.1
 """The same of the detector that ships, whose boxes are useful at a lower confidence."""
 
 ASSETS = Path(__file__).parent / "assets"
@@ -118,10 +118,10 @@ def open_demo(
         model: a name that ``load_pretrained`` accepts; None is ``mobile_sam``, or ``mini_conv`` if there is no file of
             ``mobile_sam``.
         weights: folder of published files; see ``load_pretrained``.
-        detector: an ultralytics ``.pt``, or the safetensors file of a prompt head of the first model; None is
-            ``ObjectAwareModel.pt`` of ``weights``, or the detector that ships.
+        detector: an ultralytics ``.pt``, or the safetensors file of a prompt head of the first model, as ``find_named``
+            takes it; None is ``ObjectAwareModel.pt`` of ``weights``, or the detector that ships.
         compare: names of further models, to compare with.
-        detector_size: longest side of the detector's input, pixels; None is what suits the detector.
+        detector_size: longest side of the detector's input, pixels; None as in ``build_detector``.
         confidence: initial threshold for the confidence of the detector's boxes; None is what suits the detector.
         device: device of models and detector.
         value_range: see ``DemoApp``.
@@ -176,21 +176,22 @@ def _find_detector(
     named: Path | None, sam: Sam, weights: Path, size: int | None, device: str
 ) -> tuple[Detector | EmbeddingDetector | None, str, float]:
     """Return the detector, a note about it, and the confidence that suits it."""
-    file, default_size, confidence = named, DETECTOR_SIZE, DETECTOR_CONFIDENCE
-    if file is None:
+    if named is not None:
+        file = find_named(named, weights)
+    else:
         try:
             file = find_weights(DETECTOR_FILE, weights)
         except FileNotFoundError:
             file = PACKAGE_WEIGHTS / SHIPPED_DETECTOR
-            default_size, confidence = SHIPPED_DETECTOR_SIZE, SHIPPED_DETECTOR_CONFIDENCE
+    confidence = SHIPPED_DETECTOR_CONFIDENCE if file.name == SHIPPED_DETECTOR else DETECTOR_CONFIDENCE
     try:
-        detector = load_detector(file, sam, size or default_size).to(device)
+        detector = load_detector(file, sam, size).to(device)
     except ImportError as error:
         if named is not None:
             raise
         return None, f"There is no detector. {missing_library(error)}", confidence
     note = f"Detector: {file.name}"
-    if file.parent == PACKAGE_WEIGHTS:
+    if file.resolve().parent == PACKAGE_WEIGHTS.resolve():
         note += f", which ships and knows synthetic scenes only; for photographs get {DETECTOR_FILE} or --detector FILE"
     return detector, f"{note}.", confidence
 

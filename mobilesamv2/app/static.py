@@ -12,7 +12,8 @@ from PIL import Image
 from mobilesamv2.app.onnxruntime_web import BACKENDS, write_onnxruntime_web
 from mobilesamv2.data.synthetic.render import render_scene
 from mobilesamv2.export.onnx import MAX_GRAPH_BYTES, export_metadata, export_onnx
-from mobilesamv2.files import atomic_write, write_text_atomic
+from mobilesamv2.export.runtime import require_export_packages
+from mobilesamv2.files import atomic_write, remove_partial, write_text_atomic
 from mobilesamv2.models.sam import Sam
 from mobilesamv2.pretrained import toy_warning
 
@@ -33,7 +34,7 @@ def write_static_page(sam: Sam, folder: Path, onnxruntime: Path | None = None) -
 
     Args:
         sam: the model, in eval mode on the CPU, as ``export_onnx`` takes it.
-        folder: created if missing; other files in it stay.
+        folder: created if missing; other files in it stay, but for what a page that was interrupted left half written.
         onnxruntime: the npm package, as in ``write_onnxruntime_web``.
 
     Raises:
@@ -44,12 +45,15 @@ def write_static_page(sam: Sam, folder: Path, onnxruntime: Path | None = None) -
         ConnectionError: if the npm package can't be downloaded.
         OSError: if a file can't be written.
     """
+    require_export_packages()  # before anything is downloaded or written
     _require_room(folder)
     nbytes = sum(value.nbytes for value in sam.state_dict().values())
     if nbytes > MAX_GRAPH_BYTES:
         raise ValueError(
             f"{sam.name} has {nbytes / 1e9:.1f} GB of weights, more than a browser loads: choose a smaller model."
         )
+    for part in ("", "model", "onnxruntime", "images"):
+        remove_partial(folder / part)  # the folder is to be published
     write_onnxruntime_web(folder / "onnxruntime", onnxruntime)
     graphs = export_onnx(sam, folder / "model").paths
     images = _write_images(folder / "images", scene_first=bool(toy_warning(sam)))

@@ -15,6 +15,7 @@ from mobilesamv2.cli.options import (
     available_device,
     may_download,
 )
+from mobilesamv2.recipes.processes import sigterm_raises
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,19 +77,23 @@ def run(args: argparse.Namespace) -> None:
     serve(demo, args.port, args.share)
 
 
+@sigterm_raises()  # so that what is half written is removed
 def write_static(args: argparse.Namespace) -> None:
     """Write the page that needs no server.
 
     Raises:
+        ImportError: if a package of the extra ``export`` is not installed.
         ValueError: if an option of the server is set.
     """
     from mobilesamv2.app.demo import default_model
     from mobilesamv2.app.static import write_static_page
+    from mobilesamv2.export.runtime import require_export_packages
     from mobilesamv2.pretrained import load_model
 
     of_server = ("compare", "detector", "detector_size", "confidence", "device", "value_range", "port", "share")
     if chosen := [name for name in of_server if getattr(args, name) not in (None, False, [])]:
         raise ValueError(f"--{chosen[0].replace('_', '-')} is of the page with a server, and excludes --static.")
+    require_export_packages()  # before weights are downloaded
     model = args.model or (None if args.checkpoint else default_model(args.weights))
     download = not args.checkpoint and may_download(str(model), args.weights, args.download)
     write_static_page(load_model(model, args.checkpoint, args.weights, download), args.static, args.onnxruntime)

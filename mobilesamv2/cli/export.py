@@ -14,6 +14,7 @@ from mobilesamv2.export.io_doc import (
     SAM_DECODER_IO_DOC,
     SAM_ENCODER_IO_DOC,
 )
+from mobilesamv2.recipes.processes import sigterm_raises
 
 
 class ParagraphFormatter(argparse.HelpFormatter):
@@ -60,14 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-check", action="store_true", help="do not compare with torch")
 
 
+@sigterm_raises()  # so that what is half written is removed
 def run(args: argparse.Namespace) -> None:
     """Write the graphs and report how far they are from torch, and int8 from float32.
 
     Raises:
+        ImportError: if a package of the extra ``export`` is not installed.
         ValueError: if options contradict each other.
     """
     from mobilesamv2.export.onnx import export_onnx
     from mobilesamv2.export.quantize import calibration_images, quantize_encoder
+    from mobilesamv2.export.runtime import require_export_packages
+    from mobilesamv2.model_zoo import find_named
     from mobilesamv2.pretrained import load_pretrained
     from mobilesamv2.registry import build_sam
 
@@ -78,8 +83,10 @@ def run(args: argparse.Namespace) -> None:
     calibration = calibration_images(args.calibration) if args.calibration else []
     if args.checkpoint and args.random:
         raise ValueError("--checkpoint and --random exclude each other: set one of them.")
+    require_export_packages()  # before weights are downloaded
     if args.checkpoint or args.random:
-        sam = build_sam(args.model, args.checkpoint or None, allow_partial=False)
+        files = [find_named(file, args.weights) for file in args.checkpoint]
+        sam = build_sam(args.model, files or None, allow_partial=False)
     else:
         sam = load_pretrained(args.model, args.weights, may_download(args.model, args.weights, args.download))
     for precision in ("fp32", "fp16") if args.fp16 else ("fp32",):

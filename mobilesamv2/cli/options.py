@@ -92,18 +92,21 @@ def add_detector(parser: argparse.ArgumentParser, shipped: bool = False) -> None
         shipped: whether the detector that ships is used where there is no other, instead of a prompt sampler's own, and
             the help says so.
     """
-    file, confidence, size = ("", "; of --sampler prompt_head 0.05", "")
+    file, confidence = "", "; of --sampler prompt_head 0.05"
     if shipped:
-        words = ("else the shipped", "or 0.1 with", "or 384 with")
-        file, confidence, size = (f", {each} mini_detector.pt" for each in words)
+        file, confidence = (f", {each} mini_detector.pt" for each in ("else the shipped", "or 0.1 with"))
     detector_help = (
         f"object detector: an ultralytics .pt (default: ObjectAwareModel.pt in --weights{file}), or a prompt head, a "
-        "safetensors file, which reads the model's own image embedding"
+        "safetensors file, which reads the model's own image embedding; a bare name is also looked up in --weights and "
+        "among the files that ship"
     )
     parser.add_argument("--detector", type=Path, help=detector_help)
     confidence_help = f"lowest confidence of its boxes (default: 0.4{confidence})"
     parser.add_argument("--confidence", type=float, help=confidence_help)
-    size_help = f"longest side of an ultralytics detector's input, pixels (default: 1024{size})"
+    size_help = (
+        "longest side of an ultralytics detector's input, pixels (default: the one that it was trained with, as its "
+        "file says, and 1024 for published files)"
+    )
     parser.add_argument("--detector-size", type=int, help=size_help)
 
 

@@ -148,7 +148,7 @@ def build_sampler(args: argparse.Namespace, sam: Sam, device: str) -> PromptSamp
         ValueError: if an option belongs to another sampler.
     """
     from mobilesamv2 import prompts
-    from mobilesamv2.model_zoo import find_weights
+    from mobilesamv2.model_zoo import find_named, find_weights
     from mobilesamv2.prompt_heads import load_detector, prompt_head_file
 
     names = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
@@ -164,8 +164,9 @@ def build_sampler(args: argparse.Namespace, sam: Sam, device: str) -> PromptSamp
         if args.detector_size is not None and args.sampler == "prompt_head":
             raise ValueError("--detector-size is of an ultralytics detector; a prompt head has the model's input.")
         default = "ObjectAwareModel.pt" if args.sampler == "object_aware" else prompt_head_file(sam.name)
-        checkpoint = args.detector or find_weights(default, args.weights)
-        detector = load_detector(checkpoint, sam, args.detector_size or 1024)
+        named = args.detector
+        checkpoint = find_named(named, args.weights) if named else find_weights(default, args.weights)
+        detector = load_detector(checkpoint, sam, args.detector_size)
         confidence = {} if args.confidence is None else {"confidence": args.confidence}
         build = getattr(prompts, SAMPLERS[args.sampler])
         return build(detector.to(device), **confidence, min_mask_region_area=min_area)

@@ -18,15 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from mobilesamv2.files import check_archive, torch_save_atomic
-from mobilesamv2.model_zoo import require_weights
+from mobilesamv2.model_zoo import WEIGHT_FILES, require_weights
 from mobilesamv2.models.yolo_architectures import HEADS, require_object_detector, unknown_architecture
-from mobilesamv2.ranges import Count
+from mobilesamv2.ranges import Count, require_range
 from mobilesamv2.transforms import check_image
 
 logger = logging.getLogger(__name__)
 
 NO_TIME_LIMIT = 3600.0
 """Seconds per image for NMS; on a slow machine ultralytics' own limit would silently drop boxes."""
+
+DEFAULT_SIZE = 1024
+"""Longest side of the input, pixels, of published files, as in the demos of MobileSAMv2 and FastSAM, and of files that
+state no size."""
 
 NAMES = {0: "object"}
 """Name of the only class, which ultralytics shows with the boxes."""
@@ -38,10 +42,14 @@ class ObjectDetector(nn.Module):
     Args:
         model: an ultralytics detection or segmentation model.
         image_size: longest side of the detector's input, pixels.
+
+    Raises:
+        ValueError: if ``image_size`` is below 1.
     """
 
-    def __init__(self, model: nn.Module, image_size: int = 1024) -> None:
+    def __init__(self, model: nn.Module, image_size: int = DEFAULT_SIZE) -> None:
         super().__init__()
+        require_range("image_size", image_size, Count)
         self.model = model
         self.image_size = image_size
 
@@ -252,7 +260,7 @@ def snap_to_border(boxes_xyxy: Tensor, size: tuple[int, int], distance: float) -
 def build_detector(
     architecture: str = "yolov8x",
     checkpoint: str | Path | None = None,
-    image_size: Count = 1024,
+    image_size: Count | None = None,
     one_class: bool = False,
 ) -> ObjectDetector:
     """Build a detector, in eval mode on the CPU.
@@ -262,7 +270,9 @@ def build_detector(
             one class and random weights; ignored with a checkpoint, which contains its own architecture.
         checkpoint: an ultralytics ``.pt``, MobileSAMv2's ``ObjectAwareModel.pt`` included. It is unpickled safely: no
             code runs except the model classes known from ultralytics and torch.
-        image_size: longest side of the detector's input, pixels.
+        image_size: longest side of the detector's input, pixels. None is the one that the checkpoint was trained with,
+            as the file says; ``DEFAULT_SIZE`` without a checkpoint, if the file does not say, and for a file of a
+            published name.
         one_class: convert a checkpoint of several classes to the only class "object"; layers whose shape depends on the
             number of classes are re-initialized, and listed in the log.
 
@@ -272,15 +282,17 @@ def build_detector(
             supported ultralytics model with finite weights.
     """
     if checkpoint is None:
-        return ObjectDetector(_build(architecture), image_size).eval()
-    model = _load(Path(checkpoint))
+        return ObjectDetector(_build(architecture), DEFAULT_SIZE if image_size is None else image_size).eval()
+    model, trained_size = _load(Path(checkpoint))
     if one_class and len(model.names) > 1:  # pyright: ignore[reportArgumentType]
         model = _to_one_class(model, Path(checkpoint))
-    return ObjectDetector(model, image_size).eval()
+    return ObjectDetector(model, trained_size if image_size is None else image_size).eval()
 
 
 def save_detector(detector: ObjectDetector, path: str | Path, half: bool = False) -> None:
-    """Save a detector as an ultralytics ``.pt``, which ``ultralytics.YOLO(path)`` and ``build_detector`` load.
+    """Save a detector with the size of its input, as an ultralytics ``.pt``.
+
+    ``ultralytics.YOLO(path)`` and ``build_detector`` load it.
 
     Args:
         detector: the detector.
@@ -319,8 +331,8 @@ def _build(architecture: str) -> nn.Module:
     return model
 
 
-def _load(path: Path) -> nn.Module:
-    """Load the model from an ultralytics checkpoint."""
+def _load(path: Path) -> tuple[nn.Module, int]:
+    """Load the model from an ultralytics checkpoint, and the size of the input that suits it."""
     require_weights(path)  # ultralytics would try to download a missing file
     tasks = ultralytics_module("nn.tasks")
     try:
@@ -343,7 +355,18 @@ def _load(path: Path) -> nn.Module:
     head.end2end = False  # use NMS, as YOLO.predict does by default; an end-to-end head returns at most 300 boxes
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".dfl." not in name)  # ultralytics' published weights are frozen
-    return model.float()
+    return model.float(), _trained_size(content, path)
+
+
+def _trained_size(content: dict[str, Any], path: Path) -> int:
+    """Return the size of the input that a checkpoint was trained with; of a published one, that of its demo."""
+    arguments = content.get("train_args")
+    if path.name in WEIGHT_FILES or not isinstance(arguments, dict):
+        return DEFAULT_SIZE
+    size = arguments.get("imgsz", DEFAULT_SIZE)
+    if type(size) is not int or size < 1:
+        raise ValueError(f"imgsz in the train_args of {path} must be a number of pixels, got {size!r}.")
+    return size
 
 
 def _check_head(model: nn.Module, name: str) -> None:

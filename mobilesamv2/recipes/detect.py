@@ -41,5 +41,12 @@ def build(cfg: DictConfig) -> TrainingSetup:
     weights = {"detector.pt": partial(save_detector, trained)}
     needs_masks = cfg.task.masks or cfg.model is not None
     samples = build_samples(cfg, detector.image_size, needs_masks)
-    measure = "mobilesamv2 evaluate task=evaluate_detector detector=yolov8n detector.checkpoint={file}"
+    measure = "mobilesamv2 evaluate task=evaluate_detector detector=yolov8n detector.checkpoint={file} " + _unseen(cfg)
     return TrainingSetup(task, samples, weights, callbacks=callbacks, next_command=measure)
+
+
+def _unseen(cfg: DictConfig) -> str:
+    """Return the settings of images that training does not see: scenes of the test split, or the user's own."""
+    if "split" in cfg.dataset:
+        return "dataset=synthetic dataset.split=test dataset.limit=100"
+    return "dataset=lvis dataset.annotations=FILE dataset.images=FOLDER"

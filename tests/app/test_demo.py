@@ -57,6 +57,11 @@ def test_a_detector_from_a_file(tmp_path: Path) -> None:
         open_demo("mini_conv", tmp_path, tmp_path / "other.pt")
 
 
+def test_the_shipped_detector_by_its_name_is_used_as_the_default_one(demo: DemoApp, tmp_path: Path) -> None:
+    named = open_demo("mini_conv", tmp_path, Path("mini_detector.pt"))
+    assert (named.confidence, named.detector.image_size) == (demo.confidence, demo.detector.image_size) == (0.1, 384)
+
+
 def test_a_prompt_head_is_of_the_first_model(tmp_path: Path) -> None:
     second = tmp_path / "tuned.safetensors"
     shutil.copy(PACKAGE_WEIGHTS / "mini_conv.safetensors", second)

@@ -6,6 +6,8 @@ import importlib
 import io
 import json
 import re
+import signal
+import sys
 import tarfile
 import tomllib
 from collections.abc import Iterator
@@ -21,7 +23,8 @@ from mobilesamv2.app import onnxruntime_web, static
 from mobilesamv2.app.onnxruntime_web import BACKENDS, VERSION, write_onnxruntime_web
 from mobilesamv2.app.static import PAGE, PHOTOS, write_static_page
 from mobilesamv2.cli.main import main
-from mobilesamv2.export.onnx import Exported
+from mobilesamv2.export.graphs import Graph
+from mobilesamv2.export.onnx import ENCODER_FILE, Exported
 from mobilesamv2.models.sam import Sam
 
 NAMES = [name for files in BACKENDS.values() for name in files.values()]
@@ -153,6 +156,43 @@ def test_a_page_that_fails_has_no_index(package: Path, tmp_path: Path, monkeypat
     assert not (tmp_path / "page" / "index.html").exists()
 
 
+@pytest.mark.usefixtures("export")
+def test_what_an_interrupted_page_left_is_removed(package: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    left = [f"model/.ahrleycg.partial/{ENCODER_FILE}", f"onnxruntime/{'0' * 32}.partial", f"{'a' * 32}.partial"]
+    for name in (*left, "mine.partial"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("half")
+    write_static_page(build_sam("micro_conv"), folder, package)
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.partial")} == {"mine.partial"}
+
+
+@pytest.mark.parametrize(
+    "command", [["app", "--static", "page", "--model", "mini_conv"], ["export", "mini_conv", "-o", "page"]]
+)
+def test_a_stopped_export_leaves_nothing(
+    command: list[str], package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(static, "write_onnxruntime_web", lambda folder, source: None)
+    begun: list[Path] = []
+
+    def stop_amid(graph: Graph, path: Path, *more: object) -> None:
+        path.write_bytes(b"half")
+        begun.append(path)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("mobilesamv2.export.onnx.write_graph", stop_amid)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("it would have died"))
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            main(command)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [path.name for path in begun] == [ENCODER_FILE]
+    assert contents(tmp_path / "page") == {}
+
+
 def test_a_model_that_no_browser_holds(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static, "MAX_GRAPH_BYTES", 1000)
     with pytest.raises(ValueError, match=r"micro_conv has .* GB of weights, more than a browser loads"):
@@ -196,6 +236,20 @@ def test_without_a_network(server: Server, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("MOBILESAMV2_DOWNLOAD", "0")
     with pytest.raises(FileNotFoundError, match=rf"MOBILESAMV2_DOWNLOAD, CI or HF_HUB_OFFLINE forbids.*{way_out}"):
         write_onnxruntime_web(tmp_path / "page")
+
+
+def test_without_the_extra_nothing_is_downloaded_or_written(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match=r"not installed: onnxscript.*mobilesamv2\[export\]"):
+        write_static_page(build_sam("micro_conv"), tmp_path / "page")
+    assert server.requested == []
+    assert not (tmp_path / "page").exists()
+    monkeypatch.setattr("mobilesamv2.pretrained.find_or_download", None)  # of weights
+    for command in (["app", "--static", "page", "--model", "mobile_sam"], ["export", "mobile_sam", "-o", "page"]):
+        with pytest.raises(SystemExit, match=r"not installed: onnxscript.*mobilesamv2\[export\]"):
+            main(command)
 
 
 def test_a_folder_of_node_modules(tmp_path: Path) -> None:

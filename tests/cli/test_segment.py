@@ -136,6 +136,14 @@ def test_a_broken_photo_is_named_and_the_others_are_done(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_the_shipped_files_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(render_scene(3, (96, 128))[0]).save(tmp_path / "scene.png")
+    monkeypatch.chdir(tmp_path)
+    given = ["--checkpoint", "mini_conv.safetensors", "--sampler", "object_aware", "--detector", "mini_detector.pt"]
+    main(["segment", "scene.png", "-o", "out", *given, "--confidence", "0.1"])
+    assert json.loads((tmp_path / "out" / "scene.json").read_text())["made_by"]["detector_size"] == 384
+
+
 def test_object_aware_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from mobilesamv2.models.object_detector import build_detector, save_detector
 

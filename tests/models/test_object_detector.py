@@ -9,6 +9,7 @@ import torch
 from support import run_reference
 
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
+from mobilesamv2.model_zoo import PACKAGE_WEIGHTS
 from mobilesamv2.models.object_detector import ObjectDetector, build_detector, save_detector, snap_to_border
 
 
@@ -130,6 +131,24 @@ def test_the_released_detectors_format_loads(tmp_path: Path, photo: np.ndarray) 
         predicted = detector.model(outputs["images"])
     predicted = predicted if isinstance(predicted, torch.Tensor) else predicted[0]
     assert torch.allclose(predicted[:, :5], outputs["predictions"][:, :5], atol=1e-3)
+
+
+def test_a_detector_has_the_size_that_it_was_trained_with(detector: ObjectDetector, tmp_path: Path) -> None:
+    """Published files keep that of their demos, whatever they say."""
+    for name in ("mine.pt", "ObjectAwareModel.pt"):
+        save_detector(detector, tmp_path / name)
+    assert build_detector(checkpoint=tmp_path / "mine.pt").image_size == 320
+    assert build_detector(checkpoint=tmp_path / "mine.pt", image_size=64).image_size == 64
+    assert build_detector(checkpoint=PACKAGE_WEIGHTS / "mini_detector.pt").image_size == 384
+    assert build_detector(checkpoint=tmp_path / "ObjectAwareModel.pt").image_size == 1024
+    assert build_detector("yolov8n").image_size == 1024
+    with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
+        build_detector(checkpoint=tmp_path / "mine.pt", image_size=0)
+    torch.save({"model": detector.model}, tmp_path / "silent.pt")
+    assert build_detector(checkpoint=tmp_path / "silent.pt").image_size == 1024
+    torch.save({"model": detector.model, "train_args": {"imgsz": "wide"}}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"imgsz in the train_args of .*odd\.pt must be a number of pixels, got "):
+        build_detector(checkpoint=tmp_path / "odd.pt")
 
 
 class Payload:

@@ -54,6 +54,7 @@ def test_other_import_errors_stay_as_they_are() -> None:
         ("from mobilesamv2.cli.main import main; main(['train', 'experiment=distill_tinyvit'])", "hydra", "train"),
         ("from mobilesamv2.cli.main import main; main(['app'])", "gradio", "app"),
         ("from mobilesamv2.cli.main import main; main(['report', 'sweep', 'x'])", "matplotlib", "train"),
+        ("from mobilesamv2.cli.main import main; main(['yolo-data', 'y', '--tars', 'x'])", "cv2", "detector"),
     ],
 )
 def test_a_missing_library_is_a_sentence(code: str, library: str, extra: str) -> None:

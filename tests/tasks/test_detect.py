@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from support import ROOT, run_reference
-from support.runs import train
+from support.runs import evaluate_here, train
 from support.training import ADAMW, STILL, StopsAt, trainer
 from torch.utils.data import ConcatDataset
 
@@ -244,10 +244,15 @@ def test_a_run_ends_with_masks_of_a_given_sam(tmp_path: Path, capsys: pytest.Cap
     record = tmp_path / "run.json"
     for _ in ("once", "again, as after a kill while the masks were measured"):
         train(*given, f"output_dir={tmp_path}", "trainer.max_epochs=1", "samples.augmentation.mosaic=1")
-        assert "mask AR@K of 2 validation images: 10 0." in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "mask AR@K of 2 validation images: 10 0." in printed
         content = json.loads(record.read_text())
         assert content.pop("result")["steps"] > 0
         record.write_text(json.dumps(content))
+    [command] = [line.partition("next: mobilesamv2 evaluate ")[2] for line in printed.splitlines() if "next: " in line]
+    measured = tmp_path / "measured"
+    evaluate_here(*command.split(), "dataset.limit=2", "trainer.accelerator=cpu", f"output_dir={measured}")
+    assert json.loads((measured / "results.json").read_text())["protocol"]["num_images"] == 2
     assert (tmp_path / "best" / "detector.pt").is_file()
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     for column in ("val/mask_ar_10", "val/mask_ar_1000", "val/box_ar_s_320", "val/box_recall_75", "val/boxes_conf_40"):
