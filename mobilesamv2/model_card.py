@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mobilesamv2.data.json_files import read_json
+from mobilesamv2.model_zoo import checkpoint_files
 from mobilesamv2.models.sam import Sam
 
 CARD_FILE = "README.md"
@@ -117,8 +118,7 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
         points = protocol.get("points_per_side")
         facts.append(f"prompts of `{protocol['sampler']}`" + (f", {points} x {points} points" if points else ""))
     for what, part in (("detector", run.get("detector")), ("weights", run.get("model"))):
-        if (part or {}).get("checkpoint"):
-            facts.append(f"{what} `{PurePath(part['checkpoint']).name}`")
+        facts += [f"{what} `{PurePath(file).name}`" for file in checkpoint_files(part or {})]
     if protocol.get("num_images"):
         facts.append(f"{protocol['num_images']} images")
     if protocol.get("annotations"):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -384,3 +385,9 @@ def download_published(name: str, folder: str | Path) -> Path:
         unpack(archive, path)
     download(published.url, path, published.sha256)  # of an unpacked file, the checksum alone
     return path
+
+
+def checkpoint_files(model: Mapping[str, Any]) -> list[str]:
+    """Return the weight files of a model by its record in a result; none where its weights are random."""
+    checkpoint = model.get("checkpoint")
+    return [str(file) for file in checkpoint] if isinstance(checkpoint, list) else [checkpoint] if checkpoint else []

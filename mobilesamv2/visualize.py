@@ -91,10 +91,12 @@ def same_objects(masks: list[RLE]) -> list[int]:
     """
     ious = iou_at_least(masks, masks, SAME_OBJECT_IOU)
     numbers: list[int] = []
+    firsts: list[int] = []
     for i in range(len(masks)):
-        firsts = sorted(set(numbers))
-        best = max(firsts, key=lambda first: ious[i, first], default=i)
+        best = firsts[int(ious[i, firsts].argmax())] if firsts else i
         numbers.append(best if ious[i, best] >= SAME_OBJECT_IOU else i)
+        if numbers[i] == i:
+            firsts.append(i)
     return numbers
 
 

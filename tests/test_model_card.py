@@ -27,7 +27,10 @@ def test_a_card_says_what_the_model_learned_and_how_well(tmp_path: Path) -> None
         "metrics": {"AR@10": 0.1234, "AR@100": None},
         "interval": {"AR@10": [0.1, 0.15]},
         "protocol": {"num_images": 100, "annotations": "/home/someone/val.json", "sampler": "ObjectAware"},
-        "run": {"model": {"name": "mini", "checkpoint": "/home/me/a.pt"}, "detector": {"checkpoint": "/home/me/b.pt"}},
+        "run": {
+            "model": {"name": "mini", "checkpoint": ["/home/me/a.pt", "/home/me/c.pt"]},
+            "detector": {"checkpoint": "/home/me/b.pt"},
+        },
     }
     (evaluation / "results.json").write_text(json.dumps(result))
     save_pretrained(build_sam("mini"), tmp_path / "mine", run=run, results=evaluation, licence="Apache-2.0")
@@ -42,7 +45,8 @@ def test_a_card_says_what_the_model_learned_and_how_well(tmp_path: Path) -> None
     assert "the model `sam_vit_h` as its teacher and images of SA1BDataset, in 1,200 steps" in body
     assert "| `task` | DistillDecoupled |" in body
     assert "| `optimizer.lr` | 0.001 |" in body
-    assert "(prompts of `ObjectAware`, detector `b.pt`, weights `a.pt`, 100 images, annotations `val.json`):" in body
+    facts = "prompts of `ObjectAware`, detector `b.pt`, weights `a.pt`, weights `c.pt`, 100 images"
+    assert f"({facts}, annotations `val.json`):" in body
     assert "/home" not in body
     assert "| AR@10 | 12.3 | 10.0 to 15.0 |" in body
     assert "| AR@100 | - |  |" in body

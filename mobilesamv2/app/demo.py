@@ -30,8 +30,11 @@ DETECTOR_CONFIDENCE = 0.4
 SHIPPED_DETECTOR = "mini_detector.pt"
 """Used where there is no other; it knows synthetic scenes only."""
 
+SHIPPED_DETECTOR_SIZE = 384
+"""Pixels; its copies of earlier versions do not state it."""
+
 SHIPPED_DETECTOR_CONFIDENCE = 0.1
-"""The same of the detector that ships, whose boxes are useful at a lower confidence."""
+"""Lowest confidence of its boxes, which are useful from a lower one on."""
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -183,9 +186,10 @@ def _find_detector(
             file = find_weights(DETECTOR_FILE, weights)
         except FileNotFoundError:
             file = PACKAGE_WEIGHTS / SHIPPED_DETECTOR
-    confidence = SHIPPED_DETECTOR_CONFIDENCE if file.name == SHIPPED_DETECTOR else DETECTOR_CONFIDENCE
+    is_shipped = file.name == SHIPPED_DETECTOR
+    confidence = SHIPPED_DETECTOR_CONFIDENCE if is_shipped else DETECTOR_CONFIDENCE
     try:
-        detector = load_detector(file, sam, size).to(device)
+        detector = load_detector(file, sam, SHIPPED_DETECTOR_SIZE if size is None and is_shipped else size).to(device)
     except ImportError as error:
         if named is not None:
             raise

@@ -74,7 +74,8 @@ class PixelCache(TensorShards):
         if checksum != zlib.crc32(signature.encode()):
             raise ShardError(
                 f"{self.folder} contains the pixels of another image with id {image_id}, perhaps of another data set, "
-                f"or decoded by other settings than {signature}: set cache.folder=FOLDER to another folder."
+                f"or decoded by other settings than {signature}: delete that folder (the embeddings lie elsewhere), or "
+                "set cache.folder=FOLDER to another one."
             )
         content = parts[""].numpy()
         if self.pixel_format == "webp":

@@ -135,7 +135,7 @@ class EncoderSamples(Dataset[Sample]):
             self.images[index]  # a broken image, which another takes the place of
             raise ShardError(
                 f"The pixels of image {sample['image_id']} are kept with the (height, width) {size} and annotated with "
-                f"{truth.size}, perhaps turned since: set cache.folder=FOLDER to another folder."
+                f"{truth.size}, perhaps turned since: delete pixels_* in cache.folder, or set cache.folder=FOLDER anew."
             )
         return sample, truth
 

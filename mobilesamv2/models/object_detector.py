@@ -283,10 +283,10 @@ def build_detector(
     """
     if checkpoint is None:
         return ObjectDetector(_build(architecture), DEFAULT_SIZE if image_size is None else image_size).eval()
-    model, trained_size = _load(Path(checkpoint))
+    model, image_size = _load(Path(checkpoint), image_size)
     if one_class and len(model.names) > 1:  # pyright: ignore[reportArgumentType]
         model = _to_one_class(model, Path(checkpoint))
-    return ObjectDetector(model, trained_size if image_size is None else image_size).eval()
+    return ObjectDetector(model, image_size).eval()
 
 
 def save_detector(detector: ObjectDetector, path: str | Path, half: bool = False) -> None:
@@ -331,7 +331,7 @@ def _build(architecture: str) -> nn.Module:
     return model
 
 
-def _load(path: Path) -> tuple[nn.Module, int]:
+def _load(path: Path, image_size: int | None) -> tuple[nn.Module, int]:
     """Load the model from an ultralytics checkpoint, and the size of the input that suits it."""
     require_weights(path)  # ultralytics would try to download a missing file
     tasks = ultralytics_module("nn.tasks")
@@ -355,7 +355,7 @@ def _load(path: Path) -> tuple[nn.Module, int]:
     head.end2end = False  # use NMS, as YOLO.predict does by default; an end-to-end head returns at most 300 boxes
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".dfl." not in name)  # ultralytics' published weights are frozen
-    return model.float(), _trained_size(content, path)
+    return model.float(), _trained_size(content, path) if image_size is None else image_size
 
 
 def _trained_size(content: dict[str, Any], path: Path) -> int:
@@ -363,10 +363,13 @@ def _trained_size(content: dict[str, Any], path: Path) -> int:
     arguments = content.get("train_args")
     if path.name in WEIGHT_FILES or not isinstance(arguments, dict):
         return DEFAULT_SIZE
-    size = arguments.get("imgsz", DEFAULT_SIZE)
-    if type(size) is not int or size < 1:
-        raise ValueError(f"imgsz in the train_args of {path} must be a number of pixels, got {size!r}.")
-    return size
+    size = arguments.get("imgsz") or DEFAULT_SIZE
+    longest = max(size) if isinstance(size, list | tuple) and size else size
+    if not isinstance(longest, int | float) or longest < 1 or longest % 1:
+        raise ValueError(
+            f"imgsz in the train_args of {path} must be a number of pixels, got {size!r}: set detector.image_size=N."
+        )
+    return int(longest)
 
 
 def _check_head(model: nn.Module, name: str) -> None:

@@ -22,7 +22,7 @@ from mobilesamv2.recipes.evaluation import (
     require_unset,
     run_task,
 )
-from mobilesamv2.recipes.records import config_record
+from mobilesamv2.recipes.records import detector_record
 
 NEEDS = ("dataset", "detector", "trainer")
 OPTIONS: dict[str, Any] = {}
@@ -47,7 +47,7 @@ def evaluate(cfg: DictConfig) -> Evaluation:
         networks = model_record(cfg, sam, detector=cfg.detector)
     else:
         detector = build_detector(cfg.detector).fuse_()
-        networks = {"model": None, "detector": config_record(cfg.detector)}
+        networks = {"model": None, "detector": detector_record(cfg.detector, detector)}
     ks = list(cfg.task.ks)
     protocol = {
         "network": detector.architecture,

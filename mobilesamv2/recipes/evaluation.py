@@ -110,10 +110,11 @@ def require_unset(cfg: DictConfig, reason: str, *options: str) -> None:
 
 
 def encoder_cost_of(sam: Sam) -> dict[str, int]:
-    """Return parameters of the image encoder, as it was built, and multiply-accumulates at the side of its input."""
+    """Return parameters of the image encoder, as it was built, multiply-accumulates, its input, and the model's."""
     with torch.device("meta"):
         encoder = build_encoder(str(sam.encoder_name), sam.image_size, sam.prompt_encoder.embed_dim, type(sam))
-    return encoder_cost(encoder.eval(), sam.encoder_side)._asdict() | {"input_side": sam.encoder_side}
+    cost = encoder_cost(encoder.eval(), sam.encoder_side)._asdict()
+    return cost | {"input_side": sam.encoder_side, "image_size": sam.image_size}
 
 
 def model_record(cfg: DictConfig, sam: Sam, **nodes: DictConfig | None) -> dict[str, Any]:

@@ -28,6 +28,13 @@ def config_record(node: DictConfig | None) -> dict[str, Any] | None:
     return values | {"sha256": [sha256_of([file]) for file in weight_files(node)]}
 
 
+def detector_record(node: DictConfig, detector: Any) -> dict[str, Any]:
+    """Return a detector of conf/ for the record of a run, a YOLO's with the input that it was built for."""
+    record = config_record(node)
+    assert record is not None
+    return record | ({"image_size": detector.image_size} if "image_size" in record else {})
+
+
 def warn_of_random_weights(nodes: Mapping[str, Any]) -> None:
     """Print to stderr which models have no checkpoint, of nodes of conf/ or their records, by name."""
     for name, node in nodes.items():

@@ -30,6 +30,7 @@ from mobilesamv2.recipes.evaluation import (
     model_record,
     run_task,
 )
+from mobilesamv2.recipes.records import detector_record
 from mobilesamv2.segevery import SegEvery
 
 NEEDS = ("dataset", "trainer")
@@ -71,6 +72,8 @@ def evaluate(cfg: DictConfig) -> Evaluation:
         return build_task(cfg, OPTIONS, segevery=segevery, metric=metric, shards=shards)
 
     networks = model_record(cfg, sam, detector=detector)
+    if detector is not None:
+        networks["detector"] = detector_record(detector, parts["detector"])
     task, run = run_task(cfg, dataset, build, protocol, networks, cfg.task.save_masks)
     run["encoder_cost"] = encoder_cost_of(sam)
     ids = [image.image_id for image in task.results]

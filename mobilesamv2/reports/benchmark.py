@@ -11,9 +11,9 @@ from typing import Any
 from mobilesamv2.evaluation.results import percent, percent_range
 from mobilesamv2.files import write_text_atomic
 from mobilesamv2.metrics.clicks import SHOWN_CLICKS
-from mobilesamv2.model_zoo import shipped_models
+from mobilesamv2.model_zoo import checkpoint_files, shipped_models
 from mobilesamv2.reports.page import Page, write_page
-from mobilesamv2.reports.published import Comparison, Published, checkpoint_files, comparisons
+from mobilesamv2.reports.published import Comparison, Published, comparisons
 from mobilesamv2.reports.result_files import read_result
 from mobilesamv2.reports.sweep import Run, write_csv
 from mobilesamv2.reports.table import as_markdown

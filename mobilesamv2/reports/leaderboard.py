@@ -8,8 +8,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mobilesamv2.files import atomic_write
+from mobilesamv2.model_zoo import checkpoint_files
 from mobilesamv2.reports.benchmark import metric_text, shown_metrics
-from mobilesamv2.reports.published import Published, checkpoint_files, comparisons
+from mobilesamv2.reports.published import Published, comparisons
 from mobilesamv2.reports.table import as_markdown
 
 COLUMNS: tuple[str, ...] = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any
 
-from mobilesamv2.model_zoo import MODEL_FILES, WEIGHT_FILES
+from mobilesamv2.model_zoo import MODEL_FILES, WEIGHT_FILES, checkpoint_files
 
 _PACKAGED = Path(__file__).parents[1] / "expected"
 
@@ -161,9 +161,3 @@ def has_published_weights(model: Mapping[str, Any]) -> bool:
     if len(hashes) != len(names):  # a record without its hashes proves nothing
         return False
     return all(WEIGHT_FILES[name].sha256 in (None, found) for name, found in zip(names, hashes, strict=True))
-
-
-def checkpoint_files(model: Mapping[str, Any]) -> list[str]:
-    """Return the weight files of a model by its record in a result; none where its weights are random."""
-    checkpoint = model.get("checkpoint")
-    return [str(file) for file in checkpoint] if isinstance(checkpoint, list) else [checkpoint] if checkpoint else []

@@ -20,11 +20,10 @@ from mobilesamv2.evaluation.shards import ImageResult, photos_fingerprint, read_
 from mobilesamv2.files import read_arrays
 from mobilesamv2.identity import read_identity
 from mobilesamv2.metrics.stage_time import summarize
-from mobilesamv2.model_zoo import shipped_models
+from mobilesamv2.model_zoo import checkpoint_files, shipped_models
 from mobilesamv2.models.cost import encoder_cost
 from mobilesamv2.pretrained import MINIATURE_SIDE
 from mobilesamv2.registry import build_sam
-from mobilesamv2.reports.published import checkpoint_files
 from mobilesamv2.reports.recompute import Recomputed, recompute
 from mobilesamv2.reports.result_files import read_result
 
@@ -123,14 +122,16 @@ def _check_environment(run: Mapping[str, Any], environments: Sequence[Mapping[st
 
 def _check_cost(run: Mapping[str, Any]) -> None:
     """Check parameters, multiply-accumulates and input of the image encoder, which this code counts again."""
-    model = run["model"]
+    model, recorded = run["model"], run["encoder_cost"]
+    # of the model that was built: its own, or that of its weights
+    size = recorded.get("image_size") or model.get("image_size")
     with torch.device("meta"):
-        sam = build_sam(model["name"], encoder=model["encoder"], image_size=model.get("image_size"))
+        sam = build_sam(model["name"], encoder=model["encoder"], image_size=size)
     again = {**encoder_cost(sam.image_encoder, sam.encoder_side)._asdict(), "input_side": sam.encoder_side}
     for key, value in again.items():
-        if run["encoder_cost"][key] != value:
+        if recorded[key] != value:
             raise ValueError(
-                f"encoder_cost.{key} is {run['encoder_cost'][key]} in results.json, and {model['encoder']} has {value}"
+                f"encoder_cost.{key} is {recorded[key]} in results.json, and {model['encoder']} has {value}"
             )
 
 

@@ -94,7 +94,9 @@ def agree_on_batch(folder: Path, largest: int, find: Callable[[int], int]) -> in
         finally:
             partial.unlink(missing_ok=True)
     images, recorded = _read(path)
-    if largest != (images if recorded is None else recorded):
+    # earlier versions recorded no limit: theirs may have been above what memory allowed
+    changes_nothing = largest < images if recorded is None else largest != recorded
+    if changes_nothing:
         logger.warning(
             "%s says that the embeddings there are encoded %d at once, and task.largest_batch=%d changes nothing; "
             "another cache.folder begins anew.",

@@ -57,6 +57,8 @@ def test_the_detectors_that_ship_find_objects(
     )  # fmt: skip
     result = json.loads((tmp_path / "results.json").read_text())
     assert result["metrics"]["recall_50"] > 0.6
+    recorded = result["run"]["detector"]  # a prompt head has the input of its model
+    assert recorded.get("image_size") == (384 if detector == "mini_detector" else None)
     low, high = result["interval"]["recall_50"]
     assert low <= result["metrics"]["recall_50"] <= high
     assert result["metrics"]["ar_10"] <= result["metrics"]["ar_100"]

@@ -147,7 +147,11 @@ def test_a_detector_has_the_size_that_it_was_trained_with(detector: ObjectDetect
     torch.save({"model": detector.model}, tmp_path / "silent.pt")
     assert build_detector(checkpoint=tmp_path / "silent.pt").image_size == 1024
     torch.save({"model": detector.model, "train_args": {"imgsz": "wide"}}, tmp_path / "odd.pt")
-    with pytest.raises(ValueError, match=r"imgsz in the train_args of .*odd\.pt must be a number of pixels, got "):
+    assert build_detector(checkpoint=tmp_path / "odd.pt", image_size=64).image_size == 64
+    for given, size in (([640, 512], 640), (640.0, 640), (None, 1024)):
+        torch.save({"model": detector.model, "train_args": {"imgsz": given}}, tmp_path / "other.pt")
+        assert build_detector(checkpoint=tmp_path / "other.pt").image_size == size
+    with pytest.raises(ValueError, match=r"imgsz in the train_args of .*odd\.pt must be a number of pixels, got .*N\."):
         build_detector(checkpoint=tmp_path / "odd.pt")
 
 

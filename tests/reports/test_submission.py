@@ -15,12 +15,13 @@ from mobilesamv2.checkpoints import save_weights
 from mobilesamv2.cli.main import main
 from mobilesamv2.evaluation.shards import ImageResult
 from mobilesamv2.recipes import schema
+from mobilesamv2.recipes.evaluation import encoder_cost_of
 from mobilesamv2.recipes.protocols import require_recorded_protocol
 from mobilesamv2.recipes.records import code_sha256
 from mobilesamv2.registry import build_sam
 from mobilesamv2.reports.leaderboard import COLUMNS, add_results, leaderboard_page, read_results_file
 from mobilesamv2.reports.recompute import recompute
-from mobilesamv2.reports.submission import check_submission
+from mobilesamv2.reports.submission import _check_cost, check_submission
 
 schema.register()
 
@@ -265,3 +266,12 @@ def test_what_can_not_be_submitted_is_a_sentence(run: Path, tmp_path: Path) -> N
 
 def test_the_page_without_results_says_so() -> None:
     assert "Nobody has submitted a result so far." in leaderboard_page([])
+
+
+def test_the_cost_of_a_model_is_that_of_the_input_which_its_weights_state() -> None:
+    model = {"name": "mini_conv", "encoder": "mini_conv", "image_size": None}
+    for size in (256, 384):
+        _check_cost({"model": model, "encoder_cost": encoder_cost_of(build_sam("mini_conv", image_size=size))})
+    cost = encoder_cost_of(build_sam("mini_conv", image_size=384)) | {"image_size": 256}
+    with pytest.raises(ValueError, match=r"encoder_cost\.macs is \d+ in results\.json, and mini_conv has \d+"):
+        _check_cost({"model": model, "encoder_cost": cost})
