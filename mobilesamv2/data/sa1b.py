@@ -104,7 +104,8 @@ class SA1BDataset(ImageDataset):
         left_out: list[str] = []
         tables: list[np.ndarray] = []
         requires_all = limit is None or limit < 1 or subset_seed is not None or image_list is not None
-        is_mixed = len({file.is_dir() for file in self.sources}) > 1
+        num_tars = sum(not file.is_dir() for file in self.sources)
+        is_mixed = 0 < num_tars < len(self.sources)
         folder = None if index_folder is None else Path(index_folder)
         for i, file in enumerate(
             tqdm(self.sources, desc="indexing tars", unit="tar", disable=len(self.sources) < 10 or None)
@@ -136,7 +137,7 @@ class SA1BDataset(ImageDataset):
             logger.warning("No image in a tar has annotations: those of %d extracted go unused.", is_annotated.sum())
         if left_out:
             logger.warning("Left out of the extracted images beside tars: %d, e.g. %s.", len(left_out), left_out[0])
-        _check_broken(truncated, "tars", len(self.sources), max_broken)
+        _check_broken(truncated, "tars", num_tars, max_broken)
         _check_broken(unpaired, "images", len(table), max_broken)
         ids, counts = np.unique(table[:, 1], return_counts=True)
         if len(ids) < len(table):

@@ -111,6 +111,17 @@ def test_tars_decide_whether_the_images_have_annotations(
     assert [r.message for r in caplog.records] == ["No image in a tar has annotations: those of 1 extracted go unused."]
 
 
+def test_folders_of_extracted_images_count_as_no_tars(tmp_path: Path, files: dict[str, bytes]) -> None:
+    content = write_tar(tmp_path / "both" / "a.tar", files).read_bytes()
+    tens = {name: c for name, c in files.items() if name[3:5] == "10"}
+    for number in (20, 30, 40):
+        write_files(tmp_path / "both" / str(number), {n.replace("10", str(number)): c for n, c in tens.items()})
+    assert SA1BDataset(tmp_path / "both", max_broken=0).image_ids == [9, 10, 2, 20, 30, 40]
+    (tmp_path / "both" / "a.tar").write_bytes(content[:-10240])  # without the blocks at its end
+    with pytest.raises(ValueError, match="1 of 1 tars are broken"):
+        SA1BDataset(tmp_path / "both", max_broken=0.5)
+
+
 def test_a_limit_opens_no_more_than_it_takes(
     tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
