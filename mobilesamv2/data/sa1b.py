@@ -58,12 +58,14 @@ class SA1BDataset(ImageDataset):
     """Images of SA-1B with their masks.
 
     An annotation that is broken is left out, named in the log, and counted. Images without annotations are read where
-    no image has any; otherwise they count as broken.
+    no image has any; otherwise they count as broken. Where there are tars, these alone decide: extracted images beside
+    them that lack annotations which the tars have are left out with a warning, and so are annotations without an image.
 
     Args:
         tars: a tar, a folder, or a list of either. A folder is searched, with all folders in it, for tars and for
             extracted images, ``sa_ID.jpg`` with ``sa_ID.json`` beside it; one that a tar holds too is read from there.
-        limit: at most N images, or below 1 that share of them; None keeps all.
+        limit: at most N images, or below 1 that share of them; None keeps all. The first N are looked for in no more
+            tars and folders than they take.
         subset_seed: draws them at random; None keeps the first.
         image_list: text file with one image id per line; only these images are kept.
         index_folder: folder of the tars' cached indices, which the next run reads instead of scanning the tars; None
@@ -99,33 +101,43 @@ class SA1BDataset(ImageDataset):
         self._extracted: dict[int, ExtractedFolder] = {}
         truncated: list[str] = []
         unpaired: list[str] = []
+        left_out: list[str] = []
         tables: list[np.ndarray] = []
-        requires_all_tars = limit is None or limit < 1 or subset_seed is not None or image_list is not None
-        requires_all_tars |= len({file.is_dir() for file in self.sources}) > 1  # images may be extracted from the tars
+        requires_all = limit is None or limit < 1 or subset_seed is not None or image_list is not None
+        num_tars = sum(not file.is_dir() for file in self.sources)
+        is_mixed = 0 < num_tars < len(self.sources)
         folder = None if index_folder is None else Path(index_folder)
         for i, file in enumerate(
             tqdm(self.sources, desc="indexing tars", unit="tar", disable=len(self.sources) < 10 or None)
         ):
             if file.is_dir():
+                requires_all |= is_mixed  # its images may be copies of those in tars, which are left out below
                 self._extracted[i] = index_extracted(file)
                 index = self._extracted[i].index
             else:
                 index = cached_index(file, folder)
             tables.append(np.insert(index.entries, 0, i, axis=1))
             truncated += [f"{file} is truncated: {index.truncated}"] if index.truncated else []
-            unpaired += [f"{name} of {file} has no image, or no number as its id" for name in index.unpaired]
+            without_image = left_out if is_mixed and file.is_dir() else unpaired
+            without_image += [f"{name} of {file} has no image, or no number as its id" for name in index.unpaired]
             found = [int((each[:, ANNOTATIONS + 1] > 0).sum()) or len(each) for each in tables]
-            if not requires_all_tars and limit is not None and sum(found) >= limit:
+            if not requires_all and limit is not None and sum(found) >= limit:
                 break
         # (images, 6): number of the tar, then the columns of its index
         table = _without_copies(np.concatenate(tables), list(self._extracted))
         is_annotated = table[:, ANNOTATIONS + 1] > 0
-        self._has_objects = bool(is_annotated.any())
+        is_decisive = ~np.isin(table[:, 0], list(self._extracted)) if is_mixed else np.ones(len(table), bool)
+        self._has_objects = bool(is_annotated[is_decisive].any())
         if self._has_objects:
-            for source, number in table[~is_annotated, :2].tolist():
-                unpaired.append(f"sa_{number} of {self.sources[source]} has no annotations")
+            for missing, rows in ((unpaired, is_decisive), (left_out, ~is_decisive)):
+                for source, number in table[rows & ~is_annotated, :2].tolist():
+                    missing.append(f"sa_{number} of {self.sources[source]} has no annotations")
             table = table[is_annotated]
-        _check_broken(truncated, "tars", len(self.sources), max_broken)
+        elif is_annotated.any():
+            logger.warning("No image in a tar has annotations: those of %d extracted go unused.", is_annotated.sum())
+        if left_out:
+            logger.warning("Left out of the extracted images beside tars: %d, e.g. %s.", len(left_out), left_out[0])
+        _check_broken(truncated, "tars", num_tars, max_broken)
         _check_broken(unpaired, "images", len(table), max_broken)
         ids, counts = np.unique(table[:, 1], return_counts=True)
         if len(ids) < len(table):

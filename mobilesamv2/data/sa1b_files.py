@@ -82,9 +82,10 @@ def _search(folder: Path) -> list[Path]:
     tars: list[Path] = []
     extracted: dict[Path, None] = {}
     for file in walk_files(folder):
-        if file.suffix.lower() == ".tar":
+        suffix = file.suffix.lower()
+        if suffix == ".tar":
             tars.append(file)
-        elif KINDS.get(file.suffix.lower()) == "image" and _extracted_id(file.stem) is not None:
+        elif KINDS.get(suffix) == "image" and file.parent not in extracted and _extracted_id(file.stem) is not None:
             extracted[file.parent] = None
     return [*sorted(tars), *sorted(extracted)]
 

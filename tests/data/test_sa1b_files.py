@@ -3,7 +3,9 @@
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.corrupt_inputs import SQUARE, small_tar
@@ -83,6 +85,70 @@ def test_tars_and_extracted_images_are_read_together(
     write_files(tmp_path / "both" / "twice", tens)
     with pytest.raises(ValueError, match=r"must be unique, got sa_10 twice in .*; remove one of the two"):
         SA1BDataset(tmp_path / "both")
+
+
+def test_tars_decide_whether_the_images_have_annotations(
+    tmp_path: Path, files: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    photo, annotations = files["sa_9.jpg"], files["sa_9.json"]
+    write_tar(tmp_path / "annotated" / "a.tar", files)
+    strays = {"sa_101.jpg": photo, "sa_102.jpg": photo, "sa_103.json": annotations}
+    write_files(tmp_path / "annotated" / "look", strays)
+    dataset = SA1BDataset(tmp_path / "annotated", max_broken=0)
+    assert dataset.image_ids == [9, 10, 2]
+    assert dataset.has_objects
+    lacks = f"sa_103 of {tmp_path / 'annotated' / 'look'} has no image, or no number as its id"
+    assert [r.message for r in caplog.records] == [f"Left out of the extracted images beside tars: 3, e.g. {lacks}."]
+    caplog.clear()
+    write_files(tmp_path / "annotated" / "more", {"sa_104.jpg": photo, "sa_104.json": annotations})
+    assert SA1BDataset(tmp_path / "annotated", max_broken=0).image_ids == [9, 10, 2, 104]
+    caplog.clear()
+    write_tar(tmp_path / "photos" / "a.tar", {name: c for name, c in files.items() if name.endswith(".jpg")})
+    write_files(tmp_path / "photos" / "look", {"sa_999.jpg": photo, "sa_999.json": annotations, "sa_998.jpg": photo})
+    dataset = SA1BDataset(tmp_path / "photos", max_broken=0)
+    assert dataset.image_ids == [9, 10, 2, 998, 999]
+    assert not dataset.has_objects
+    assert [r.message for r in caplog.records] == ["No image in a tar has annotations: those of 1 extracted go unused."]
+
+
+def test_folders_of_extracted_images_count_as_no_tars(tmp_path: Path, files: dict[str, bytes]) -> None:
+    content = write_tar(tmp_path / "both" / "a.tar", files).read_bytes()
+    tens = {name: c for name, c in files.items() if name[3:5] == "10"}
+    for number in (20, 30, 40):
+        write_files(tmp_path / "both" / str(number), {n.replace("10", str(number)): c for n, c in tens.items()})
+    assert SA1BDataset(tmp_path / "both", max_broken=0).image_ids == [9, 10, 2, 20, 30, 40]
+    (tmp_path / "both" / "a.tar").write_bytes(content[:-10240])  # without the blocks at its end
+    with pytest.raises(ValueError, match="1 of 1 tars are broken"):
+        SA1BDataset(tmp_path / "both", max_broken=0.5)
+
+
+def test_a_limit_opens_no_more_than_it_takes(
+    tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def note(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda path, *rest: (opened.append(path.name), function(path, *rest))[1]
+
+    for name in ("cached_index", "index_extracted"):
+        monkeypatch.setattr(sa1b, name, note(getattr(sa1b, name)))
+    part = {number: {n: c for n, c in files.items() if Path(n).stem == f"sa_{number}"} for number in (2, 9, 10)}
+    folder = tmp_path / "both"
+    write_tar(folder / "a.tar", part[9] | part[10])
+    write_tar(folder / "b.tar", part[2])
+    copies = write_files(folder / "copies", part[2] | part[10])
+    new = write_files(folder / "new", {n.replace("9", "11"): c for n, c in part[9].items()})
+    for tars, limit, ids, expected in (
+        (folder, 2, [9, 10], ["a.tar"]),
+        (folder, 3, [9, 10, 2], ["a.tar", "b.tar"]),
+        (folder, 4, [9, 10, 2, 11], ["a.tar", "b.tar", "copies", "new"]),
+        ([folder / "a.tar", copies, folder / "b.tar"], 2, [9, 10], ["a.tar"]),
+        ([copies, folder / "a.tar", folder / "b.tar"], 2, [9, 10], ["copies", "a.tar", "b.tar"]),
+        ([new, copies], 1, [11], ["new"]),
+    ):
+        opened.clear()
+        assert SA1BDataset(tars, limit=limit).image_ids == ids
+        assert opened == expected
 
 
 def test_ids_that_begin_with_zeros(tmp_path: Path, files: dict[str, bytes]) -> None:
