@@ -35,7 +35,7 @@ def main() -> None:
     demos = []
     for folder in parser.parse_args().folders:
         dense = load_runs(folder / "dense") if (folder / "dense").is_dir() else ()  # or it is among the other grids
-        runs = select_runs(load_runs(folder / "runs"), TEACHER, STUDENT, dense)
+        runs = select_runs(load_runs(folder / "runs"), TEACHER, STUDENT, dense, load_runs(folder / "start"))
         demos.append((read_json(folder / "demo.json")["seed"], runs))
     demos.sort(key=lambda demo: demo[0])
     figures = [demo_figures(runs, seed) for seed, runs in demos]

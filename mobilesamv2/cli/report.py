@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="the teacher's evaluations by the 64 x 64 grid and by boxes, if these are of fewer images than the others",
     )
+    claims.add_argument(
+        "--start",
+        type=Path,
+        metavar="FOLDER",
+        help="an evaluation of the student by boxes before it learned, on the same images or the first of them",
+    )
     claims.set_defaults(run_report=report_claims)
 
 
@@ -124,7 +130,7 @@ def report_claims(args: argparse.Namespace) -> None:
     from mobilesamv2.reports.claims import format_claims, write_claims
     from mobilesamv2.reports.table import as_markdown
 
-    _, claims, tables = write_claims(args.folder, args.teacher, args.student, args.dense)
+    _, claims, tables = write_claims(args.folder, args.teacher, args.student, args.dense, args.start)
     for title, cells in tables.items():
         print(f"{title}\n\n{as_markdown(cells)}\n")
     print(format_claims(claims))

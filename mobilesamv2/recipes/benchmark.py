@@ -14,12 +14,11 @@ from contextlib import closing
 from pathlib import Path
 from subprocess import Popen
 
-from tqdm import tqdm
-
 from mobilesamv2.files import write_text_atomic
 from mobilesamv2.recipes.benchmark_cells import Cell, config_arguments, images_done, is_done
 from mobilesamv2.recipes.folder_lock import locked
 from mobilesamv2.recipes.processes import sigterm_raises, start, stop
+from mobilesamv2.recipes.progress import job_bar
 from mobilesamv2.recipes.sweep_cells import CALLBACK, SweepCells
 from mobilesamv2.recipes.sweeps import ERROR_FILE
 
@@ -67,13 +66,11 @@ def run_benchmark(
         waiting = [cell for cell in cells if not is_done(cell)]
         run = _run_here(waiting, folder, workers) if launcher is None else _launch(waiting, folder, launcher, hydra)
         failed: dict[str, str] = {}
-        every = 0.1 if sys.stderr.isatty() else 60.0  # a bar that moves in a terminal; a line a minute in a log
         with (
             sigterm_raises(),
             closing(run) as finished,
-            tqdm(total=len(cells), initial=len(cells) - len(waiting), desc="benchmark", bar_format=BAR,
-                 mininterval=every) as bar,
-        ):  # fmt: skip
+            job_bar(len(cells), "benchmark", BAR, initial=len(cells) - len(waiting)) as bar,
+        ):
             for cell, reason in finished:
                 name = f"{cell.model} {cell.protocol}"
                 bar.update()

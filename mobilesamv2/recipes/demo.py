@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import Popen
 
-from tqdm import tqdm
-
 from mobilesamv2.data.json_files import read_json
-from mobilesamv2.files import write_text_atomic
+from mobilesamv2.files import sha256_of, write_text_atomic
 from mobilesamv2.model_zoo import PACKAGE_WEIGHTS
 from mobilesamv2.recipes.processes import sigterm_raises, start, stop
+from mobilesamv2.recipes.progress import job_bar
 
-TEACHER, STUDENT = "mini_conv", "mini_conv_slim"
+TEACHER, STUDENT, DETECTOR = "mini_conv", "mini_conv_slim", "mini_detector.pt"
+
+LIBRARIES = ("hydra", "pytorch_lightning", "lvis", "tabulate", "jinja2", "matplotlib", "ultralytics")
+"""Looked for before the first job, so that what is missing is not found after some of them."""
 
 GRIDS = (32, 16)
 """Points per side of the grids that the boxes are compared with on all scenes."""
+
+START_SCENES = 40
+"""The first test scenes, on which the student is measured before it is distilled."""
 
 DENSE = 64
 """Points per side of the grid that the paper compares AR with; 20 times the boxes' time, hence fewer scenes."""
@@ -68,7 +73,7 @@ def demo_jobs(folder: Path, seed: int, scenes: int, dense_scenes: int) -> list[J
     test, runs = folder / "test", folder / "runs"
     student, detector = folder / "student", folder / "detector"
     teacher = str(PACKAGE_WEIGHTS / f"{TEACHER}.safetensors")
-    shipped_detector = str(PACKAGE_WEIGHTS / "mini_detector.pt")
+    shipped_detector = str(PACKAGE_WEIGHTS / DETECTOR)
     tar = folder / "train.tar"  # rendering each scene once takes less time than in each epoch
     training = ("dataset=sa1b", f"dataset.tars={tar}", "num_workers=0")
     jobs = [
@@ -107,13 +112,10 @@ def demo_jobs(folder: Path, seed: int, scenes: int, dense_scenes: int) -> list[J
         "evaluate", "dataset=lvis", f"dataset.annotations={test / 'annotations.json'}",
         f"dataset.images={test / 'images'}", "num_workers=0", "task.save_masks=true",
     )  # fmt: skip
+    student_model = ("model=by_name", f"model.name={STUDENT}")
     models = {
         "teacher": ("model=mini_conv", f"model.checkpoint={teacher}"),
-        "student": (
-            "model=by_name",
-            "model.name=mini_conv_slim",
-            f"model.checkpoint={student / 'mini_conv_slim.safetensors'}",
-        ),
+        "student": (*student_model, f"model.checkpoint={student / 'mini_conv_slim.safetensors'}"),
     }
     boxes = (
         "prompt_sampler=object_aware",
@@ -124,7 +126,7 @@ def demo_jobs(folder: Path, seed: int, scenes: int, dense_scenes: int) -> list[J
     trained = ("distill-student", "finetune-detector", "test-scenes")
 
     def evaluation(output: Path, needs: tuple[str, ...], seconds: float, *settings: str) -> Job:
-        name = output.name if output.parent == runs else f"{output.name}-{dense_scenes}"
+        name = output.name if output.parent == runs else f"{output.name}-{output.parent.name}"
         return Job(name, (*evaluate, *settings, f"output_dir={output}"), output / "results.json", needs, 6 + seconds)
 
     def grid(parent: Path, points: int, number: int, *settings: str) -> Job:
@@ -138,7 +140,27 @@ def demo_jobs(folder: Path, seed: int, scenes: int, dense_scenes: int) -> list[J
     for model, settings in models.items():
         jobs.append(evaluation(runs / f"{model}-boxes", trained, scenes * 0.35, *settings, *boxes))
     jobs.append(evaluation(dense / "teacher-boxes", trained, dense_scenes * 0.35, *models["teacher"], *boxes, few))
+    start, first = (*student_model, f"model.checkpoint={_start_file(folder)}"), min(START_SCENES, scenes)
+    needs, limit = ("finetune-detector", "test-scenes"), f"dataset.limit={first}"
+    jobs.append(evaluation(folder / "start" / "student-boxes", needs, first * 0.35, *start, *boxes, limit))
     return jobs
+
+
+def _start_file(folder: Path) -> Path:
+    """Return where the student before its distillation lies."""
+    return folder / "start" / f"{STUDENT}.safetensors"
+
+
+def write_start(path: Path) -> None:
+    """Write the student before its distillation: all its tensors are the teacher's, as ``task.init_from_teacher``."""
+    from mobilesamv2.checkpoints import save_weights
+    from mobilesamv2.registry import build_sam
+
+    teacher, student = build_sam(TEACHER, PACKAGE_WEIGHTS / f"{TEACHER}.safetensors"), build_sam(STUDENT)
+    tensors = teacher.state_dict()
+    student.load_state_dict({name: tensors[name] for name in student.state_dict()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(student, path)
 
 
 def run_demo(folder: Path, seed: int, scenes: int, dense_scenes: int, workers: int) -> int:
@@ -152,18 +174,23 @@ def run_demo(folder: Path, seed: int, scenes: int, dense_scenes: int, workers: i
         workers: jobs at a time, each with one thread.
 
     Raises:
-        ValueError: if a job failed, with its name and log, or the folder holds a demo of other scenes.
+        ValueError: if a job failed, with its name and log, or the folder holds a demo of other scenes or weights.
+        ModuleNotFoundError: if a library is missing that a job will need.
     """
+    for library in LIBRARIES:
+        if find_spec(library) is None:
+            raise ModuleNotFoundError(f"No module named {library!r}", name=library)
+    folder = folder.resolve()  # which the evaluations record for the report, wherever that is made from
     jobs = demo_jobs(folder, seed, scenes, dense_scenes)
     folder.mkdir(parents=True, exist_ok=True)
-    _check_same_scenes(folder, {"seed": seed, "scenes": scenes, "dense_scenes": dense_scenes})
+    _check_same_demo(folder, {"seed": seed, "scenes": scenes, "dense_scenes": dense_scenes})
     for job in jobs:
         if job.output.exists():
             print(f"{job.name:<20}done before")
+    if not _start_file(folder).exists():
+        write_start(_start_file(folder))
     total = sum(job.seconds for job in jobs if not job.output.exists())
-    # A bar that moves in a terminal; a line a minute in a log.
-    every = 0.1 if sys.stderr.isatty() else 60.0
-    with tqdm(total=round(total), desc="demo", bar_format=BAR, disable=total == 0, mininterval=every) as bar:
+    with job_bar(round(total), "demo", BAR) as bar:
 
         def show(seconds_of_work: float) -> None:
             bar.update(min(round(seconds_of_work), bar.total) - bar.n)
@@ -174,14 +201,21 @@ def run_demo(folder: Path, seed: int, scenes: int, dense_scenes: int, workers: i
     return _report(folder, seed)
 
 
-def _check_same_scenes(folder: Path, scenes: dict[str, int]) -> None:
-    """Write down what the folder is of; refuse one of something else."""
-    record = folder / "demo.json"
-    before = read_json(record) if record.is_file() else scenes
-    if before != scenes:
-        was, now = (", ".join(f"{key} {value}" for key, value in one.items()) for one in (before, scenes))
+def _check_same_demo(folder: Path, scenes: dict[str, int]) -> None:
+    """Write down what the folder is of; refuse one of something else, and say where the code is another."""
+    from mobilesamv2.recipes.records import code_sha256
+
+    path = folder / "demo.json"
+    weights = {name: sha256_of([PACKAGE_WEIGHTS / name])[:12] for name in (f"{TEACHER}.safetensors", DETECTOR)}
+    record = scenes | weights | {"code": code_sha256()}
+    before = record | read_json(path) if path.is_file() else record  # a demo of an earlier version knew its scenes only
+    different = [key for key in record if before[key] != record[key]]
+    if different == ["code"]:
+        print(f"What was done before was done by another version of the code; rm -r {folder} starts over.")
+    elif different:
+        was, now = (", ".join(f"{key} {one[key]}" for key in different if key != "code") for one in (before, record))
         raise ValueError(f"{folder} holds a demo of {was}, got {now}. Choose another folder with -o, or remove it.")
-    write_text_atomic(record, json.dumps(scenes) + "\n")
+    write_text_atomic(path, json.dumps(before) + "\n")
 
 
 def _report(folder: Path, seed: int) -> int:
@@ -189,7 +223,7 @@ def _report(folder: Path, seed: int) -> int:
     from mobilesamv2.reports.claims import format_claims, write_claims
     from mobilesamv2.reports.table import as_markdown
 
-    _, claims, tables = write_claims(folder / "runs", TEACHER, STUDENT, folder / "dense", seed)
+    _, claims, tables = write_claims(folder / "runs", TEACHER, STUDENT, folder / "dense", folder / "start", seed)
     for title, table in tables.items():
         print(f"{title}\n\n{as_markdown(table)}\n")
     print(format_claims(claims))

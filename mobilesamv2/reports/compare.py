@@ -46,30 +46,39 @@ def compare_results(first: str | Path, second: str | Path, seed: int = 0) -> str
     return f"{table}\n\n{note}"
 
 
-def mean_ar_change(first: str | Path, second: str | Path, seed: int = 0) -> tuple[float, float, float]:
-    """Return the second's mean AR minus the first's, as a fraction, and the ends of its paired 95% interval.
+def ar_change(
+    first: str | Path, second: str | Path, metric: str = "mAR", others_left_out: bool = False, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the second's AR minus the first's, as a fraction, and the ends of its paired 95% interval.
 
     Args:
         first: folder of an evaluation, or its ``results.json``.
         second: another one on the same images.
+        metric: ``mAR``, or one such as ``AR@1000``.
+        others_left_out: leave out the images that the second has beside those of the first.
         seed: of the resampling.
 
     Raises:
         FileNotFoundError: if a ``per_image.npz`` is missing.
         ValueError: if the two differ in images, objects or Ks, or there is no object.
     """
-    one, two = _pair(first, second)
+    one, two = _pair(first, second, others_left_out)
     ks = one["ks"].tolist()
-    before, after = (named(average_recall(c["matches"].sum(0), c["n_gt"].sum(0)), ks)["mAR"] for c in (one, two))
-    interval = paired_intervals(one["matches"], two["matches"], one["n_gt"], ks, seed)["mAR"]
+    before, after = (named(average_recall(c["matches"].sum(0), c["n_gt"].sum(0)), ks)[metric] for c in (one, two))
+    interval = paired_intervals(one["matches"], two["matches"], one["n_gt"], ks, seed)[metric]
     if before is None or after is None or interval is None:
         raise ValueError(f"{first} and {second} must have objects to be compared, got none.")
     return after - before, interval[0], interval[1]
 
 
-def _pair(first: str | Path, second: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _pair(
+    first: str | Path, second: str | Path, others_left_out: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the counts of both, after a check that they are of the same images."""
     one, two = read_counts(first), read_counts(second)
+    if others_left_out:
+        shared = np.isin(two["image_ids"], one["image_ids"])
+        two |= {key: two[key][shared] for key in ("image_ids", "matches", "n_gt")}
     for key in ("image_ids", "ks", "n_gt"):
         if not np.array_equal(one[key], two[key]):
             raise ValueError(f"{second} can't be compared with {first}: their {key} must be the same.")

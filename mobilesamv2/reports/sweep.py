@@ -13,7 +13,7 @@ import yaml
 
 from mobilesamv2.evaluation.results import percent, percent_range
 from mobilesamv2.files import atomic_write
-from mobilesamv2.reports.compare import mean_ar_change
+from mobilesamv2.reports.compare import ar_change
 from mobilesamv2.reports.result_files import read_result
 from mobilesamv2.reports.table import check_comparable
 
@@ -146,7 +146,7 @@ def _row(run: Run, baseline: Run | None) -> dict[str, Any]:
         interval = result["interval"][name] or (None, None)
         row |= {name: result["metrics"][name], f"{name} low": interval[0], f"{name} high": interval[1]}
     if baseline is not None:
-        change = mean_ar_change(baseline.folder, run.folder) if run is not baseline else (None, None, None)
+        change = ar_change(baseline.folder, run.folder) if run is not baseline else (None, None, None)
         row |= dict(zip(("change", "change low", "change high"), change, strict=True))
     ms, cost = result["ms"] or {}, result["run"].get("encoder_cost") or {}
     return row | {

@@ -1,15 +1,20 @@
 """The jobs of the demo: what they compose to, and how they are run."""
 
+import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from support import ROOT
 
+from mobilesamv2 import build_sam, load_pretrained
 from mobilesamv2.recipes import demo, schema
+from mobilesamv2.recipes.progress import job_bar
+from mobilesamv2.tasks.distill import _copy_shared_tensors
 
 schema.register()
 
@@ -31,8 +36,10 @@ def test_the_jobs_measure_what_the_claims_require(tmp_path: Path) -> None:
     boxes = {("runs", None, model, "ObjectAware", None) for model in ("mini_conv", "mini_conv_slim")}
     grids = {("runs", None, "mini_conv", "GridProposals", side) for side in (16, 32)}
     dense = {("dense", 2, "mini_conv", "GridProposals", 64), ("dense", 2, "mini_conv", "ObjectAware", None)}
-    assert runs == grids | boxes | dense
-    outputs = {str(job.output) for job in jobs}
+    assert runs == grids | boxes | dense | {("start", 4, "mini_conv_slim", "ObjectAware", None)}
+    start = tmp_path / "start" / "mini_conv_slim.safetensors"
+    demo.write_start(start)
+    outputs = {str(start), *(str(job.output) for job in jobs)}
     named = {value.split("=", 1)[1] for job in jobs for value in job.arguments if ".checkpoint=" in value}
     assert {path for path in named if path.startswith(str(tmp_path))} <= outputs  # weights that a job before writes
     names = [job.name for job in jobs]
@@ -94,12 +101,51 @@ def test_a_job_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
         list(demo.run_jobs([job], tmp_path, 1))
 
 
-def test_a_folder_of_other_scenes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_student_before_distillation_is_the_teacher_pruned(tmp_path: Path) -> None:
+    demo.write_start(tmp_path / "start.safetensors")
+    student, teacher = load_pretrained(tmp_path / "start.safetensors"), load_pretrained(demo.TEACHER)
+    theirs, fresh = teacher.state_dict(), build_sam(demo.STUDENT)
+    assert student.name == demo.STUDENT
+    assert all(torch.equal(value, theirs[name]) for name, value in student.state_dict().items())
+    _copy_shared_tensors(teacher.image_encoder, fresh.image_encoder)  # what task.init_from_teacher does
+    for name, value in fresh.image_encoder.state_dict().items():
+        assert torch.equal(value, student.image_encoder.state_dict()[name]), name
+
+
+def test_a_folder_of_another_demo_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "write_start", lambda *_: None)
     monkeypatch.setattr(demo, "run_jobs", lambda *_: (job for job in ()))
     monkeypatch.setattr(demo, "_report", lambda *_: 0)
     assert demo.run_demo(tmp_path, 2, 4, 2, 2) == demo.run_demo(tmp_path, 2, 4, 2, 2) == 0
-    with pytest.raises(
-        ValueError,
-        match=r"holds a demo of seed 2, scenes 4, dense_scenes 2, got seed 3, scenes 4, dense_scenes 2\. Choose",
-    ):
+    with pytest.raises(ValueError, match=r"holds a demo of seed 2, got seed 3\. Choose"):
         demo.run_demo(tmp_path, 3, 4, 2, 2)
+    record = json.loads((tmp_path / "demo.json").read_text())
+    (tmp_path / "demo.json").write_text(json.dumps(record | {"mini_detector.pt": "another"}))
+    with pytest.raises(ValueError, match=r"holds a demo of mini_detector\.pt another, got mini_detector\.pt \w{12}\."):
+        demo.run_demo(tmp_path, 2, 4, 2, 2)
+    (tmp_path / "demo.json").write_text(json.dumps(record | {"code": "another"}))
+    capsys.readouterr()
+    demo.run_demo(tmp_path, 2, 4, 2, 2)
+    assert "done by another version of the code" in capsys.readouterr().out
+
+
+def test_a_library_that_a_job_needs_is_missed_before_the_first_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "LIBRARIES", (*demo.LIBRARIES, "ultralytics_missing"))
+    with pytest.raises(ModuleNotFoundError, match="ultralytics_missing") as raised:
+        demo.run_demo(tmp_path / "demo", 2, 4, 2, 2)
+    assert raised.value.name == "ultralytics_missing"
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_bar_in_a_log_is_of_whole_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    with job_bar(3, "demo", demo.BAR) as bar:
+        bar.update()
+        bar.refresh()
+    lines = capfd.readouterr().err
+    assert "\r" not in lines
+    assert "demo:  33%" in lines
+    assert lines.endswith("\n")

@@ -15,7 +15,7 @@ from torch import nn
 from mobilesamv2.cli.main import main
 from mobilesamv2.data.lvis import LvisDataset
 from mobilesamv2.models.cost import Cost, encoder_cost
-from mobilesamv2.reports.compare import mean_ar_change
+from mobilesamv2.reports.compare import ar_change
 from mobilesamv2.reports.figures import pareto_front
 from mobilesamv2.reports.sweep import distinguishing_settings, load_runs
 from mobilesamv2.reports.table import as_latex, as_markdown
@@ -59,7 +59,7 @@ def test_report(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     with (sweep / "report" / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
-    change, low, high = mean_ar_change(sweep / "0", sweep / "2")
+    change, low, high = ar_change(sweep / "0", sweep / "2")
     assert rows[0]["change"] == ""
     assert float(rows[1]["change"]) == change == float(rows[1]["mAR"]) - float(rows[0]["mAR"]) > 0
     assert (float(rows[1]["change low"]), float(rows[1]["change high"])) == (low, high)
