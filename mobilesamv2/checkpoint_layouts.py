@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mobilesamv2.efficient_sam_checkpoints import rename_efficient_sam
 from mobilesamv2.encoder_checkpoints import is_encoder, rename_encoder
-from mobilesamv2.sam2_checkpoints import rename_sam2
-from mobilesamv2.sam_hq_checkpoints import move_sam_hq
+from mobilesamv2.sam2_checkpoints import SAM2_OF_THE_IMAGE, rename_sam2
+from mobilesamv2.sam_hq_checkpoints import HQ_OF_THE_IMAGE, move_sam_hq
 from mobilesamv2.transformers_checkpoints import is_transformers, rename_transformers
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD
 
@@ -47,8 +47,8 @@ _BARE = {
 }
 _SHORT = {"image_encoder": "encoder", "mask_decoder": "decoder"}
 """Names of dictionaries that hold a part and are part of the model around them."""
-_OF_THE_IMAGE = ("compress_vit_feat", "embedding_encoder", "neck.conv_s0", "neck.conv_s1")
-"""Modules of the image encoder that SAM-HQ and SAM 2 keep in the mask decoder."""
+_OF_THE_IMAGE = HQ_OF_THE_IMAGE + SAM2_OF_THE_IMAGE
+"""Modules of the image encoder that publishers keep in the mask decoder."""
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What DistributedDataParallel, torch.compile, FSDP and activation checkpoints put into names."""
 _FRAME = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
