@@ -1,8 +1,8 @@
 """Layouts of weight files: where in a file the weights of one SAM are, and what else lies beside them.
 
 Training programs wrap weights in dictionaries (``model_state_dict``), prefix their names (``sam.``), leave traces of
-wrappers in them (``image_encoder.module.``), and store buffers, losses and the optimizer beside them. A file with two
-models, as a student with its teacher or a model with its average, is never mixed or guessed.
+wrappers in them (``image_encoder.module.``), and store buffers, losses, the optimizer and networks of their own beside
+them. A file with two models, as a student with its teacher or a model with its average, is never mixed or guessed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mobilesamv2.efficient_sam_checkpoints import rename_efficient_sam
 from mobilesamv2.encoder_checkpoints import is_encoder, rename_encoder
-from mobilesamv2.sam2_checkpoints import rename_sam2
-from mobilesamv2.sam_hq_checkpoints import move_sam_hq
+from mobilesamv2.sam2_checkpoints import SAM2_OF_THE_IMAGE, rename_sam2
+from mobilesamv2.sam_hq_checkpoints import HQ_OF_THE_IMAGE, move_sam_hq
 from mobilesamv2.transformers_checkpoints import is_transformers, rename_transformers
 from mobilesamv2.transforms import PIXEL_MEAN, PIXEL_STD
 
@@ -47,15 +47,17 @@ _BARE = {
 }
 _SHORT = {"image_encoder": "encoder", "mask_decoder": "decoder"}
 """Names of dictionaries that hold a part and are part of the model around them."""
-_OF_THE_IMAGE = ("compress_vit_feat", "embedding_encoder", "neck.conv_s0", "neck.conv_s1")
-"""Modules of the image encoder that SAM-HQ and SAM 2 keep in the mask decoder."""
+_OF_THE_IMAGE = HQ_OF_THE_IMAGE + SAM2_OF_THE_IMAGE
+"""Modules of the image encoder that publishers keep in the mask decoder."""
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What DistributedDataParallel, torch.compile, FSDP and activation checkpoints put into names."""
 _FRAME = {"pixel_mean": PIXEL_MEAN, "pixel_std": PIXEL_STD}
 _TRAINING = re.compile(r"(^|\.)(\w*loss\w*|criterion|\w*metrics?|n_averaged)(\.|$)")
 """Names of what only training reads."""
-_OPTIMIZER = re.compile(r"(^|\.)(\w*optimi[sz]er\w*|state\.\d+)\.")
-"""Dictionaries that optimizers keep, whose tensors may have the names and shapes of weights."""
+_RECORDS = re.compile(
+    r"(^|\.)(\w*optimi[sz]er\w*|state\.\d+|\w*scheduler\w*|\w*hyper_parameters|callbacks|loops|args|config|history)\.$"
+)
+"""Dictionaries of a training's settings and progress, whose tensors may have the names and shapes of weights."""
 _MAX_DEPTH = 4
 """Dictionaries within dictionaries that are searched; a pickle may contain itself."""
 
@@ -88,8 +90,9 @@ def split_parts(content: dict[Any, Any], path: Path, prefix: str | None = None) 
             dots: ``teacher``, or ``state_dict.student``. Empty for the model without a prefix.
 
     Raises:
-        ValueError: if the file contains no part of a SAM, several models of which no prefix chooses one, or tensors
-            beside the model that are neither its normalisation of pixels nor of the training alone.
+        ValueError: if the file contains no part of a SAM, several models of which no prefix chooses one, tensors in the
+            model's dictionary that are neither its normalisation of pixels nor of the training alone, or another
+            normalisation of pixels.
     """
     entries = list(_entries(content))
     roots = {entry.root for entry in entries if entry.root is not None}
@@ -100,19 +103,20 @@ def split_parts(content: dict[Any, Any], path: Path, prefix: str | None = None) 
     containers = {entry.container for entry in entries if entry.root == root}
     others = tuple(other for other in roots - {root} if other)
     state: StateDict = {}
-    beside: StateDict = {}
+    elsewhere: list[_Entry] = []
     for entry in entries:
         if entry.root not in (root, None) or entry.name.startswith(others):
             continue
         if entry.container not in containers:
-            if prefix is None and _may_matter(entry):
-                beside[entry.name] = entry.value
+            if prefix is None:
+                elsewhere.append(entry)
             continue
         local = _WRAPPERS.sub("", entry.name.removeprefix(root))
         if local in state:
             raise ValueError(f"{path} has {local} twice, once as {entry.name}; remove one of them.")
         state[local] = entry.value
     parts: dict[str, StateDict] = {}
+    beside: StateDict = {}
     for key, value in _rename(state, path).items():
         part, _, name = key.partition(".")
         if part in PARTS:
@@ -120,6 +124,7 @@ def split_parts(content: dict[Any, Any], path: Path, prefix: str | None = None) 
         else:
             beside[key] = value
     _check_beside(beside, path)
+    _check_elsewhere(elsewhere, path, root)
     if "image_encoder" in parts:
         parts["image_encoder"] = rename_encoder(parts["image_encoder"])
     return _of_a_decoder(move_sam_hq(parts))
@@ -132,21 +137,20 @@ def first_few(keys: list[str]) -> str:
 
 
 def _tensors(content: dict[Any, Any], container: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor, str]]:
-    """Yield the name, value and container of each tensor in nested dictionaries."""
+    """Yield the name, value and container of each tensor in nested dictionaries, but for a training's records."""
     for key, value in content.items():
         name = f"{container}{_ALIASES.get(str(key), key)}"
         if isinstance(value, Tensor):
             yield name, value, container
-        elif isinstance(value, dict) and depth < _MAX_DEPTH:
+        elif isinstance(value, dict) and depth < _MAX_DEPTH and not _RECORDS.search(f"{name}."):
             yield from _tensors(value, f"{name}.", depth + 1)
 
 
 def _entries(content: dict[Any, Any]) -> Iterator[_Entry]:
-    """Yield the tensors in a file, but for what optimizers keep."""
+    """Yield the tensors in a file, but for a training's records."""
     dictionaries: dict[str, StateDict] = {}
     for name, value, container in _tensors(content):
-        if not _OPTIMIZER.search(container):
-            dictionaries.setdefault(container, {})[name] = value
+        dictionaries.setdefault(container, {})[name] = value
     for container, tensors in dictionaries.items():
         has_names = any(_root(name) is not None for name in tensors)
         part = None if has_names else _part_of({_WRAPPERS.sub("", name.removeprefix(container)) for name in tensors})
@@ -155,17 +159,10 @@ def _entries(content: dict[Any, Any]) -> Iterator[_Entry]:
             root = container.removesuffix(f"{_SHORT[part]}.")
         for name, value in tensors.items():
             local = name.removeprefix(container)
-            if part is None or _TRAINING.search(local) or local.rpartition(".")[2] in _FRAME:
+            if part is None or _TRAINING.search(local) or _is_frame(local):
                 yield _Entry(name, value, container, _root(name))
             else:
                 yield _Entry(f"{root}{part}.{local}", value, container, root)
-
-
-def _may_matter(entry: _Entry) -> bool:
-    """Return whether a tensor in another dictionary than the model's is one that may change what it computes."""
-    *_, last = entry.name.split(".")
-    is_weight = entry.value.is_floating_point() and (entry.value.ndim > 1 or last in ("weight", "bias"))
-    return is_weight or last in _FRAME
 
 
 def _root(name: str) -> str | None:
@@ -185,11 +182,16 @@ def _choose(roots: Iterable[str], path: Path, prefix: str | None) -> str:
     shown = ", ".join(repr(root.removesuffix(".")) for root in roots)
     if prefix is None:
         raise ValueError(
-            f"{path} holds {len(roots)} models, whose keys have the prefixes {shown}. Choose one: "
-            f"build_sam(name, file, prefix={roots[-1].removesuffix('.')!r}), or of train.py and evaluate.py "
-            f"+model.prefix={roots[-1].removesuffix('.')}."
+            f"{path} holds {len(roots)} models, whose keys have the prefixes {shown}. "
+            f"Choose one: {_by_prefix(roots[-1])}. For other commands, save_weights writes that model alone."
         )
     raise ValueError(f"prefix must be that of one model in {path}, one of {shown}, got {prefix!r}.")
+
+
+def _by_prefix(root: str) -> str:
+    """Return how to load the model of a root and nothing beside it."""
+    prefix = root.removesuffix(".")
+    return f"build_sam(name, file, prefix={prefix!r}), or of train.py and evaluate.py +model.prefix={prefix}"
 
 
 def _part_of(keys: Set[str]) -> str | None:
@@ -224,20 +226,53 @@ def _of_a_decoder(parts: dict[str, StateDict]) -> dict[str, StateDict]:
 
 
 def _check_beside(beside: StateDict, path: Path) -> None:
-    """Check that tensors beside the parts do not change what the model computes."""
-    unexpected: list[str] = []
-    for key, value in beside.items():
-        expected = _FRAME.get(key.rpartition(".")[2])
-        if expected is not None:
-            if not torch.allclose(value.float().flatten(), torch.tensor(expected), atol=1e-2):
-                raise ValueError(
-                    f"{path} has {key} {value.flatten().tolist()}, but models here normalise pixels with {expected}: "
-                    "its weights belong to other inputs."
-                )
-        elif not _TRAINING.search(key):
-            unexpected.append(key)
+    """Check that tensors beside the parts, in their dictionary, do not change what the model computes."""
+    _check_frame(beside, path)
+    rest = [key for key in beside if not _is_frame(key)]
+    unexpected = [key for key in rest if not _TRAINING.search(key)]
     if unexpected:
         raise ValueError(f"{path} has unexpected key(s), of no part of a SAM: {first_few(unexpected)}.")
-    left_out = [key for key in beside if key.rpartition(".")[2] not in _FRAME]
-    if left_out:
-        logger.info("left out of %s what only training needs: %s", path, first_few(left_out))
+    if rest:
+        logger.info("left out of %s what only training needs: %s", path, first_few(rest))
+
+
+def _check_elsewhere(elsewhere: list[_Entry], path: Path, root: str) -> None:
+    """Warn of weights in other dictionaries than the model's, and check that no other pixels are stated there."""
+    way_out = f" If that is of something else than the model, name the model: {_by_prefix(root)}."
+    _check_frame({entry.name: entry.value for entry in elsewhere}, path, way_out)
+    weights = [entry for entry in elsewhere if _is_weight(entry) and not _TRAINING.search(entry.name)]
+    if weights:
+        names = dict.fromkeys(entry.container.removesuffix(".") or entry.name for entry in weights)
+        logger.warning(
+            "%s holds weights of no part of a SAM beside the model, which are left out: %s. If they are not of the "
+            "model, load it without this warning: %s.",
+            path,
+            first_few([*names]),
+            _by_prefix(root),
+        )
+
+
+def _check_frame(state: StateDict, path: Path, way_out: str = "") -> None:
+    """Check that pixels are normalised as here, where a file states how."""
+    for key, value in state.items():
+        if not _is_frame(key):
+            continue
+        expected = torch.tensor(_FRAME[key.rpartition(".")[2]])
+        fits = value.numel() == expected.numel()
+        if not fits or not torch.allclose(value.float().flatten(), expected, atol=1e-2):
+            stated = value.flatten().tolist() if fits else f"of shape {tuple(value.shape)}"
+            raise ValueError(
+                f"{path} has {key} {stated}, but models here normalise pixels with {_FRAME[key.rpartition('.')[2]]}: "
+                f"its weights belong to other inputs.{way_out}"
+            )
+
+
+def _is_frame(key: str) -> bool:
+    return key.rpartition(".")[2] in _FRAME
+
+
+def _is_weight(entry: _Entry) -> bool:
+    """Return whether a tensor may be a weight of a network, rather than a figure of the training."""
+    last = entry.name.rpartition(".")[2]
+    is_weight = entry.value.ndim > 1 or last in ("weight", "bias")
+    return is_weight and entry.value.is_floating_point() and last not in _FRAME

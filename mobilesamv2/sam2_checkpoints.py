@@ -16,6 +16,8 @@ from mobilesamv2.models.sam2 import Sam2
 
 logger = logging.getLogger(__name__)
 
+SAM2_OF_THE_IMAGE = ("neck.conv_s0", "neck.conv_s1")
+"""Modules of the image encoder that SAM 2 keeps in the mask decoder, by their names in the image encoder here."""
 _TRUNK = "image_encoder.backbone.body.model"
 _THEIR_TRUNK = "image_encoder.trunk."
 _NAMES = KeyTable(
@@ -24,7 +26,7 @@ _NAMES = KeyTable(
         ("image_encoder.trunk.blocks.{}.mlp.layers.1.", f"{_TRUNK}.blocks.{{}}.mlp.fc2."),
         ("image_encoder.trunk.", f"{_TRUNK}."),
         ("image_encoder.neck.convs.{}.conv.", "image_encoder.neck.convs.{}."),
-        ("sam_mask_decoder.conv_s{}.", "image_encoder.neck.conv_s{}."),
+        *((f"sam_mask_decoder.{name.removeprefix('neck.')}.", f"image_encoder.{name}.") for name in SAM2_OF_THE_IMAGE),
         ("no_mem_embed", "image_encoder.neck.no_mem_embed"),
         ("sam_mask_decoder.transformer.layers.{}.mlp.layers.0.", "mask_decoder.transformer.layers.{}.mlp.lin1."),
         ("sam_mask_decoder.transformer.layers.{}.mlp.layers.1.", "mask_decoder.transformer.layers.{}.mlp.lin2."),

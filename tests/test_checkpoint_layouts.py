@@ -184,7 +184,7 @@ def test_two_models_in_a_file_are_never_mixed_or_guessed(trained: Sam, tmp_path:
     path = tmp_path / "two.pt"
     torch.save(layout(trained.state_dict(), other), path)
     with pytest.raises(
-        ValueError, match=r"two\.pt holds 2 models, whose keys have the prefixes '.*', '.*'\. Ch.*\+model\.p"
+        ValueError, match=r"two\.pt holds 2 models, whose keys have the prefixes '.*', '.*'\. Ch.*\+model.*save_weights"
     ):
         build_sam("micro_conv", path)
     for prefix, expected in ((first, trained.state_dict()), (second, other)):
@@ -225,17 +225,69 @@ def test_a_bare_part_beside_a_model_is_another_model(
     assert all(torch.equal(value, own[key] + 1) for key, value in bare.image_encoder.state_dict().items())
 
 
-def test_a_dictionary_of_weights_beside_the_model_is_refused_unless_the_model_is_named(
-    trained: Sam, tmp_path: Path
+UNETR = {"base.block.0.weight": torch.zeros(8, 4, 3, 3), "decoder.samplers.0.bias": torch.zeros(4)}
+BESIDE: dict[str, tuple[Callable[[State], dict[str, Any]], str, str]] = {
+    "micro-sam": (
+        lambda s: {"model_state": prefixed(s, "module.sam."), "decoder_state": prefixed(UNETR, "module.sam.")},
+        "decoder_state",
+        "model_state.module.sam",
+    ),
+    "micro-sam, exported": (lambda s: s | {"decoder_state": UNETR}, "decoder_state", ""),
+    "discriminator": (lambda s: {"model": s, "discriminator": {"0.weight": torch.zeros(2)}}, "discriminator", "model"),
+    "other names": (lambda s: {"model": s, "ema": {"shadow": {"p0": torch.zeros(2, 3)}}}, "ema.shadow", "model"),
+    "a tensor": (lambda s: {"model": s, "prototypes": torch.zeros(2, 3)}, "prototypes", "model"),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_other_weights_beside_the_model_are_left_out_with_one_warning(
+    trained: Sam, tmp_path: Path, caplog: pytest.LogCaptureFixture, case: str
 ) -> None:
-    path, head = tmp_path / "head.pt", {"0.weight": torch.zeros(2, 3), "0.bias": torch.zeros(2)}
-    torch.save({"model": trained.state_dict(), "optimizer": OPTIMIZER, "head": head}, path)
-    with pytest.raises(ValueError, match=r"unexpected key\(s\), of no part of a SAM: head\.0\.weight, head\.0\.bias"):
+    layout, name, prefix = BESIDE[case]
+    path, expected = tmp_path / "tuned.pt", {key: value + 1 for key, value in trained.state_dict().items()}
+    torch.save(layout(expected), path)
+    sam = build_sam("micro_conv", path, allow_partial=False)
+    assert all(torch.equal(value, expected[key]) for key, value in sam.state_dict().items())
+    (record,) = caplog.records
+    assert f"tuned.pt holds weights of no part of a SAM beside the model, which are left out: {name}." in record.message
+    assert record.message.endswith(f"prefix={prefix!r}), or of train.py and evaluate.py +model.prefix={prefix}.")
+    caplog.clear()
+    assert len(load_weights(build_sam("micro_conv"), path, prefix)) == 3
+    assert not caplog.records
+
+
+ENCODER = {"backbone.conv.weight": torch.zeros(2, 3), "neck.0.weight": torch.zeros(2, 2)}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"hyper_parameters": {"point_grid": torch.zeros(32, 2), "pixel_mean": torch.zeros(3)}},
+        {"datamodule_hyper_parameters": {"boxes": torch.zeros(2, 4)}},
+        {"callbacks": {"KNN{'k': 5}": {"bank": torch.zeros(8, 4), "encoder": ENCODER}}},
+        {"loops": {"fit_loop": {"state_dict": ENCODER}}},
+        {"args": {"class_weights": torch.zeros(2, 2)}},
+        {"config": {"data": {"class_weights": torch.zeros(2, 2)}}},
+        {"history": {"confusion": torch.zeros(2, 2)}},
+        {"lr_schedulers": [], "scheduler_state_dict": {"last": {"weight": torch.zeros(1)}}},
+        {"criterion": {"weight": torch.zeros(2)}, "metrics": {"confusion": torch.zeros(2, 2)}},
+    ],
+    ids=lambda record: next(iter(record)),
+)
+def test_records_of_a_training_are_neither_models_nor_weights(
+    trained: Sam, tmp_path: Path, caplog: pytest.LogCaptureFixture, record: dict[str, Any]
+) -> None:
+    torch.save({"state_dict": prefixed(trained.state_dict(), "sam."), **record}, tmp_path / "last.ckpt")
+    assert len(load_weights(build_sam("micro_conv"), tmp_path / "last.ckpt")) == 3
+    assert not caplog.records
+
+
+def test_other_pixels_beside_the_model_are_refused_unless_the_model_is_named(trained: Sam, tmp_path: Path) -> None:
+    path = tmp_path / "pixels.pt"
+    torch.save({"model": trained.state_dict(), "pixel_mean": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match=r"has pixel_mean .* build_sam\(name, file, prefix='model'\), or .*x=model\."):
         load_weights(build_sam("micro_conv"), path)
     assert len(load_weights(build_sam("micro_conv"), path, "model")) == 3
-    torch.save({"model": trained.state_dict(), "pixel_mean": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="has pixel_mean"):
-        load_weights(build_sam("micro_conv"), path)
 
 
 @pytest.mark.parametrize("key", [0, "image_encoder.neck.0.weight"])
@@ -252,6 +304,9 @@ def test_tensors_beside_the_model_that_may_matter_are_refused(trained: Sam, tmp_
         load_weights(trained, path)
     torch.save(state | {"pixel_mean": torch.full((3, 1, 1), 127.5)}, path)
     with pytest.raises(ValueError, match=r"beside\.pt has pixel_mean \[127\.5.*normalise pixels with \(123\.675"):
+        load_weights(trained, path)
+    torch.save(state | {"pixel_std": torch.ones(4)}, path)
+    with pytest.raises(ValueError, match=r"beside\.pt has pixel_std of shape \(4,\), .*normalise pix"):
         load_weights(trained, path)
     torch.save(state | {"mask_decoder.module.iou_token.weight": state["mask_decoder.iou_token.weight"]}, path)
     with pytest.raises(ValueError, match=r"beside\.pt has mask_decoder\.iou_token\.weight twice"):
