@@ -200,20 +200,23 @@ def benchmark_cells(
 
 
 def _require_one_value(*choices: Choice) -> None:
-    """Check that no two choices set one key to different values."""
+    """Check that no two choices set one key to different values; a key that is removed has none."""
     first: dict[str, tuple[str, Choice]] = {}
     for choice in choices:
         for each in choice.overrides:
-            value, other = first.setdefault(_key(each), (each, choice))
-            if other is not choice and value != each:
+            key, value = _key_and_value(each)
+            earlier, other = first.setdefault(key, (each, choice))
+            if other is not choice and value != _key_and_value(earlier)[1]:
                 raise ValueError(
-                    f"A setting must have one value in a cell, got {value} for {other.label} and {each} for "
+                    f"A setting must have one value in a cell, got {earlier} for {other.label} and {each} for "
                     f"{choice.label}: leave one of them out."
                 )
 
 
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
+def _key_and_value(override: str) -> tuple[str, str | None]:
+    """Return what ``KEY=VALUE``, ``+KEY=VALUE`` or ``++KEY=VALUE`` sets; the value of ``~KEY`` is None."""
+    key, _, value = override.lstrip("+~").partition("=")
+    return key, None if override.startswith("~") else value
 
 
 def is_done(cell: Cell) -> bool:

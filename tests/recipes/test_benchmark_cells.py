@@ -99,6 +99,12 @@ def test_every_model_is_under_every_protocol(tmp_path: Path) -> None:
         ("mini dataset=coco", "sam_hq", ["dataset=coco"], "All models must have the same images, got dataset=coco"),
         ("mini seed=1", "sam_hq", ["seed=2"], "one value in a cell, got seed=1 for mini and seed=2 for every cell"),
         ("mini", "sam_hq dataset.limit=1", ["+dataset.limit=2"], "limit=1 for sam_hq and .dataset.limit=2 for every"),
+        (
+            "mini task.min_area=",
+            "sam_hq ~task.min_area",
+            [],
+            "got task.min_area= for mini and ~task.min_area for sam_hq",
+        ),
         ("mini +task.x=1", "sam_hq task.x=2", [], r"got \+task.x=1 for mini and task.x=2 for sam_hq: leave one of"),
     ],
 )
@@ -113,6 +119,14 @@ def test_settings_that_can_not_be_one_table_are_refused_before_anything_runs(
 def test_a_setting_may_be_said_twice(tmp_path: Path) -> None:
     chosen = model_choices(["mini seed=1"]), benchmark_cells.protocol_choices(["sam_hq dataset=coco"])
     assert len(cells_of(*chosen, ["seed=1", "dataset=coco"], tmp_path)) == 1
+
+
+def test_a_setting_may_be_said_in_two_ways(tmp_path: Path) -> None:
+    chosen = (
+        model_choices(["mini +trainer.benchmark=true ~teacher"]),
+        benchmark_cells.protocol_choices(["sam_hq ++trainer.benchmark=true ~teacher=null"]),
+    )
+    assert len(cells_of(*chosen, ["trainer.benchmark=true"], tmp_path)) == 1
 
 
 @pytest.fixture
