@@ -219,8 +219,26 @@ def _key_and_value(override: str) -> tuple[str, str | None]:
     return key, None if override.startswith("~") else value
 
 
-def is_done(cell: Cell) -> bool:
+def waiting_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells that are not done, and keep in memory nothing of what the others were compared with.
+
+    Raises:
+        ValueError: as in ``is_done``.
+    """
+    waiting = [cell for cell in cells if not is_done(cell)]
+    if len(waiting) < len(cells):
+        from mobilesamv2.recipes.benchmark_inputs import forget  # as below
+
+        forget()
+    return waiting
+
+
+def is_done(cell: Cell, with_photos: bool = True) -> bool:
     """Return whether a cell has its result.
+
+    Args:
+        cell: of ``benchmark_cells``.
+        with_photos: compare every photo, which takes as long as to read them all.
 
     Raises:
         ValueError: if its folder holds the result of other settings or files than a run would have today.
@@ -234,7 +252,7 @@ def is_done(cell: Cell) -> bool:
     cfg = compose_run("evaluate", cell.overrides, cell.config_dir)
     _require_same_conf(cell.folder, cfg)
     try:
-        changed = next(changed_inputs(cell.folder, cfg), None)
+        changed = next(changed_inputs(cell.folder, cfg, with_photos), None)
     except ValueError as error:
         raise ValueError(f"{str(error).rstrip('.')}. {WAY_OUT}") from error
     if changed is not None:
@@ -248,7 +266,11 @@ def images_done(cell: Cell) -> int:
     Raises:
         ValueError: if a file of them can't be read.
     """
-    return sum(read_arrays(path)["image_id"].size for path in sorted(cell.folder.glob("progress/*.npz")))
+    return sum(
+        each.size
+        for path in sorted(cell.folder.glob("progress/*.npz"))
+        for each in read_arrays(path, ["image_id"]).values()
+    )
 
 
 def _recorded(folder: Path, name: str = "overrides.yaml") -> Any:

@@ -1,6 +1,7 @@
 """What a benchmark's names choose, and when a cell is done."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from omegaconf import OmegaConf
 from support.runs import composed
 from support.small_lvis import write_small_lvis
 
+from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.evaluation.shards import ImageResult, ResultShards
+from mobilesamv2.files import read_arrays
 from mobilesamv2.recipes import benchmark_cells, benchmark_inputs, schema
+from mobilesamv2.recipes.benchmark import describe_cells
 from mobilesamv2.recipes.benchmark_cells import Cell, is_done, model_choices
 from mobilesamv2.recipes.benchmark_cells import benchmark_cells as cells_of
 from mobilesamv2.recipes.evaluation import hash_of, image_list_record
@@ -158,8 +162,7 @@ def cell(tmp_path: Path) -> Cell:
 
 def look_again(cell: Cell) -> bool:
     """What a benchmark finds that is started anew."""
-    for cached in (benchmark_inputs._hash, benchmark_inputs._content_hash, benchmark_inputs._dataset):
-        cached.cache_clear()
+    benchmark_inputs.forget()
     return is_done(cell)
 
 
@@ -197,6 +200,27 @@ def test_a_result_of_files_that_have_changed_is_refused(
     assert look_again(cell)  # a result stands without them
 
 
+def test_a_dry_run_reads_no_photo(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = CocoDataset.content_hash
+    monkeypatch.setattr(CocoDataset, "content_hash", lambda self, index: read.append(index) or real(self, index))
+    benchmark_inputs.forget()
+    assert describe_cells([cell]).endswith("done")
+    assert read == []
+    assert is_done(cell)
+    assert read == [0]
+
+
+def test_counts_of_a_result_are_not_read(cell: Cell) -> None:
+    """Of the files of its images, ids and hashes alone: the values may take gigabytes."""
+    [shard] = cell.folder.glob("progress/*.npz")
+    arrays = read_arrays(shard)
+    with zipfile.ZipFile(shard, "a") as archive:
+        archive.writestr("value/damaged.npy", b"")
+    assert look_again(cell)
+    assert benchmark_cells.images_done(cell) == arrays["image_id"].size == 1
+
+
 def test_a_result_of_weights_from_another_folder_is_refused(cell: Cell) -> None:
     """Which one it is does not count; what lies there does."""
     folder = cell.folder.parent / "v"
@@ -214,6 +238,13 @@ def test_a_result_of_other_files_of_conf_is_refused(cell: Cell) -> None:
     path.write_text(path.read_text().replace("mask_choice: single", "mask_choice: oracle"))
     with pytest.raises(ValueError, match=r"holds another run \(task\.mask_choice was oracle and is single\)"):
         is_done(cell)
+
+
+def test_of_what_is_done_nothing_stays_in_memory(cell: Cell) -> None:
+    other = Cell(cell.model, cell.protocol, cell.folder / "none", cell.overrides)
+    assert benchmark_cells.waiting_cells([cell, other]) == [other]
+    kept = (benchmark_inputs._hash, benchmark_inputs._content_hash, benchmark_inputs._dataset)
+    assert [cached.cache_info().currsize for cached in kept] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("content", [b"", b"[1", b"3", b"\x00"])
