@@ -53,10 +53,13 @@ def _changed_files(run: Mapping[str, Any], protocol: Mapping[str, Any], cfg: Dic
     ]
     for name in ("model", "teacher", "detector"):
         if run.get(name) and cfg.get(name) is not None:
-            files += zip(weight_files(cfg[name]), run[name]["sha256"], strict=True)
+            known, now = run[name]["sha256"], weight_files(cfg[name])
+            if len(known) != len(now):
+                yield f"another number of weight files of {name} ({len(known)}, and now {len(now)})"
+            files += zip(now, known, strict=False)
     for file, sha256 in files:
-        if file and sha256 and Path(file).exists() and (now := _hash(str(file))) != sha256:
-            yield f"another {file} (SHA-256 {sha256[:12]}, and now {now[:12]})"
+        if file and sha256 and Path(file).exists() and (found := _hash(str(file))) != sha256:
+            yield f"another {file} (SHA-256 {sha256[:12]}, and now {found[:12]})"
 
 
 def _changed_lists(protocol: Mapping[str, Any], dataset: ImageDataset) -> Iterator[str]:

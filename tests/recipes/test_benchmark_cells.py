@@ -233,6 +233,24 @@ def test_a_result_of_weights_from_another_folder_is_refused(cell: Cell) -> None:
         look_again(elsewhere)
 
 
+def test_boxes_of_another_name_are_the_same_by_their_content(cell: Cell) -> None:
+    copy = cell.folder.parent / "copy.json"
+    copy.write_text("content")
+    renamed = Cell(cell.model, cell.protocol, cell.folder, (*cell.overrides, f"task.boxes={copy}"))
+    assert look_again(renamed)
+    copy.write_text("other boxes")
+    with pytest.raises(ValueError, match=r"holds a result of another .*copy\.json"):
+        look_again(renamed)
+
+
+def test_another_number_of_weight_files_is_refused(cell: Cell) -> None:
+    result = json.loads((cell.folder / "results.json").read_text())
+    result["run"]["model"]["sha256"] *= 2
+    (cell.folder / "results.json").write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=r"another number of weight files of model \(2, and now 1\)"):
+        look_again(cell)
+
+
 def test_a_result_of_other_files_of_conf_is_refused(cell: Cell) -> None:
     path = cell.folder / ".hydra" / "config.yaml"
     path.write_text(path.read_text().replace("mask_choice: single", "mask_choice: oracle"))
