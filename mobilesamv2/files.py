@@ -10,7 +10,7 @@ import re
 import shutil
 import uuid
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,15 +133,20 @@ def check_archive(path: Path) -> None:
                         pass
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Return the arrays of an ``.npz`` file by name.
+
+    Args:
+        path: of the file.
+        names: of those that are read, where the file has them; None for all.
 
     Raises:
         ValueError: if the file can't be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return {each.filename.removesuffix(".npy"): _read_array(archive, each) for each in archive.infolist()}
+            records = {each.filename.removesuffix(".npy"): each for each in archive.infolist()}
+            return {name: _read_array(archive, records[name]) for name in records if names is None or name in names}
     except Exception as error:  # NumPy and zipfile raise many types on a damaged file, with no base class in common
         raise ValueError(f"{path} can't be read ({error}); delete that file.") from error
 

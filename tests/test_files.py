@@ -48,3 +48,13 @@ def test_arrays_are_numpys(tmp_path: Path) -> None:
         assert {name: (each.dtype, each.tolist()) for name, each in read.items()} == {
             name: (each.dtype, each.tolist()) for name, each in arrays.items()
         }
+
+
+def test_arrays_that_are_not_asked_for_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", npy((2,), bytes(16)))
+        archive.writestr("damaged.npy", b"")
+    assert {name: array.tolist() for name, array in read_arrays(path, ["x", "absent"]).items()} == {"x": [0.0, 0.0]}
+    with pytest.raises(ValueError, match=r"a\.npz can't be read"):
+        read_arrays(path)

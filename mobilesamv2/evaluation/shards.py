@@ -116,17 +116,19 @@ class ResultShards:
         """Results of earlier runs, when this one began."""
         self.outdated: set[int] = set()
         """Ids of images that have changed since, or whose annotations have."""
-        self.earlier_environments: list[dict[str, Any]] = []
-        """Environments of those runs, as far as they differ from this one's."""
+        written = {path: path.stat().st_mtime_ns for path in shards}  # before any is written anew
+        last_written: dict[str, int] = {}
         for path in tqdm(shards, "comparing images", unit="shard", delay=2, disable=None):
             arrays = self._drop_outdated(path, _read(path), folder)
             results, environment_then = _results(arrays), _environment(arrays)
             self.done += results
             if results:
                 _require_same_arrays(path, self.done[0], results)
-            known = [self._environment, *(json.dumps(e, sort_keys=True) for e in self.earlier_environments)]
-            if environment_then not in known:
-                self.earlier_environments.append(json.loads(environment_then))
+            last_written[environment_then] = max(written[path], last_written.get(environment_then, 0))
+        self.environments: list[dict[str, Any]] = [
+            json.loads(each) for each in sorted(last_written, key=lambda each: last_written[each])
+        ]
+        """Environments of those runs, that of the file which was written last at the end."""
         whole = {path.stem for path in shards}
         for path in masks if keep_masks else ():
             if path.stem not in whole:  # a killed run wrote them, but not their values

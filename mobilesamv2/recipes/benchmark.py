@@ -15,7 +15,7 @@ from pathlib import Path
 from subprocess import Popen
 
 from mobilesamv2.files import write_text_atomic
-from mobilesamv2.recipes.benchmark_cells import Cell, config_arguments, images_done, is_done
+from mobilesamv2.recipes.benchmark_cells import Cell, config_arguments, images_done, is_done, waiting_cells
 from mobilesamv2.recipes.folder_lock import locked
 from mobilesamv2.recipes.processes import sigterm_raises, start, stop
 from mobilesamv2.recipes.progress import job_bar
@@ -31,10 +31,12 @@ POLL_S = 0.2
 def describe_cells(cells: Sequence[Cell]) -> str:
     """Return a line for each cell with what is done of it, and below them the commands of those that are not done.
 
+    Photos are not compared with those of a result, unlike where cells run.
+
     Raises:
         ValueError: as in ``is_done`` and ``images_done``.
     """
-    done = {cell: is_done(cell) for cell in cells}
+    done = {cell: is_done(cell, with_photos=False) for cell in cells}
     width = [max(len(getattr(cell, name)) for cell in cells) + 2 for name in ("model", "protocol")]
     lines = [f"{cell.model:<{width[0]}}{cell.protocol:<{width[1]}}{_state(cell, done[cell])}" for cell in cells]
     return "\n".join([*lines, "", *(cell.command for cell in cells if not done[cell])]).rstrip()
@@ -63,7 +65,7 @@ def run_benchmark(
         ValueError: if a folder holds another run, or another program runs this benchmark.
     """
     with locked(folder):
-        waiting = [cell for cell in cells if not is_done(cell)]
+        waiting = waiting_cells(cells)
         run = _run_here(waiting, folder, workers) if launcher is None else _launch(waiting, folder, launcher, hydra)
         failed: dict[str, str] = {}
         with (

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import yaml
-from omegaconf import DictConfig, OmegaConf
 
 from mobilesamv2.files import read_arrays
-from mobilesamv2.identity import require_same_identity
 from mobilesamv2.model_zoo import MODEL_FILES
 from mobilesamv2.names import did_you_mean
 from mobilesamv2.recipes.overrides import group_options
-from mobilesamv2.recipes.run_folder import flat
-
-FREE_SETTINGS = (
-    "output_dir", "num_workers", "batch_size", "compile", "logger*", "hydra*", "paths.*", "trainer.accelerator",
-    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.enable_*", "protocol.source",
-    "protocol.silent",
-)  # fmt: skip
-"""Settings that may differ from those that a cell was evaluated with: they change no metric beyond the order of
-summation. Files count by their content."""
 
 WAY_OUT = "Name another folder, -o FOLDER, or delete that one."
 
@@ -200,38 +185,59 @@ def benchmark_cells(
 
 
 def _require_one_value(*choices: Choice) -> None:
-    """Check that no two choices set one key to different values."""
+    """Check that no two choices set one key to different values; a key that is removed has none."""
     first: dict[str, tuple[str, Choice]] = {}
     for choice in choices:
         for each in choice.overrides:
-            value, other = first.setdefault(_key(each), (each, choice))
-            if other is not choice and value != each:
+            key, value = _key_and_value(each)
+            earlier, other = first.setdefault(key, (each, choice))
+            if other is not choice and value != _key_and_value(earlier)[1]:
                 raise ValueError(
-                    f"A setting must have one value in a cell, got {value} for {other.label} and {each} for "
+                    f"A setting must have one value in a cell, got {earlier} for {other.label} and {each} for "
                     f"{choice.label}: leave one of them out."
                 )
 
 
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
+def _key_and_value(override: str) -> tuple[str, str | None]:
+    """Return what ``KEY=VALUE``, ``+KEY=VALUE`` or ``++KEY=VALUE`` sets; the value of ``~KEY`` is None."""
+    key, _, value = override.lstrip("+~").partition("=")
+    return key, None if override.startswith("~") else value
 
 
-def is_done(cell: Cell) -> bool:
+def waiting_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells that are not done, and keep in memory nothing of what the others were compared with.
+
+    Raises:
+        ValueError: as in ``is_done``.
+    """
+    waiting = [cell for cell in cells if not is_done(cell)]
+    if len(waiting) < len(cells):
+        from mobilesamv2.recipes.benchmark_inputs import forget  # as below
+
+        forget()
+    return waiting
+
+
+def is_done(cell: Cell, with_photos: bool = True) -> bool:
     """Return whether a cell has its result.
+
+    Args:
+        cell: of ``benchmark_cells``.
+        with_photos: compare every photo, which takes as long as to read them all.
 
     Raises:
         ValueError: if its folder holds the result of other settings or files than a run would have today.
     """
     if not (cell.folder / "results.json").is_file():
         return False
-    require_same_identity(_counting(_recorded(cell.folder)), _counting(cell.overrides), cell.folder, WAY_OUT)
     from mobilesamv2.recipes.benchmark_inputs import changed_inputs  # here, since it imports Lightning
+    from mobilesamv2.recipes.benchmark_settings import require_same_settings
     from mobilesamv2.recipes.run import compose_run
 
     cfg = compose_run("evaluate", cell.overrides, cell.config_dir)
-    _require_same_conf(cell.folder, cfg)
+    require_same_settings(cell.folder, cell.overrides, cfg, WAY_OUT)
     try:
-        changed = next(changed_inputs(cell.folder, cfg), None)
+        changed = next(changed_inputs(cell.folder, cfg, with_photos), None)
     except ValueError as error:
         raise ValueError(f"{str(error).rstrip('.')}. {WAY_OUT}") from error
     if changed is not None:
@@ -245,32 +251,8 @@ def images_done(cell: Cell) -> int:
     Raises:
         ValueError: if a file of them can't be read.
     """
-    return sum(read_arrays(path)["image_id"].size for path in sorted(cell.folder.glob("progress/*.npz")))
-
-
-def _recorded(folder: Path, name: str = "overrides.yaml") -> Any:
-    """Return a record of Hydra's: the overrides that a folder was evaluated with, or what they composed."""
-    path = folder / ".hydra" / name
-    try:
-        content = yaml.safe_load(path.read_bytes())
-        return dict(content) if name == "config.yaml" else [str(each) for each in content]
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}, the record of {folder}, can't be read: {error!r}. {WAY_OUT}") from error
-
-
-def _counting(overrides: Sequence[str]) -> dict[str, str]:
-    """Return the overrides that decide the metrics, by key."""
-    pairs = (each.lstrip("+~").partition("=")[::2] for each in overrides)
-    return {key: value for key, value in pairs if not _is_free(key)}
-
-
-def _is_free(key: str) -> bool:
-    return any(fnmatch.fnmatchcase(key, free) for free in FREE_SETTINGS)
-
-
-def _require_same_conf(folder: Path, cfg: DictConfig) -> None:
-    """Check that the files of conf/ still give a result its settings; keys of another version alone don't count."""
-    records = _recorded(folder, "config.yaml"), OmegaConf.to_container(cfg)
-    then, now = ({key: value for key, value in flat(record) if not _is_free(key)} for record in records)
-    then, now = ({key: each[key] for key in then.keys() & now.keys()} for each in (then, now))
-    require_same_identity(then, now, folder, WAY_OUT)
+    return sum(
+        each.size
+        for path in sorted(cell.folder.glob("progress/*.npz"))
+        for each in read_arrays(path, ["image_id"]).values()
+    )

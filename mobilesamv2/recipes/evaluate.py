@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> None:
         results, per_image = recipe.evaluate(cfg)
         if not is_first:
             return
-        results["run"] |= known
+        results["run"] = known | results["run"]  # of the part that evaluated the images, where another one did
         results["protocol"] = protocol_record(cfg) | results["protocol"]
         written = write_record(results, folder, **per_image)
     print(format_results(results))

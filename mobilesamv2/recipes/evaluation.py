@@ -143,6 +143,9 @@ def run_task(
         protocol: what the results depend on beside the networks.
         networks: as they are recorded, by their names in conf/; None for one that takes no part.
         keep_masks: write every mask.
+
+    The record has the device and the versions of this process, or, if earlier ones had evaluated all images, those of
+    the last of these.
     """
     warn_of_random_weights(networks)
     dataset.check_images()
@@ -188,12 +191,14 @@ def run_task(
             f"{len(task.results)} results for {len(dataset)} images: another program wrote into {output_folder(cfg)}, "
             "or a setting of the trainer left images out. Choose images by dataset.limit; one output_dir for each run."
         )
-    # parts of this result that were computed elsewhere, or by another version
-    run |= {"device": now["device"], "earlier_environments": shards.earlier_environments}
+    # where earlier parts had evaluated all images, the last of them made the result, wherever this one runs
+    made = shards.environments[-1] if shards.environments and not data.remaining else now
+    run |= {**made, "earlier_environments": [each for each in shards.environments if each != made]}
     run["photos_sha256"] = photos_fingerprint(task.results)
     peaks = [image.peak_mib for image in task.results if image.peak_mib is not None]
-    measured = MEASURED.get(trainer.strategy.root_device.type)
-    return task, run | {"peak_memory": {"mib": max(peaks), "of": measured} if peaks else None}
+    return task, run | {
+        "peak_memory": {"mib": max(peaks), "of": _measured_on(str(run.get("device")))} if peaks else None
+    }
 
 
 def _print_progress(shards: ResultShards, total: int, remaining: int) -> None:
@@ -249,3 +254,9 @@ def device_name(trainer: pl.Trainer) -> str:
     device = trainer.strategy.root_device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return kind if trainer.world_size == 1 else f"{trainer.world_size} x {kind}"
+
+
+def _measured_on(device: str) -> str:
+    """Return what the peak memory is of, by ``device_name``, which is a GPU's own where it is one of CUDA's."""
+    kind = device.rpartition(" x ")[2].partition(":")[0]
+    return MEASURED["cpu" if kind == "cpu" else "cuda"]

@@ -49,6 +49,17 @@ def test_an_image_with_other_annotations_leaves_the_files(tmp_path: Path) -> Non
         ResultShards(tmp_path, {"a": 2}, keep_masks=True, annotations_sha256="x", truth_of=truth_of)
 
 
+def test_environments_are_in_the_order_of_their_files(tmp_path: Path) -> None:
+    for image_id, commit in ((6, "b"), (7, "a"), (8, "b")):
+        shards = ResultShards(tmp_path, {}, environment={"commit": commit})
+        shards.add(result(image_id))
+        shards.flush()
+        [new] = (path for path in (tmp_path / "progress").glob("*.npz") if not path.stem.startswith("old"))
+        os.utime(new, (image_id, image_id))
+        new.rename(new.with_name(f"old{9 - image_id}.npz"))
+    assert [each["commit"] for each in ResultShards(tmp_path, {}).environments] == ["a", "b"]
+
+
 def test_what_a_folder_keeps_is_read_by_its_ids(tmp_path: Path) -> None:
     measured = ImageResult(4, {"n": np.array(4)}, {"encoder": 2.0}, 3, {"encoder": 1.0}, "truth", 12.5)
     for images in ([result(6), measured], [result(5)]):

@@ -1,6 +1,7 @@
 """What a benchmark's names choose, and when a cell is done."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from omegaconf import OmegaConf
 from support.runs import composed
 from support.small_lvis import write_small_lvis
 
+from mobilesamv2.data.coco import CocoDataset
 from mobilesamv2.evaluation.shards import ImageResult, ResultShards
+from mobilesamv2.files import read_arrays
 from mobilesamv2.recipes import benchmark_cells, benchmark_inputs, schema
+from mobilesamv2.recipes.benchmark import describe_cells
 from mobilesamv2.recipes.benchmark_cells import Cell, is_done, model_choices
 from mobilesamv2.recipes.benchmark_cells import benchmark_cells as cells_of
 from mobilesamv2.recipes.evaluation import hash_of, image_list_record
@@ -99,6 +103,12 @@ def test_every_model_is_under_every_protocol(tmp_path: Path) -> None:
         ("mini dataset=coco", "sam_hq", ["dataset=coco"], "All models must have the same images, got dataset=coco"),
         ("mini seed=1", "sam_hq", ["seed=2"], "one value in a cell, got seed=1 for mini and seed=2 for every cell"),
         ("mini", "sam_hq dataset.limit=1", ["+dataset.limit=2"], "limit=1 for sam_hq and .dataset.limit=2 for every"),
+        (
+            "mini task.min_area=",
+            "sam_hq ~task.min_area",
+            [],
+            "got task.min_area= for mini and ~task.min_area for sam_hq",
+        ),
         ("mini +task.x=1", "sam_hq task.x=2", [], r"got \+task.x=1 for mini and task.x=2 for sam_hq: leave one of"),
     ],
 )
@@ -113,6 +123,14 @@ def test_settings_that_can_not_be_one_table_are_refused_before_anything_runs(
 def test_a_setting_may_be_said_twice(tmp_path: Path) -> None:
     chosen = model_choices(["mini seed=1"]), benchmark_cells.protocol_choices(["sam_hq dataset=coco"])
     assert len(cells_of(*chosen, ["seed=1", "dataset=coco"], tmp_path)) == 1
+
+
+def test_a_setting_may_be_said_in_two_ways(tmp_path: Path) -> None:
+    chosen = (
+        model_choices(["mini +trainer.benchmark=true ~teacher"]),
+        benchmark_cells.protocol_choices(["sam_hq ++trainer.benchmark=true ~teacher=null"]),
+    )
+    assert len(cells_of(*chosen, ["trainer.benchmark=true"], tmp_path)) == 1
 
 
 @pytest.fixture
@@ -144,8 +162,7 @@ def cell(tmp_path: Path) -> Cell:
 
 def look_again(cell: Cell) -> bool:
     """What a benchmark finds that is started anew."""
-    for cached in (benchmark_inputs._hash, benchmark_inputs._content_hash, benchmark_inputs._dataset):
-        cached.cache_clear()
+    benchmark_inputs.forget()
     return is_done(cell)
 
 
@@ -183,6 +200,27 @@ def test_a_result_of_files_that_have_changed_is_refused(
     assert look_again(cell)  # a result stands without them
 
 
+def test_a_dry_run_reads_no_photo(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = CocoDataset.content_hash
+    monkeypatch.setattr(CocoDataset, "content_hash", lambda self, index: read.append(index) or real(self, index))
+    benchmark_inputs.forget()
+    assert describe_cells([cell]).endswith("done")
+    assert read == []
+    assert is_done(cell)
+    assert read == [0]
+
+
+def test_counts_of_a_result_are_not_read(cell: Cell) -> None:
+    """Of the files of its images, ids and hashes alone: the values may take gigabytes."""
+    [shard] = cell.folder.glob("progress/*.npz")
+    arrays = read_arrays(shard)
+    with zipfile.ZipFile(shard, "a") as archive:
+        archive.writestr("value/damaged.npy", b"")
+    assert look_again(cell)
+    assert benchmark_cells.images_done(cell) == arrays["image_id"].size == 1
+
+
 def test_a_result_of_weights_from_another_folder_is_refused(cell: Cell) -> None:
     """Which one it is does not count; what lies there does."""
     folder = cell.folder.parent / "v"
@@ -195,11 +233,36 @@ def test_a_result_of_weights_from_another_folder_is_refused(cell: Cell) -> None:
         look_again(elsewhere)
 
 
+def test_boxes_of_another_name_are_the_same_by_their_content(cell: Cell) -> None:
+    copy = cell.folder.parent / "copy.json"
+    copy.write_text("content")
+    renamed = Cell(cell.model, cell.protocol, cell.folder, (*cell.overrides, f"task.boxes={copy}"))
+    assert look_again(renamed)
+    copy.write_text("other boxes")
+    with pytest.raises(ValueError, match=r"holds a result of another .*copy\.json"):
+        look_again(renamed)
+
+
+def test_another_number_of_weight_files_is_refused(cell: Cell) -> None:
+    result = json.loads((cell.folder / "results.json").read_text())
+    result["run"]["model"]["sha256"] *= 2
+    (cell.folder / "results.json").write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=r"another number of weight files of model \(2, and now 1\)"):
+        look_again(cell)
+
+
 def test_a_result_of_other_files_of_conf_is_refused(cell: Cell) -> None:
     path = cell.folder / ".hydra" / "config.yaml"
     path.write_text(path.read_text().replace("mask_choice: single", "mask_choice: oracle"))
     with pytest.raises(ValueError, match=r"holds another run \(task\.mask_choice was oracle and is single\)"):
         is_done(cell)
+
+
+def test_of_what_is_done_nothing_stays_in_memory(cell: Cell) -> None:
+    other = Cell(cell.model, cell.protocol, cell.folder / "none", cell.overrides)
+    assert benchmark_cells.waiting_cells([cell, other]) == [other]
+    kept = (benchmark_inputs._hash, benchmark_inputs._content_hash, benchmark_inputs._dataset)
+    assert [cached.cache_info().currsize for cached in kept] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("content", [b"", b"[1", b"3", b"\x00"])
