@@ -32,10 +32,10 @@ def test_each_part_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
             cells = re.search(rf"^  {re.escape(name)}  +(.+)$", part, re.MULTILINE)
             assert cells is not None, f"{title} has no row {name}:\n{part}"
             assert len(cells[1].split()) == numbers
-    same = re.search(r"grid of 8 x 8, fp32 .* (\d+) +(\d+)$", printed, re.MULTILINE)
+    same = re.search(r"grid of 8 x 8, fp32 .* (\d+) +(\d+) +(\d+)$", printed, re.MULTILINE)
     assert same is not None
     assert int(same[1]) > 0  # masks
-    assert int(same[2]) == 0  # of which none differs from itself
+    assert int(same[2]) == int(same[3]) == 0  # of which none differs from itself
 
 
 @pytest.mark.slow
