@@ -56,7 +56,8 @@ def _changed_files(run: Mapping[str, Any], protocol: Mapping[str, Any], cfg: Dic
             known, now = run[name]["sha256"], weight_files(cfg[name])
             if len(known) != len(now):
                 yield f"another number of weight files of {name} ({len(known)}, and now {len(now)})"
-            files += zip(now, known, strict=False)
+            else:
+                files += zip(now, known, strict=True)
     for file, sha256 in files:
         if file and sha256 and Path(file).exists() and (found := _hash(str(file))) != sha256:
             yield f"another {file} (SHA-256 {sha256[:12]}, and now {found[:12]})"
