@@ -17,7 +17,8 @@ from result_pages import RESULTS, ROOT, write_csv, write_pages
 from mobilesamv2.data.json_files import read_json
 from mobilesamv2.evaluation.results import percent, percent_range
 from mobilesamv2.recipes.demo import STUDENT, TEACHER
-from mobilesamv2.reports.claims import ClaimRuns, demo_figures, evaluate_claims, picture_columns, select_runs
+from mobilesamv2.reports.claim_report import picture_columns
+from mobilesamv2.reports.claims import ClaimRuns, demo_figures, evaluate_claims, select_runs
 from mobilesamv2.reports.picture import result_picture
 from mobilesamv2.reports.stated import DEMO_RESULTS, demo_claims, demo_rows, demo_table
 from mobilesamv2.reports.sweep import load_runs, stage_times

@@ -127,7 +127,7 @@ def report_compare(args: argparse.Namespace) -> None:
 
 def report_claims(args: argparse.Namespace) -> None:
     """Write the report of the claims, and print its tables and the outcome of each claim."""
-    from mobilesamv2.reports.claims import format_claims, write_claims
+    from mobilesamv2.reports.claim_report import format_claims, write_claims
     from mobilesamv2.reports.table import as_markdown
 
     _, claims, tables = write_claims(args.folder, args.teacher, args.student, args.dense, args.start)

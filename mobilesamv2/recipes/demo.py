@@ -220,7 +220,7 @@ def _check_same_demo(folder: Path, scenes: dict[str, int]) -> None:
 
 def _report(folder: Path, seed: int) -> int:
     """Print and write the tables and claims; return how many claims failed."""
-    from mobilesamv2.reports.claims import format_claims, write_claims
+    from mobilesamv2.reports.claim_report import format_claims, write_claims
     from mobilesamv2.reports.table import as_markdown
 
     _, claims, tables = write_claims(folder / "runs", TEACHER, STUDENT, folder / "dense", folder / "start", seed)
