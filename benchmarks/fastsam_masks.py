@@ -29,7 +29,7 @@ CELLS = (176, 256)
 
 def measure() -> dict[str, float]:
     """Return the figures by name."""
-    from mobilesamv2.models.object_detector import ultralytics_module
+    from mobilesamv2.models.ultralytics_import import ultralytics_module
     from mobilesamv2.models.yolo_masks import encode_prototype_masks
 
     generator = torch.Generator().manual_seed(0)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import copy
-import importlib
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +14,7 @@ from torch import Tensor, nn
 
 from mobilesamv2.files import check_archive, torch_save_atomic
 from mobilesamv2.model_zoo import WEIGHT_FILES, require_weights
+from mobilesamv2.models.ultralytics_import import ultralytics_module
 from mobilesamv2.models.yolo_architectures import HEADS, require_object_detector, unknown_architecture
 from mobilesamv2.ranges import Count, require_range
 from mobilesamv2.transforms import check_image
@@ -395,24 +391,3 @@ def _to_one_class(model: Any, path: Path) -> nn.Module:
         ", ".join(reinitialized),
     )
     return new
-
-
-def ultralytics_module(module: str) -> Any:
-    """Import a module of ultralytics without its settings file, installer or telemetry.
-
-    Ultralytics writes a settings file on import: it goes to a temporary folder that is deleted with the process.
-    """
-    if "YOLO_CONFIG_DIR" not in os.environ:
-        folder = tempfile.mkdtemp(prefix="mobilesamv2-ultralytics-")
-        os.environ["YOLO_CONFIG_DIR"] = folder
-        atexit.register(_remove_folder, folder, os.getpid())
-    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
-    os.environ.setdefault("YOLO_OFFLINE", "true")
-    os.environ.setdefault("YOLO_VERBOSE", "false")
-    return importlib.import_module(f"ultralytics.{module}")
-
-
-def _remove_folder(folder: str, process: int) -> None:
-    """Remove a folder, only in the process that created it."""
-    if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from mobilesamv2.data.samples import Sample
 from mobilesamv2.metrics.box_recall import DEFAULT_KS, BoxRecall, count_boxes
-from mobilesamv2.models.object_detector import ObjectDetector, mask_parameters, ultralytics_module
+from mobilesamv2.models.object_detector import ObjectDetector, mask_parameters
+from mobilesamv2.models.ultralytics_import import ultralytics_module
 from mobilesamv2.ranges import Count, NonNegativeInt, Positive, Share, Weight
 from mobilesamv2.tasks.box_report import log_box_recall
 from mobilesamv2.tasks.schedule import OptimizerFactory, cosine_schedule

@@ -17,7 +17,7 @@ from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_lvis, write_sa1b_tar
 from mobilesamv2.data.yolo_format import outline
 from mobilesamv2.masks import boxes_from_rles, decode
-from mobilesamv2.models.object_detector import ultralytics_module
+from mobilesamv2.models.ultralytics_import import ultralytics_module
 
 
 @pytest.fixture

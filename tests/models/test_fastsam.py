@@ -15,7 +15,8 @@ from mobilesamv2.cli.main import main as cli
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
 from mobilesamv2.data.writers import write_lvis
 from mobilesamv2.models.fastsam import FastSam
-from mobilesamv2.models.object_detector import ObjectDetector, build_detector, save_detector, ultralytics_module
+from mobilesamv2.models.object_detector import ObjectDetector, build_detector, save_detector
+from mobilesamv2.models.ultralytics_import import ultralytics_module
 from mobilesamv2.models.yolo_masks import encode_prototype_masks
 from mobilesamv2.structures import GroundTruth
 

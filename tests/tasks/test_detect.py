@@ -24,7 +24,8 @@ from mobilesamv2.data.augment import Augmentation
 from mobilesamv2.data.datamodule import TrainingData
 from mobilesamv2.data.detection_samples import DetectionSamples
 from mobilesamv2.data.synthetic.dataset import SyntheticDataset
-from mobilesamv2.models.object_detector import build_detector, mask_parameters, save_detector, ultralytics_module
+from mobilesamv2.models.object_detector import build_detector, mask_parameters, save_detector
+from mobilesamv2.models.ultralytics_import import ultralytics_module
 from mobilesamv2.prompts import ObjectAware
 from mobilesamv2.tasks.detect import DetectObjects
 
